@@ -1,0 +1,63 @@
+"""MaxEnt-GRPO: closed-form maximum-entropy targets over sampled candidates, and the losses that fit them.
+
+`listwise_q` → `tempered_target` → `maxent_weighted_nll` are the method; `MaxEntObjective` composes them from a
+`MaxEntConfig`. Adapters for trainers are in `maxent_grpo.adapters`, fused kernels in `maxent_grpo.kernels`.
+"""
+
+from maxent_grpo.config import MaxEntConfig
+from maxent_grpo.groups import flatten_groups, pad_groups, prune_candidates
+from maxent_grpo.loss import listwise_cross_entropy, maxent_weighted_nll, weighted_clipped_surrogate
+from maxent_grpo.objective import MaxEntObjective, Statistics, Target
+from maxent_grpo.potential import (
+    effective_sample_size,
+    forward_kl,
+    improvement_gap,
+    optimal_potential,
+    regularized_potential,
+)
+from maxent_grpo.target import (
+    center_weights,
+    discount_duplicates,
+    discount_log_weights,
+    duplicate_counts,
+    informative_groups,
+    listwise_log_q,
+    listwise_q,
+    rank_utilities,
+    standardize_utilities,
+    tau_for_ess,
+    tempered_log_target,
+    tempered_target,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MaxEntConfig",
+    "MaxEntObjective",
+    "Statistics",
+    "Target",
+    "center_weights",
+    "discount_duplicates",
+    "discount_log_weights",
+    "duplicate_counts",
+    "effective_sample_size",
+    "flatten_groups",
+    "forward_kl",
+    "improvement_gap",
+    "informative_groups",
+    "listwise_cross_entropy",
+    "listwise_log_q",
+    "listwise_q",
+    "maxent_weighted_nll",
+    "optimal_potential",
+    "pad_groups",
+    "prune_candidates",
+    "rank_utilities",
+    "regularized_potential",
+    "standardize_utilities",
+    "tau_for_ess",
+    "tempered_log_target",
+    "tempered_target",
+    "weighted_clipped_surrogate",
+]

@@ -1,0 +1,251 @@
+"""The settings of the method: one frozen dataclass, from Python, the environment or a recipe."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from maxent_grpo._checks import expect, expect_in
+
+Anchor = Literal["reference", "old", "none"]
+Utilities = Literal["raw", "rank", "zscore"]
+Projection = Literal["mle", "listwise", "surrogate"]
+Skip = Literal["none", "equal", "all_min"]
+NllReduction = Literal["sum", "mean", "max_length"]
+
+_ENVIRONMENT = {
+    "MAXENT_TAU": "tau",
+    "MAXENT_Q_TEMPERATURE": "q_temperature",
+    "MAXENT_Q_EPS": "q_eps",
+    "MAXENT_LENGTH_NORM_REF": "length_normalize_ref",
+}
+_BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxEntConfig:
+    """All knobs of the method; the defaults are the method as published.
+
+    Attributes:
+        tau: τ >= 0, the entropy temperature of the target.
+        beta: β >= 0, the pull towards the anchor (`init_kl_coeff` in recipes).
+        q_temperature: T > 0 of the listwise softmax.
+        q_eps: ε >= 0, the least probability in q; K·ε <= 1.
+        length_normalize_ref: divide the reference's sequence log-probabilities by the candidates' lengths.
+        anchor: whose log-probabilities make ρ: the frozen reference's, the rollout policy's, or nobody's (β = 0).
+        utilities: rewards as they are, their ranks in the group, or their z-scores in the group.
+        projection: how the policy is fitted to the target: `mle` (coefficients π*), `listwise` (π* − p) or
+            `surrogate` (the clipped surrogate weighted by softmax(U/surrogate_tau); the target is not used).
+        center: subtract 1/K from the `mle` coefficients.
+        dedup: κ in [0, 1], the part of the sampling frequency that is taken back from duplicates.
+        group_scale: a >= 0; coefficients are multiplied by (the group's mean utility)^a, utilities in [0, 1].
+        skip: which groups get coefficients of 0: none, those of equal utilities, or those at `min_utility`.
+        min_utility: the utility of a failure, for skip="all_min".
+        nll_reduction: a candidate's NLL is a sum over tokens, their mean, or their sum over `max_length`.
+        max_length: T_max, the constant of nll_reduction="max_length" and of the surrogate.
+        clip_low: how far below 1 a token's ratio to the rollout policy may act, in [0, 1].
+        clip_high: how far above 1 it may act.
+        surrogate_tau: temperature of the surrogate's candidate weights, > 0; inf weighs them equally.
+        target_ess: effective sample size of the target; replaces τ by each group's own where given.
+        prune: fraction of the non-zero coefficients that survive pruning, in (0, 1]; None prunes nothing.
+
+    Raises:
+        ValueError: naming the field and its value, on values out of range and on settings that exclude
+            one another: both τ and β infinite, β > 0 without an anchor, center outside `mle`.
+
+    >>> MaxEntConfig(tau=-1.0)
+    Traceback (most recent call last):
+    ValueError: Expected tau >= 0, got tau=-1.0.
+    """
+
+    tau: float = 0.2
+    beta: float = 0.0
+    q_temperature: float = 1.0
+    q_eps: float = 1e-6
+    length_normalize_ref: bool = True
+    anchor: Anchor = "reference"
+    utilities: Utilities = "raw"
+    projection: Projection = "mle"
+    center: bool = False
+    dedup: float = 0.0
+    group_scale: float = 0.0
+    skip: Skip = "none"
+    min_utility: float = 0.0
+    nll_reduction: NllReduction = "sum"
+    max_length: int | None = None
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    surrogate_tau: float = math.inf
+    target_ess: float | None = None
+    prune: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field, then the fields against one another."""
+        for name, choices in _CHOICES.items():
+            expect(
+                getattr(self, name) in choices,
+                f"{name} to be one of {list(choices)}",
+                **{name: getattr(self, name)},
+            )
+        for name in ("length_normalize_ref", "center"):
+            expect(
+                isinstance(getattr(self, name), bool),
+                f"{name} to be True or False",
+                **{name: getattr(self, name)},
+            )
+        for name in ("tau", "beta", "q_eps", "clip_high"):
+            expect_in(name, getattr(self, name), 0.0)
+        for name in ("q_temperature", "surrogate_tau"):
+            expect_in(name, getattr(self, name), 0.0, open_low=True)
+        for name in ("dedup", "clip_low"):
+            expect_in(name, getattr(self, name), 0.0, 1.0)
+        expect_in("group_scale", self.group_scale, 0.0, _LARGEST)
+        expect_in("min_utility", self.min_utility, -_LARGEST, _LARGEST)
+        if self.max_length is not None:
+            expect_in("max_length", self.max_length, 1)
+        if self.target_ess is not None:
+            expect_in("target_ess", self.target_ess, 1.0)
+        if self.prune is not None:
+            expect_in("prune", self.prune, 0.0, 1.0, open_low=True)
+        expect(not self.tau == self.beta == math.inf, "tau or beta to be finite", tau=self.tau, beta=self.beta)
+        expect(self.anchor != "none" or self.beta == 0, "beta=0 with anchor='none'", beta=self.beta)
+        expect(
+            not self.center or self.projection == "mle",
+            "projection='mle' with center=True (the other projections are centred by themselves)",
+            projection=self.projection,
+        )
+        expect(
+            self.target_ess is None or self.beta < math.inf,
+            "a finite beta with target_ess (no τ changes the target of an infinite one)",
+            beta=self.beta,
+        )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the target cannot be had without the reference model's log-probabilities."""
+        return self.anchor == "reference" and self.beta > 0
+
+    @property
+    def needs_old_logps(self) -> bool:
+        """Whether the coefficients cannot be had without the rollout policy's log-probabilities."""
+        return self.projection == "listwise" or (self.anchor == "old" and self.beta > 0)
+
+    @classmethod
+    def diverse(cls, *, max_length: int | None = None) -> Self:
+        """Return the measured recipe for keeping several kinds of right answer alive.
+
+        Centred weights, half of the sampling frequency taken back from identical texts, coefficients in
+        proportion to the group's success rate, groups without any success skipped, and NLLs divided by the
+        constant `max_length` (the generation limit; the adapters of trainers fill it in).
+
+        >>> MaxEntConfig.diverse(max_length=256).dedup
+        0.5
+        """
+        return cls(
+            center=True,
+            dedup=0.5,
+            group_scale=1.0,
+            skip="all_min",
+            nll_reduction="max_length",
+            max_length=max_length,
+        )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Return the defaults with what the environment sets.
+
+        Reads MAXENT_TAU, MAXENT_Q_TEMPERATURE, MAXENT_Q_EPS and MAXENT_LENGTH_NORM_REF ("1", "0", "true" or
+        "false") from `environ`, by default the process's.
+
+        Raises:
+            ValueError: on a value that cannot be read, or another variable named MAXENT_…, by its name.
+
+        >>> MaxEntConfig.from_env({"MAXENT_TAU": "0.5"}).tau
+        0.5
+        """
+        return cls(**_environment_fields(os.environ if environ is None else environ))
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Self:
+        """Return the settings of a recipe: a mapping with `maxent_<field>` entries and `init_kl_coeff` for β.
+
+        A recipe's entry beats the environment (`from_env`), which beats the default; entries that do not
+        start with `maxent_` belong to the trainer and are left alone.
+
+        Raises:
+            ValueError: on an unknown `maxent_` entry, a value that cannot be read, or an `init_kl_coeff`
+                that contradicts `maxent_beta`, by its name.
+
+        >>> MaxEntConfig.from_recipe({"maxent_tau": "0.5", "init_kl_coeff": 0.1, "learning_rate": 1e-6}, {}).beta
+        0.1
+        """
+        fields = _environment_fields(os.environ if environ is None else environ)
+        for key, value in recipe.items():
+            if key.startswith("maxent_"):
+                name = key.removeprefix("maxent_")
+                expect(
+                    name in _TYPES,
+                    f"a maxent_ entry to be one of {['maxent_' + known for known in _TYPES]}",
+                    entry=key,
+                )
+                fields[name] = _parse(key, value, _TYPES[name])
+        if recipe.get("init_kl_coeff") is not None:
+            beta = _parse("init_kl_coeff", recipe["init_kl_coeff"], float)
+            expect(
+                fields.get("beta", beta) == beta,
+                "init_kl_coeff and maxent_beta to agree",
+                init_kl_coeff=beta,
+                maxent_beta=fields.get("beta"),
+            )
+            fields["beta"] = beta
+        return cls(**fields)
+
+
+_LARGEST = 1.7976931348623157e308
+_TYPES: dict[str, Any] = get_type_hints(MaxEntConfig)
+_CHOICES = {name: get_args(hint) for name, hint in _TYPES.items() if get_origin(hint) is Literal}
+
+
+def _environment_fields(environ: Mapping[str, str]) -> dict[str, Any]:
+    fields = {}
+    for variable, value in environ.items():
+        if variable.startswith("MAXENT_"):
+            expect(
+                variable in _ENVIRONMENT,
+                f"a MAXENT_ variable to be one of {list(_ENVIRONMENT)}",
+                variable=variable,
+            )
+            name = _ENVIRONMENT[variable]
+            fields[name] = _parse(variable, value, _TYPES[name])
+    return fields
+
+
+def _parse(label: str, value: object, hint: Any) -> Any:
+    """Return `value` (a string, or what YAML made of it) as the type of its field, or name it in an error."""
+    optional = type(None) in get_args(hint)
+    if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null", "")):
+        expect(optional, f"{label} to have a value", **{label: value})
+        return None
+    if get_origin(hint) is Literal:
+        return value
+    kind = next(option for option in (get_args(hint) or (hint,)) if option is not type(None))
+    parsed = _as_bool(value) if kind is bool else _as_number(value, kind)
+    expect(parsed is not None, f"{label} to be a {kind.__name__}", **{label: value})
+    return parsed
+
+
+def _as_bool(value: object) -> bool | None:
+    return value if isinstance(value, bool) else _BOOLEANS.get(str(value).strip().lower())
+
+
+def _as_number(value: object, kind: type) -> float | int | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    if kind is int:
+        return int(number) if number.is_integer() else None
+    return number

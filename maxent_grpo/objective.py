@@ -1,0 +1,378 @@
+"""The one composition of the pure functions: rewards to target, coefficients, loss and statistics.
+
+Adapters call this and do no mathematics of their own. Target and coefficients are computed once per rollout,
+where the groups are whole; the loss then only multiplies, whatever micro-batch a sequence lands in.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maxent_grpo._checks import expect, expect_candidates, expect_shape
+from maxent_grpo._masked import expectation, fill, log_softmax, mean, upcast
+from maxent_grpo.config import MaxEntConfig
+from maxent_grpo.groups import prune_candidates
+from maxent_grpo.loss import maxent_weighted_nll, weighted_clipped_surrogate
+from maxent_grpo.potential import effective_sample_size, forward_kl, improvement_gap, optimal_potential
+from maxent_grpo.target import (
+    center_weights,
+    discount_log_weights,
+    duplicate_counts,
+    informative_groups,
+    listwise_log_q,
+    rank_utilities,
+    standardize_utilities,
+    tau_for_ess,
+    tempered_log_target,
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a rollout's groups are fitted to; everything detached.
+
+    Attributes:
+        log_q: [..., K] log q of the target's potential: with duplicates discounted, that of eq. (4b).
+        log_weights: [..., K] log π*; for the surrogate, the logarithm of its candidate weights.
+        weights: [..., K] π*, exactly 0 where masked.
+        tau: [...] τ of each group.
+        mask: [..., K] bool, the candidates that count: given as such, and not empty.
+        informative: [...] bool, False where all counted utilities are equal.
+        scale: [...] what the group's coefficients are multiplied by; 0 where the group is skipped.
+        advantages: [..., K] utilities minus their mean in the group, of the surrogate.
+        anchor_logps: [..., K] normalised anchor log-probabilities, or None if the target has none.
+        lengths: [..., K] number of tokens of each candidate.
+    """
+
+    log_q: Tensor
+    log_weights: Tensor
+    weights: Tensor
+    tau: Tensor
+    mask: Tensor
+    informative: Tensor
+    scale: Tensor
+    advantages: Tensor
+    anchor_logps: Tensor | None
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Means over the groups with a candidate: scalars (shape []), detached; None where an input is missing.
+
+    Attributes:
+        ess: effective sample size of the target.
+        weight_entropy: entropy of the target, in nats.
+        max_weight: largest weight of the group.
+        frac_uninformative_groups: share of groups in which all utilities are equal.
+        kl_target_anchor: KL(π*‖ρ); needs anchors.
+        potential: J(π) of the policy on the candidates; needs its log-probabilities and a finite τ.
+        improvement_gap: J* − J(π) = (τ+β)·KL(π‖π*); likewise.
+        forward_kl: KL(π*‖π), which weighted maximum likelihood lowers; needs the policy's log-probabilities.
+        num_groups: the number of groups with a candidate, to weigh means of several ranks by.
+    """
+
+    ess: Tensor
+    weight_entropy: Tensor
+    max_weight: Tensor
+    frac_uninformative_groups: Tensor
+    num_groups: Tensor
+    kl_target_anchor: Tensor | None = None
+    potential: Tensor | None = None
+    improvement_gap: Tensor | None = None
+    forward_kl: Tensor | None = None
+
+    def as_dict(self, prefix: str = "maxent/") -> dict[str, Tensor]:
+        """Return the entries that are there under their logged names, `maxent/ess` and so on."""
+        entries = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "num_groups"
+        }
+        return {prefix + name: value for name, value in entries.items() if value is not None}
+
+
+class MaxEntObjective:
+    """The method of one `MaxEntConfig`: target → coefficients → loss, and statistics beside them.
+
+    Log-probabilities passed in are sums over tokens, [..., K]; the objective normalises them by length where
+    the config says so.
+
+    Raises:
+        ValueError: if the config divides by `max_length` and has none.
+
+    >>> objective = MaxEntObjective(MaxEntConfig(tau=0.2))
+    >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    >>> counted, lengths = torch.ones(1, 4, dtype=torch.bool), torch.full((1, 4), 8)
+    >>> target = objective.target(rewards, mask=counted, lengths=lengths)
+    >>> objective.coefficients(target)
+    tensor([[0.9802, 0.0066, 0.0066, 0.0066]])
+    """
+
+    def __init__(self, config: MaxEntConfig) -> None:
+        constant = config.nll_reduction == "max_length" or config.projection == "surrogate"
+        expect(
+            not constant or config.max_length is not None,
+            f"max_length, the generation limit in tokens, with nll_reduction={config.nll_reduction!r} "
+            f"and projection={config.projection!r}",
+            max_length=config.max_length,
+        )
+        self.config = config
+        self._max_length = float(config.max_length or 1) if constant else 1.0
+
+    @torch.no_grad()
+    def target(
+        self,
+        utilities: Tensor,
+        *,
+        mask: Tensor,
+        lengths: Tensor,
+        ref_logps: Tensor | None = None,
+        old_logps: Tensor | None = None,
+        keys: Tensor | None = None,
+    ) -> Target:
+        """Return the target of each group.
+
+        Args:
+            utilities: [..., K] weighted sums of rewards; anything where masked.
+            mask: [..., K] bool, False for padding and for candidates that could not be scored.
+            lengths: [..., K] number of tokens; a candidate without tokens does not count.
+            ref_logps: [..., K] log-probabilities of the frozen reference, summed over tokens; needed if
+                β > 0 and the anchor is the reference.
+            old_logps: [..., K] those of the rollout policy; needed if β > 0 and the anchor is "old".
+            keys: [..., K] integers, equal for the same answer; needed if dedup > 0.
+
+        Raises:
+            ValueError: on unequal shapes, or an input that the config needs and is not there, by its name.
+        """
+        config = self.config
+        expect_candidates("utilities", utilities, mask)
+        expect_shape("lengths", lengths, utilities.shape)
+        candidates = utilities.shape[-1]
+        expect(
+            candidates * config.q_eps <= 1 + 1e-12,
+            f"K*q_eps <= 1 with K={candidates} candidates",
+            q_eps=config.q_eps,
+        )
+        counted = mask & (lengths > 0)
+        values = upcast(utilities)
+        log_q = listwise_log_q(
+            _UTILITIES[config.utilities](values, counted),
+            temperature=config.q_temperature,
+            eps=config.q_eps,
+            mask=counted,
+        )
+        informative = informative_groups(values, mask=counted)
+        anchors = self._anchors(lengths, ref_logps, old_logps)
+        tau = self._tau(log_q, anchors, counted, informative)
+        log_weights = tempered_log_target(log_q, anchors, tau=tau, beta=config.beta, mask=counted)
+        advantages = fill(values - mean(values, counted), counted, 0.0)
+        if config.projection == "surrogate":
+            log_weights = log_softmax(advantages * lengths / config.max_length / config.surrogate_tau, counted)
+        if config.dedup > 0:
+            if keys is None:
+                raise ValueError(f"Expected keys with dedup={config.dedup!r}, got keys=None.")
+            counts = duplicate_counts(keys, mask=counted)
+            log_weights = discount_log_weights(log_weights, counts, strength=config.dedup, mask=counted)
+            heat = (tau + config.beta).unsqueeze(-1)
+            log_q = log_q - torch.where(heat.isfinite(), heat * config.dedup, 0.0) * counts.clamp(min=1).log()
+        return Target(
+            log_q=log_q,
+            log_weights=log_weights,
+            weights=log_weights.exp(),
+            tau=tau,
+            mask=counted,
+            informative=informative,
+            scale=self._scale(values, counted, informative),
+            advantages=advantages,
+            anchor_logps=anchors,
+            lengths=lengths,
+        )
+
+    @torch.no_grad()
+    def coefficients(
+        self, target: Target, *, old_logps: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the constant c_i of each candidate, [..., K]; skipped groups are zeros and still count in G.
+
+        Args:
+            target: of whole groups.
+            old_logps: [..., K] log-probabilities of the rollout policy, summed over tokens; needed by the
+                `listwise` projection.
+            generator: for pruning, seeded by (seed, step); needed if the config prunes.
+
+        Raises:
+            ValueError: on an input that the config needs and is not there, by its name.
+        """
+        coefficients = target.weights
+        if self.config.projection == "listwise":
+            coefficients = coefficients - self._log_policy(target, "old_logps", old_logps).exp()
+        elif self.config.center:
+            coefficients = center_weights(coefficients, mask=target.mask)
+        scale = target.scale.unsqueeze(-1)
+        coefficients = (coefficients * scale).masked_fill(~target.mask | (scale == 0), 0.0)
+        if self.config.prune is None:
+            return coefficients
+        if generator is None:
+            raise ValueError(f"Expected a generator with prune={self.config.prune!r}, got generator=None.")
+        return prune_candidates(coefficients, keep=self.config.prune, generator=generator)
+
+    def loss(
+        self,
+        logps: Tensor,
+        coefficients: Tensor,
+        token_mask: Tensor,
+        *,
+        num_groups: float | Tensor,
+        old_logps: Tensor | None = None,
+        advantages: Tensor | None = None,
+        token_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of any part of a batch; the losses of the parts add up to that of the whole.
+
+        Args:
+            logps: [..., T] token log-probabilities of the policy in training.
+            coefficients: [...], one a sequence.
+            token_mask: [..., T] bool, True where a completion token counts.
+            num_groups: G, the prompts of the whole optimiser step over all ranks and micro-batches.
+            old_logps: [..., T] those of the rollout policy; clips the update, eq. (7c). The surrogate without
+                them takes the policy itself, at a ratio of 1.
+            advantages: [...] `Target.advantages`, needed by the surrogate.
+            token_weights: [..., T] constants on the token terms.
+
+        Returns:
+            scalar in the dtype of `logps`.
+
+        Raises:
+            ValueError: on unequal shapes, num_groups <= 0, or a surrogate without advantages.
+        """
+        config = self.config
+        if config.projection != "surrogate" and old_logps is None:
+            return maxent_weighted_nll(
+                logps,
+                coefficients,
+                token_mask,
+                length_normalize=config.nll_reduction == "mean",
+                max_length=self._max_length if config.nll_reduction == "max_length" else None,
+                num_groups=num_groups,
+                token_weights=token_weights,
+            )
+        if config.projection == "surrogate":
+            if advantages is None:
+                raise ValueError("Expected advantages with projection='surrogate', got advantages=None.")
+            gains, weights = advantages, coefficients
+        else:
+            gains, weights = coefficients, self._token_share(token_mask)
+        return weighted_clipped_surrogate(
+            logps,
+            logps.detach() if old_logps is None else old_logps,
+            gains,
+            weights.to(coefficients.dtype),
+            token_mask,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            max_length=self._max_length,
+            num_groups=num_groups,
+            token_weights=token_weights,
+        )
+
+    @torch.no_grad()
+    def statistics(self, target: Target, *, policy_logps: Tensor | None = None) -> Statistics:
+        """Return the logged statistics of a target, and of a policy on its candidates.
+
+        Args:
+            target: of whole groups.
+            policy_logps: [..., K] log-probabilities of the policy, summed over tokens.
+        """
+        beta, anchors, mask = self.config.beta, target.anchor_logps, target.mask
+        present = mask.any(-1)
+        entries: dict[str, Tensor | None] = {}
+        if anchors is not None:
+            entries["kl_target_anchor"] = _mean(
+                forward_kl(target.log_weights, log_softmax(anchors, mask), mask=mask), present
+            )
+        if policy_logps is not None:
+            log_policy = self._log_policy(target, "policy_logps", policy_logps)
+            entries["forward_kl"] = _mean(forward_kl(target.log_weights, log_policy, mask=mask), present)
+            if self.config.tau < math.inf and beta < math.inf:
+                gap = improvement_gap(log_policy, target.log_q, anchors, tau=target.tau, beta=beta, mask=mask)
+                best = optimal_potential(target.log_q, anchors, tau=target.tau, beta=beta, mask=mask)
+                bounded = present & ~target.tau.isinf()  # τ by ESS can be infinite in single groups
+                entries["improvement_gap"] = _mean(gap, bounded)
+                entries["potential"] = _mean(best - gap, bounded)
+        return Statistics(
+            ess=_mean(effective_sample_size(target.weights), present),
+            weight_entropy=_mean(-expectation(target.weights, target.log_weights), present),
+            max_weight=_mean(target.weights.amax(-1), present),
+            frac_uninformative_groups=_mean((~target.informative).to(target.weights.dtype), present),
+            num_groups=present.sum(),
+            **entries,
+        )
+
+    def _anchors(self, lengths: Tensor, ref_logps: Tensor | None, old_logps: Tensor | None) -> Tensor | None:
+        """Return the anchor's scores, [..., K]; those that the target does not need are optional."""
+        config = self.config
+        if config.anchor == "none":
+            return None
+        name, logps = ("ref_logps", ref_logps) if config.anchor == "reference" else ("old_logps", old_logps)
+        if logps is None:
+            expect(
+                config.beta == 0,
+                f"{name} with anchor={config.anchor!r} and beta={config.beta!r}",
+                **{name: logps},
+            )
+            return None
+        expect_shape(name, logps, lengths.shape)
+        if config.anchor == "reference":
+            return logps / lengths.clamp(min=1) if config.length_normalize_ref else logps
+        return self._scores(logps, lengths)
+
+    def _scores(self, logps: Tensor, lengths: Tensor) -> Tensor:
+        """Return the candidates' scores under a policy: per token iff the loss is, else summed."""
+        return logps / lengths.clamp(min=1) if self.config.nll_reduction == "mean" else logps
+
+    def _log_policy(self, target: Target, name: str, logps: Tensor | None) -> Tensor:
+        """Return log p, [..., K], the candidate policy of sequence log-probabilities."""
+        if logps is None:
+            raise ValueError(f"Expected {name} with projection={self.config.projection!r}, got {name}=None.")
+        expect_shape(name, logps, target.mask.shape)
+        return log_softmax(self._scores(upcast(logps), target.lengths), target.mask)
+
+    def _tau(self, log_q: Tensor, anchors: Tensor | None, mask: Tensor, informative: Tensor) -> Tensor:
+        """Return τ of each group, [...]."""
+        config = self.config
+        constant = torch.full_like(log_q[..., 0], config.tau)
+        if config.target_ess is None:
+            return constant
+        found = tau_for_ess(log_q, anchors, ess=config.target_ess, beta=config.beta, mask=mask)
+        return torch.where(informative, found, constant)
+
+    def _scale(self, values: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
+        """Return what multiplies each group's coefficients, [...]: p̂^a, or 0 in a skipped group."""
+        config = self.config
+        scale = mean(values, mask).squeeze(-1) ** config.group_scale
+        if config.skip == "equal":
+            return scale.masked_fill(~informative, 0.0)
+        if config.skip == "all_min":
+            failed = (fill(values, mask, config.min_utility) == config.min_utility).all(-1)
+            return scale.masked_fill(failed, 0.0)
+        return scale
+
+    def _token_share(self, token_mask: Tensor) -> Tensor:
+        """Return what a sequence's token terms are multiplied by, [...]: 1/length iff the NLL is a mean."""
+        lengths = token_mask.sum(-1).clamp(min=1)
+        return 1 / lengths if self.config.nll_reduction == "mean" else torch.ones_like(lengths)
+
+
+_UTILITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "raw": lambda values, mask: values,
+    "rank": lambda values, mask: rank_utilities(values, mask=mask),
+    "zscore": lambda values, mask: standardize_utilities(values, mask=mask),
+}
+
+
+def _mean(values: Tensor, present: Tensor) -> Tensor:
+    """Return the mean of [...] over the groups that are present; 0 if none is."""
+    return values.masked_fill(~present, 0.0).sum() / present.sum().clamp(min=1)

@@ -1,0 +1,370 @@
+"""From utilities to target weights: the listwise distribution q and its tempered blend with an anchor.
+
+Everything is over the last dimension, the K candidates of one prompt; any leading batch shape is allowed.
+All calculations are in log-space, in float32 for half-precision inputs; results come back in the input's dtype.
+`tau`, `beta` and `temperature` are Python numbers or tensors [...] with one value a group.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from maxent_grpo._checks import (
+    Scalar,
+    expect,
+    expect_anchor,
+    expect_candidates,
+    expect_in,
+    expect_shape,
+    expect_tempering,
+)
+from maxent_grpo._masked import below_peak, count, fill, log_softmax, mean, per_group, result_dtype, upcast
+
+_BISECTIONS = 64  # halves a bracket of under 100 nats below float64 resolution
+
+
+def listwise_q(
+    utilities: Tensor, *, temperature: Scalar = 1.0, eps: float = 1e-6, mask: Tensor | None = None
+) -> Tensor:
+    """Return the listwise target q over the candidates of each group, eq. (1).
+
+    q_i = (1 − K·eps)·softmax_i(u / T) + eps, with K the number of counted candidates.
+
+    Args:
+        utilities: [..., K], weighted sums of rewards; integers are cast to the default float dtype.
+        temperature: T > 0.
+        eps: least probability of a counted candidate, with K·eps <= 1.
+        mask: [..., K] bool, True where a candidate counts.
+
+    Returns:
+        q [..., K]; exactly 0 where masked. A NaN utility makes the counted candidates of its group NaN.
+
+    Raises:
+        ValueError: on temperature <= 0, eps < 0, K·eps > 1, or a mask of another shape or dtype.
+
+    >>> listwise_q(torch.tensor([0.0, 1.0]), eps=0.0)
+    tensor([0.2689, 0.7311])
+    """
+    return listwise_log_q(utilities, temperature=temperature, eps=eps, mask=mask).exp()
+
+
+def listwise_log_q(
+    utilities: Tensor, *, temperature: Scalar = 1.0, eps: float = 1e-6, mask: Tensor | None = None
+) -> Tensor:
+    """Return log q of `listwise_q`, eq. (1), without leaving log-space.
+
+    Args, Raises: as `listwise_q`.
+
+    Returns:
+        log q [..., K]; −inf where masked.
+
+    >>> listwise_log_q(torch.tensor([-1e4, 1e4]), temperature=1e-3, eps=0.0)
+    tensor([-20000000.,         0.])
+    """
+    expect_candidates("utilities", utilities, mask)
+    expect_in("temperature", temperature, 0.0, open_low=True)
+    expect_in("eps", eps, 0.0)
+    candidates = utilities.shape[-1]
+    if mask is None:  # with a mask, K is in a tensor: a group with too many candidates for eps becomes NaN
+        expect(candidates * eps <= 1 + 1e-12, f"K*eps <= 1 with K={candidates} candidates", eps=eps)
+    values = upcast(utilities)
+    heat = per_group(temperature, values)
+    log_p = log_softmax(below_peak(values, mask) / torch.where(heat > 0, heat, math.nan), mask)
+    rest = 1 - count(values, mask) * eps
+    rest = rest.masked_fill(rest.abs() < 4 * torch.finfo(values.dtype).eps, 0.0)  # K·eps = 1 up to rounding
+    log_q = torch.logaddexp(rest.log() + log_p, per_group(eps, values).log())
+    return fill(log_q, mask, -math.inf).to(result_dtype(utilities))
+
+
+def tempered_target(
+    q: Tensor,
+    anchor_logps: Tensor | None = None,
+    *,
+    tau: Scalar,
+    beta: Scalar = 0.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return the target weights π* of each group, eq. (4).
+
+    π*_i = q_i^{1/(τ+β)} · ρ_i^{β/(τ+β)} / Z with ρ = softmax(anchor_logps): the unique maximiser of the
+    potential ⟨π, log q⟩ + τ·H(π) − β·KL(π‖ρ) over the simplex.
+
+    Args:
+        q: [..., K], the listwise target.
+        anchor_logps: [..., K], any constant a group may be added; needed if beta > 0.
+        tau: >= 0; 0 and inf are exact limits.
+        beta: >= 0; 0 and inf are exact limits. tau = beta = 0 shares the weight over the largest q.
+        mask: [..., K] bool, True where a candidate counts.
+
+    Returns:
+        weights [..., K], summing to 1 over the counted candidates; exactly 0 where masked.
+
+    Raises:
+        ValueError: on a negative or NaN tau or beta, both infinite, beta > 0 without anchors, unequal shapes.
+
+    >>> tempered_target(torch.tensor([0.2, 0.8]), tau=2.0)
+    tensor([0.3333, 0.6667])
+    """
+    return tempered_log_target(q.log(), anchor_logps, tau=tau, beta=beta, mask=mask).exp()
+
+
+def tempered_log_target(
+    log_q: Tensor,
+    anchor_logps: Tensor | None = None,
+    *,
+    tau: Scalar,
+    beta: Scalar = 0.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return the logarithm of `tempered_target`, eq. (4), from log q, without leaving log-space.
+
+    Args, Raises: as `tempered_target`, with log_q [..., K] in place of q.
+
+    Returns:
+        log weights [..., K]; −inf where masked.
+
+    >>> tempered_log_target(torch.tensor([-3e4, 0.0]), torch.tensor([0.0, -1.0]), tau=0.0, beta=1e4)
+    tensor([-2.1269, -0.1269])
+    """
+    expect_candidates("log_q", log_q, mask)
+    expect_tempering(tau, beta, anchor_logps)
+    gap = below_peak(upcast(log_q), mask)
+    tau_, beta_ = per_group(tau, gap), per_group(beta, gap)
+    heat = tau_ + beta_
+    divisor = heat.masked_fill(heat == 0, 1.0)
+    exponents = gap / divisor
+    exponents = exponents.masked_fill((heat == 0) & (gap < 0), -math.inf)
+    exponents = exponents.masked_fill(heat.isinf() & gap.isneginf(), 0.0)  # infinite heat: q = 0 is like any other
+    if anchor_logps is not None and not (isinstance(beta, (int, float)) and beta == 0):
+        expect_shape("anchor_logps", anchor_logps, log_q.shape)
+        share = torch.where(beta_.isinf() & tau_.isfinite(), 1.0, beta_ / divisor)
+        pull = share * below_peak(anchor_logps.to(gap.dtype), mask)
+        exponents = exponents + pull.masked_fill(share == 0, 0.0)
+    return log_softmax(exponents, mask).to(result_dtype(log_q))
+
+
+def center_weights(weights: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return weights − 1/K over the K counted candidates: they sum to zero if the weights sum to one.
+
+    Args:
+        weights: [..., K].
+        mask: [..., K] bool, True where a candidate counts.
+
+    Returns:
+        centred weights [..., K]; exactly 0 where masked.
+
+    Raises:
+        ValueError: on a mask of another shape or dtype.
+
+    >>> center_weights(torch.tensor([0.75, 0.25]))
+    tensor([ 0.2500, -0.2500])
+    """
+    expect_candidates("weights", weights, mask)
+    values = upcast(weights)
+    return fill(values - 1 / count(values, mask), mask, 0.0).to(result_dtype(weights))
+
+
+def duplicate_counts(keys: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return how often each candidate's key occurs among the counted candidates of its group.
+
+    Args:
+        keys: [..., K] integers, equal where two candidates are the same answer (hashes of their texts).
+        mask: [..., K] bool, True where a candidate counts.
+
+    Returns:
+        counts [..., K] int64, at least 1 where counted and 0 where masked.
+
+    Raises:
+        ValueError: on keys that are not integers, or a mask of another shape or dtype.
+
+    >>> duplicate_counts(torch.tensor([7, 8, 7]))
+    tensor([2, 1, 2])
+    """
+    expect_candidates("keys", keys, mask)
+    if keys.is_floating_point() or keys.dtype == torch.bool:
+        raise ValueError(f"Expected keys of an integer dtype, got keys of dtype {keys.dtype}.")
+    same = keys.unsqueeze(-1) == keys.unsqueeze(-2)
+    if mask is not None:
+        same = same & mask.unsqueeze(-1) & mask.unsqueeze(-2)
+    return same.sum(-1)
+
+
+def discount_duplicates(weights: Tensor, counts: Tensor, *, strength: float, mask: Tensor | None = None) -> Tensor:
+    """Return weights with part of the sampling frequency taken back, eq. (4b).
+
+    w_i ← w_i·n_i^{−κ} / Σ_j w_j·n_j^{−κ}, κ = strength. For 0 < τ+β < ∞ this is the target of
+    log q_i − (τ+β)·κ·log n_i in place of log q_i.
+
+    Args:
+        weights: [..., K], non-negative.
+        counts: [..., K], n_i of `duplicate_counts`.
+        strength: κ between 0 (off) and 1 (each distinct answer counts once).
+        mask: [..., K] bool, True where a candidate counts.
+
+    Returns:
+        weights [..., K], summing to 1 over the counted candidates; exactly 0 where masked.
+
+    Raises:
+        ValueError: on strength outside [0, 1] or unequal shapes.
+
+    >>> discount_duplicates(torch.tensor([0.4, 0.4, 0.2]), torch.tensor([2, 2, 1]), strength=1.0)
+    tensor([0.3333, 0.3333, 0.3333])
+    """
+    return discount_log_weights(weights.log(), counts, strength=strength, mask=mask).exp()
+
+
+def discount_log_weights(
+    log_weights: Tensor, counts: Tensor, *, strength: float, mask: Tensor | None = None
+) -> Tensor:
+    """Return the logarithm of `discount_duplicates`, eq. (4b), from log weights [..., K]."""
+    expect_candidates("weights", log_weights, mask)
+    expect_shape("counts", counts, log_weights.shape)
+    expect_in("strength", strength, 0.0, 1.0)
+    values = upcast(log_weights)
+    discount = strength * counts.clamp(min=1).to(values.dtype).log()
+    return log_softmax(values - discount, mask).to(result_dtype(log_weights))
+
+
+def informative_groups(utilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return where a group's counted utilities are not all equal.
+
+    Args:
+        utilities: [..., K].
+        mask: [..., K] bool, True where a candidate counts.
+
+    Returns:
+        bool [...]; False for groups of one candidate or none.
+
+    Raises:
+        ValueError: on a mask of another shape or dtype.
+
+    >>> informative_groups(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    tensor([ True, False])
+    """
+    expect_candidates("utilities", utilities, mask)
+    values = upcast(utilities)
+    highest, lowest = fill(values, mask, -math.inf).amax(-1), fill(values, mask, math.inf).amin(-1)
+    return (highest != lowest) & (highest != -math.inf) if mask is None else (highest != lowest) & mask.any(-1)
+
+
+def rank_utilities(utilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return the ranks of the utilities in [0, 1], ties averaged: what is left when only the order counts.
+
+    r_i = (#{j: u_j < u_i} + (#{j: u_j = u_i} − 1)/2) / (K − 1), and ½ for a candidate alone in its group.
+
+    Args:
+        utilities: [..., K].
+        mask: [..., K] bool, True where a candidate counts.
+
+    Returns:
+        ranks [..., K]; 0 where masked; NaN throughout a group with a NaN utility.
+
+    Raises:
+        ValueError: on a mask of another shape or dtype.
+
+    >>> rank_utilities(torch.tensor([3.0, 1.0, 1.0]))
+    tensor([1.0000, 0.2500, 0.2500])
+    """
+    expect_candidates("utilities", utilities, mask)
+    values = fill(upcast(utilities), mask, math.inf)  # above every counted one, so never below it
+    mine, others = values.unsqueeze(-1), values.unsqueeze(-2)
+    ties = mine == others
+    if mask is not None:
+        ties = ties & mask.unsqueeze(-2)
+    below = (others < mine).sum(-1) + (ties.sum(-1) - 1) / 2
+    among = count(values, mask)
+    ranks = torch.where(among > 1, below / (among - 1).clamp(min=1), 0.5)
+    ranks = torch.where(fill(values, mask, 0.0).isnan().any(-1, keepdim=True), math.nan, ranks)
+    return fill(ranks, mask, 0.0).to(result_dtype(utilities))
+
+
+def standardize_utilities(utilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return z-scores within each group, (u_i − mean) / std with the population deviation.
+
+    Args:
+        utilities: [..., K].
+        mask: [..., K] bool, True where a candidate counts.
+
+    Returns:
+        z-scores [..., K]; 0 where masked and where all counted utilities are equal.
+
+    Raises:
+        ValueError: on a mask of another shape or dtype.
+
+    >>> standardize_utilities(torch.tensor([1.0, 3.0]))
+    tensor([-1.,  1.])
+    """
+    expect_candidates("utilities", utilities, mask)
+    values = upcast(utilities)
+    centred = values - mean(values, mask)
+    deviation = mean(centred.square(), mask).sqrt()
+    constant = ~informative_groups(utilities, mask=mask).unsqueeze(-1)  # a rounded mean leaves a deviation of 1e-9
+    return fill((centred / deviation).masked_fill(constant, 0.0), mask, 0.0).to(result_dtype(utilities))
+
+
+def tau_for_ess(
+    log_q: Tensor,
+    anchor_logps: Tensor | None = None,
+    *,
+    ess: Scalar,
+    beta: float = 0.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return the τ of each group whose target has the effective sample size 1/Σπ*² = ess.
+
+    The size grows with τ: from that of the target at τ = 0 (the number of ties for the largest q if β = 0)
+    towards the number of candidates with q > 0. Found by bisection in log(τ+β), without a host sync.
+
+    Args:
+        log_q: [..., K].
+        anchor_logps: [..., K]; needed if beta > 0.
+        ess: the wanted size, >= 1, a number or [...].
+        beta: >= 0, finite.
+        mask: [..., K] bool, True where a candidate counts.
+
+    Returns:
+        tau [...], detached: 0 where already τ = 0 gives as much or more, inf where no finite τ gives as much.
+
+    Raises:
+        ValueError: on ess < 1, a negative or infinite beta, beta > 0 without anchors, unequal shapes.
+
+    >>> tau = tau_for_ess(torch.tensor([0.9, 0.05, 0.05]).log(), ess=2.0)
+    >>> 1 / tempered_target(torch.tensor([0.9, 0.05, 0.05]), tau=tau).square().sum()
+    tensor(2.0000)
+    """
+    expect_candidates("log_q", log_q, mask)
+    expect_in("ess", ess, 1.0)
+    expect_in("beta", beta, 0.0, torch.finfo(torch.float64).max)
+    expect_anchor(beta, anchor_logps)
+    gap = below_peak(upcast(log_q.detach()), mask)
+    if anchor_logps is not None and beta > 0:
+        expect_shape("anchor_logps", anchor_logps, log_q.shape)
+        gap = below_peak(gap + beta * below_peak(anchor_logps.detach().to(gap.dtype), mask), mask)
+    wanted = per_group(ess, gap, low=1.0)
+    possible = gap.isfinite()
+    if mask is not None:
+        possible = possible & mask
+    depth = gap.neg().masked_fill(~possible, 0.0)
+    deepest = depth.amax(-1, keepdim=True)
+    shallowest = depth.masked_fill(depth == 0, math.inf).amin(-1, keepdim=True)
+    low = (shallowest * 1e-3).clamp(min=beta).log()  # below it the weights are those of τ = 0
+    high = (deepest * 1e8 + beta).log()  # above it they are uniform to the last digit
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        too_small = _ess_at(depth / middle.exp(), possible) < wanted
+        low, high = torch.where(too_small, middle, low), torch.where(too_small, high, middle)
+    tau = (((low + high) / 2).exp() - beta).clamp(min=0.0)
+    coldest = _ess_at(depth / beta, possible) if beta > 0 else (possible & (depth == 0)).sum(-1, keepdim=True)
+    tau = torch.where(wanted <= coldest, 0.0, tau)
+    tau = torch.where(wanted >= possible.sum(-1, keepdim=True), math.inf, tau)
+    constant = deepest == 0
+    tau = torch.where(constant & (wanted < possible.sum(-1, keepdim=True)), 0.0, tau)
+    broken = fill(gap, mask, 0.0).isnan().any(-1, keepdim=True) | wanted.isnan()
+    return torch.where(broken, math.nan, tau).squeeze(-1).to(result_dtype(log_q))
+
+
+def _ess_at(depths: Tensor, possible: Tensor) -> Tensor:
+    """Return the effective sample size, [..., 1], of weights ∝ exp(−depths) over the possible candidates."""
+    weights = depths.neg().exp().masked_fill(~possible, 0.0)  # the largest is 1: no overflow, no empty sum
+    return weights.sum(-1, keepdim=True).square() / weights.square().sum(-1, keepdim=True)
