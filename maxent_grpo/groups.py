@@ -112,3 +112,39 @@ def _threshold(size: Tensor, budget: float) -> float:
     fits = (room > 0) & (smallest_first.flip(0) * room <= others)  # the largest of the others is not above t
     kept_whole = int(fits.to(torch.int64).argmax())
     return float(others[kept_whole] / room[kept_whole])
+
+
+def completion_keys(ids: Tensor, mask: Tensor) -> Tensor:
+    """Return a 64-bit key of each completion's tokens, equal for equal completions whatever their padding.
+
+    The sum of a mixed hash of every (position among the counted tokens, id) pair: independent of the padded
+    width, so that ranks agree; different completions collide with probability about 2⁻⁶⁴.
+
+    Args:
+        ids: [..., T] token ids; anything where masked.
+        mask: [..., T] bool, True where a token belongs to the completion.
+
+    Returns:
+        keys [...] int64, for `duplicate_counts`.
+
+    Raises:
+        ValueError: on ids that are not integers, or a mask of another shape or dtype.
+
+    >>> keys = completion_keys(torch.tensor([[5, 6, 0], [5, 6, 9]]), torch.tensor([[True, True, False]] * 2))
+    >>> bool(keys[0] == keys[1])
+    True
+    """
+    expect_tensor("ids", ids)
+    expect_mask("mask", mask, ids.shape)
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"Expected ids of an integer dtype, got ids of dtype {ids.dtype}.")
+    position = mask.cumsum(-1)
+    return _mix(_mix(position) + ids.to(torch.int64)).masked_fill(~mask, 0).sum(-1)
+
+
+def _mix(values: Tensor) -> Tensor:
+    """Return int64 values scattered over all 64 bits: splitmix64's finaliser, in wrapping arithmetic."""
+    values = values * -7046029254386353131  # 2⁶⁴ divided by the golden ratio
+    values = (values ^ (values >> 30)) * -4658895280553007687
+    values = (values ^ (values >> 27)) * -7723592293110705685
+    return values ^ (values >> 31)

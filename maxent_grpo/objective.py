@@ -170,7 +170,8 @@ class MaxEntObjective:
         log_weights = tempered_log_target(log_q, anchors, tau=tau, beta=config.beta, mask=counted)
         advantages = fill(values - mean(values, counted), counted, 0.0)
         if config.projection == "surrogate":
-            log_weights = log_softmax(advantages * lengths / config.max_length / config.surrogate_tau, counted)
+            returns = advantages * lengths / self._max_length  # Ū at the rollout policy, where every ratio is 1
+            log_weights = log_softmax(returns / config.surrogate_tau, counted)
         if config.dedup > 0:
             if keys is None:
                 raise ValueError(f"Expected keys with dedup={config.dedup!r}, got keys=None.")

@@ -1,0 +1,43 @@
+# Each target sets up what it needs; a second call installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TYPES := build/types
+
+.PHONY: help setup demo test lint types nightly clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(INSTALLED)  ## create .venv with everything that tests, demo and benchmarks need
+
+# torch first and alone, by its exact version: any other request may pull gigabytes of CUDA packages.
+# deepspeed builds against the torch that is there, so without build isolation.
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable ".[trl,triton,examples,test,dev]"
+	$(BIN)/pip install --quiet --no-build-isolation deepspeed==0.19.8
+	touch $@
+
+demo: $(INSTALLED)  ## train a small model on Countdown with Dr.GRPO and MaxEnt-GRPO, on a CPU; results in runs/demo
+	$(BIN)/python examples/quickstart.py $(ARGS)
+
+test: $(INSTALLED)  ## the test suite
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+
+lint: $(INSTALLED)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy does not follow the import hook of an editable install, so it is shown the two source folders as the one
+# package that they are when installed.
+types: $(INSTALLED)  ## mypy --strict on the package and the adapters
+	rm -rf $(TYPES) && mkdir -p $(TYPES)/maxent_grpo
+	ln -s $(CURDIR)/maxent_grpo/* $(TYPES)/maxent_grpo/
+	ln -s $(CURDIR)/adapters $(TYPES)/maxent_grpo/adapters
+	MYPYPATH=$(TYPES) $(BIN)/mypy --config-file pyproject.toml -p maxent_grpo
+
+clean:  ## remove the environment, builds and runs
+	rm -rf $(VENV) build dist runs *.egg-info

@@ -1,0 +1,1 @@
+"""Adapters: each renames, reshapes and calls `maxent_grpo.MaxEntObjective`; import the one of your trainer."""

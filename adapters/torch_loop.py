@@ -1,0 +1,243 @@
+"""The plain torch adapter: `MaxEntLoss` for any causal language model in a training loop of one's own.
+
+    loss_fn = MaxEntLoss(MaxEntConfig(tau=0.2))
+    for prompts in loader:
+        ids, mask, rewards = sample(model, prompts, num_generations=8)      # 8 completions of each prompt, in order
+        loss, statistics = loss_fn(model_logps(model, ids), rewards, mask, group_sizes=8)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+For micro-batches that split groups, and for several updates on one rollout, compute the constants of the
+rollout once with `MaxEntLoss.rollout` and take the loss of any of its rows with `Rollout.loss`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from maxent_grpo._checks import expect_mask, expect_shape
+from maxent_grpo.config import MaxEntConfig
+from maxent_grpo.groups import completion_keys, flatten_groups, pad_groups
+from maxent_grpo.objective import MaxEntObjective, Statistics, Target
+
+Rewards = Tensor | Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The constants of one rollout of N completions, a row each in the order given; everything detached.
+
+    Attributes:
+        coefficients: [N] what each completion's log-likelihood is weighted by.
+        advantages: [N] rewards minus their group's mean (the surrogate's).
+        mask: [N, T] bool, True where a completion token counts.
+        old_logps: [N, T] token log-probabilities of the rollout policy, or None if updates are not clipped.
+        target: the target of each group, [G, K].
+        statistics: means over this rank's groups.
+        num_groups: prompts of the whole optimiser step, over ranks.
+        rank_scale: what the loss is multiplied by because gradients are averaged over ranks.
+        objective: the composition that the loss is taken from.
+    """
+
+    coefficients: Tensor
+    advantages: Tensor
+    mask: Tensor
+    old_logps: Tensor | None
+    target: Target
+    statistics: Statistics
+    num_groups: int
+    rank_scale: int
+    objective: MaxEntObjective
+
+    def loss(self, logps: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Return the loss of some rows; over a partition of the rows, the losses add up to the whole.
+
+        Args:
+            logps: [n, T] token log-probabilities of the policy in training, for these rows.
+            rows: which rows of the rollout these are; all of them by default.
+
+        Raises:
+            ValueError: on logps of another shape than the rows' mask.
+        """
+        old = None if self.old_logps is None else self.old_logps[rows]
+        return self.rank_scale * self.objective.loss(
+            logps,
+            self.coefficients[rows],
+            self.mask[rows],
+            old_logps=old,
+            advantages=self.advantages[rows],
+            num_groups=self.num_groups,
+        )
+
+
+class MaxEntLoss(nn.Module):
+    """MaxEnt-GRPO as a loss module.
+
+    Under `torch.distributed` every rank passes its own whole groups: prompts are counted over the ranks, and
+    the loss is multiplied by their number because DDP, ZeRO and FSDP average gradients.
+
+    Args:
+        config: the settings; by default the method as published.
+        gradients_averaged: False where the ranks' gradients are summed instead.
+
+    Raises:
+        ValueError: if the config divides by `max_length` and has none.
+
+    >>> loss_fn = MaxEntLoss(MaxEntConfig(tau=1.0, q_eps=0.0))
+    >>> logps = torch.tensor([[-1.0], [-2.0]], requires_grad=True)
+    >>> mask = torch.ones(2, 1, dtype=torch.bool)
+    >>> loss, statistics = loss_fn(logps, [1.0, 0.0], mask, group_sizes=2)
+    >>> loss
+    tensor(1.2689, grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, config: MaxEntConfig | None = None, *, gradients_averaged: bool = True) -> None:
+        super().__init__()
+        self.objective = MaxEntObjective(config or MaxEntConfig())
+        self.gradients_averaged = gradients_averaged
+
+    def forward(
+        self,
+        logps: Tensor,
+        rewards: Rewards,
+        mask: Tensor,
+        *,
+        group_sizes: int | Sequence[int] | Tensor,
+        ref_logps: Tensor | None = None,
+        old_logps: Tensor | None = None,
+        ids: Tensor | None = None,
+        keys: Tensor | None = None,
+        num_groups: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Statistics]:
+        """Return the loss of whole groups and the statistics of their targets and of the policy on them.
+
+        Args:
+            logps: [N, T] token log-probabilities of the policy in training, or its logits [N, T, V] at the
+                positions that predict `ids`.
+            rewards: [N] floats; None or NaN where a completion could not be scored, which leaves its group.
+            mask: [N, T] bool, True where a completion token counts.
+            group_sizes: K, or the size of each group; groups are consecutive rows.
+            ref_logps: [N, T] token log-probabilities of the frozen reference; needed if β > 0.
+            old_logps: [N, T] those of the rollout policy. Given, updates are clipped; without them the
+                policy is taken to be the rollout policy.
+            ids: [N, T] completion tokens; needed with logits, and with dedup > 0 unless there are keys.
+            keys: [N] integers, equal where two completions are the same answer.
+            num_groups: prompts of the whole optimiser step over ranks and micro-batches; by default those of
+                this call, summed over ranks.
+            generator: for pruning, seeded by (seed, step).
+
+        Raises:
+            ValueError: naming the argument, on unequal shapes or an input that the config needs and lacks.
+        """
+        if logps.ndim == 3:
+            logps = _chosen_logps(logps, ids)
+        rollout = self.rollout(
+            rewards,
+            mask,
+            group_sizes=group_sizes,
+            ref_logps=ref_logps,
+            old_logps=old_logps,
+            policy_logps=logps.detach(),
+            ids=ids,
+            keys=keys,
+            num_groups=num_groups,
+            generator=generator,
+        )
+        return rollout.loss(logps), rollout.statistics
+
+    @torch.no_grad()
+    def rollout(
+        self,
+        rewards: Rewards,
+        mask: Tensor,
+        *,
+        group_sizes: int | Sequence[int] | Tensor,
+        ref_logps: Tensor | None = None,
+        old_logps: Tensor | None = None,
+        policy_logps: Tensor | None = None,
+        ids: Tensor | None = None,
+        keys: Tensor | None = None,
+        num_groups: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rollout:
+        """Return the constants of a rollout of whole groups; `forward` explains the arguments.
+
+        Args:
+            policy_logps: [N, T] token log-probabilities of the rollout policy where `old_logps` are not given
+                because nothing is to be clipped.
+        """
+        expect_mask("mask", mask, mask.shape[:2])
+        utilities = _as_utilities(rewards, mask)
+        sizes = [group_sizes] * (len(mask) // group_sizes) if isinstance(group_sizes, int) else group_sizes
+        per_group, present = pad_groups(torch.arange(len(mask), device=mask.device), sizes)
+
+        def grouped(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else rows[per_group]
+
+        scored = present & ~utilities.isnan()[per_group]
+        rollout_logps = old_logps if old_logps is not None else policy_logps
+        if keys is None and ids is not None:
+            keys = completion_keys(ids, mask)
+        target = self.objective.target(
+            utilities[per_group],
+            mask=scored,
+            lengths=mask.sum(-1)[per_group],
+            ref_logps=grouped(_summed("ref_logps", ref_logps, mask)),
+            old_logps=grouped(_summed("old_logps", rollout_logps, mask)),
+            keys=grouped(keys),
+        )
+        sums = grouped(_summed("policy_logps", rollout_logps if policy_logps is None else policy_logps, mask))
+        coefficients = self.objective.coefficients(
+            target, old_logps=grouped(_summed("old_logps", rollout_logps, mask)), generator=generator
+        )
+        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        return Rollout(
+            coefficients=flatten_groups(coefficients, present),
+            advantages=flatten_groups(target.advantages, present),
+            mask=mask,
+            old_logps=old_logps,
+            target=target,
+            statistics=self.objective.statistics(target, policy_logps=sums),
+            num_groups=num_groups if num_groups is not None else _over_ranks(len(sizes), ranks, mask.device),
+            rank_scale=ranks if self.gradients_averaged else 1,
+            objective=self.objective,
+        )
+
+
+def _as_utilities(rewards: Rewards, mask: Tensor) -> Tensor:
+    """Return rewards as a float tensor [N] on the mask's device, NaN where there is none."""
+    if not isinstance(rewards, Tensor):
+        rewards = torch.tensor([float("nan") if reward is None else float(reward) for reward in rewards])
+    expect_shape("rewards", rewards, mask.shape[:1])
+    dtype = rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype()
+    return rewards.detach().to(mask.device, dtype)
+
+
+def _summed(name: str, logps: Tensor | None, mask: Tensor) -> Tensor | None:
+    """Return token log-probabilities [N, T] summed over each completion, [N]."""
+    if logps is None:
+        return None
+    expect_shape(name, logps, mask.shape)
+    return logps.masked_fill(~mask, 0.0).sum(-1)
+
+
+def _chosen_logps(logits: Tensor, ids: Tensor | None) -> Tensor:
+    """Return the log-probabilities [N, T] that logits [N, T, V] give to ids [N, T]."""
+    if ids is None:
+        raise ValueError("Expected ids with logits [N, T, V], got ids=None.")
+    expect_shape("ids", ids, logits.shape[:-1])
+    return logits.log_softmax(-1).gather(-1, ids.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+
+
+def _over_ranks(groups: int, ranks: int, device: torch.device) -> int:
+    """Return the number of groups of all ranks together."""
+    if ranks == 1:
+        return groups
+    total = torch.tensor(groups, device=device)
+    dist.all_reduce(total)
+    return int(total)
