@@ -46,7 +46,9 @@ def listwise_q(
     >>> listwise_q(torch.tensor([0.0, 1.0]), eps=0.0)
     tensor([0.2689, 0.7311])
     """
-    return listwise_log_q(utilities, temperature=temperature, eps=eps, mask=mask).exp()
+    expect_candidates("utilities", utilities, mask)
+    log_q = listwise_log_q(upcast(utilities), temperature=temperature, eps=eps, mask=mask)
+    return log_q.exp().to(result_dtype(utilities))
 
 
 def listwise_log_q(
@@ -106,7 +108,9 @@ def tempered_target(
     >>> tempered_target(torch.tensor([0.2, 0.8]), tau=2.0)
     tensor([0.3333, 0.6667])
     """
-    return tempered_log_target(q.log(), anchor_logps, tau=tau, beta=beta, mask=mask).exp()
+    expect_candidates("q", q, mask)
+    log_weights = tempered_log_target(upcast(q).log(), anchor_logps, tau=tau, beta=beta, mask=mask)
+    return log_weights.exp().to(result_dtype(q))
 
 
 def tempered_log_target(
@@ -211,14 +215,16 @@ def discount_duplicates(weights: Tensor, counts: Tensor, *, strength: float, mas
     >>> discount_duplicates(torch.tensor([0.4, 0.4, 0.2]), torch.tensor([2, 2, 1]), strength=1.0)
     tensor([0.3333, 0.3333, 0.3333])
     """
-    return discount_log_weights(weights.log(), counts, strength=strength, mask=mask).exp()
+    expect_candidates("weights", weights, mask)
+    log_weights = discount_log_weights(upcast(weights).log(), counts, strength=strength, mask=mask)
+    return log_weights.exp().to(result_dtype(weights))
 
 
 def discount_log_weights(
     log_weights: Tensor, counts: Tensor, *, strength: float, mask: Tensor | None = None
 ) -> Tensor:
     """Return the logarithm of `discount_duplicates`, eq. (4b), from log weights [..., K]."""
-    expect_candidates("weights", log_weights, mask)
+    expect_candidates("log_weights", log_weights, mask)
     expect_shape("counts", counts, log_weights.shape)
     expect_in("strength", strength, 0.0, 1.0)
     values = upcast(log_weights)
@@ -245,7 +251,7 @@ def informative_groups(utilities: Tensor, *, mask: Tensor | None = None) -> Tens
     expect_candidates("utilities", utilities, mask)
     values = upcast(utilities)
     highest, lowest = fill(values, mask, -math.inf).amax(-1), fill(values, mask, math.inf).amin(-1)
-    return (highest != lowest) & (highest != -math.inf) if mask is None else (highest != lowest) & mask.any(-1)
+    return highest != lowest if mask is None else (highest != lowest) & mask.any(-1)
 
 
 def rank_utilities(utilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
