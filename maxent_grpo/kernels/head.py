@@ -1,0 +1,81 @@
+"""The LM head's weight and bias, whole for the length of a forward: shards are gathered, adapters refused."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+
+from maxent_grpo._checks import expect
+
+
+@contextmanager
+def gathered_head(lm_head: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the (weight `[V, D]`, bias `[V]` or None) of an LM head for the linear operations.
+
+    The one-pass loss takes its gradients while the weight is whole, so the head may be freed before the backward.
+
+    - DeepSpeed ZeRO-3: a partitioned weight is gathered inside the context. Call it within the engine's forward,
+      whose hooks reduce the gradient.
+    - FSDP2: a sharded weight (a `DTensor`) is gathered; its gradient is averaged over the ranks, as FSDP2 averages
+      the others. `linear_token_logps` also works, but keeps the whole weight until the backward.
+    - PEFT: a merged adapter and a trained copy of the head (`modules_to_save`) are used; an adapter beside the head
+      is refused, because W alone is not the head then.
+
+    Args:
+        lm_head: a linear layer: its output is `hidden @ weight.T + bias`, nothing else.
+
+    Raises:
+        ValueError: for a head with an adapter that is not merged, a quantised head, or no linear layer at all.
+
+    >>> with gathered_head(nn.Linear(8, 4, bias=False)) as (weight, bias):
+    ...     print(tuple(weight.shape), bias)
+    (4, 8) None
+    """
+    head = _plain_head(lm_head)
+    weight, bias = head.weight, head.bias
+    with _zero3_gathered(weight, bias):
+        yield _whole(weight), None if bias is None else _whole(bias)
+
+
+def _plain_head(lm_head: nn.Module) -> Any:
+    """Return the linear layer that computes the logits, found inside PEFT's wrappers."""
+    head: Any = lm_head
+    name = type(head).__name__
+    if hasattr(head, "modules_to_save"):
+        active = head.active_adapter if isinstance(head.active_adapter, str) else head.active_adapter[0]
+        head = head.modules_to_save[active]
+    if hasattr(head, "base_layer"):
+        adapters = list(getattr(head, "active_adapters", []))
+        usable = getattr(head, "merged", False) or getattr(head, "disable_adapters", False)
+        expect(usable, "an LM head without an adapter, or with a merged one", lm_head=name, adapters=adapters)
+        head = head.base_layer
+    linear = hasattr(head, "bias") and isinstance(getattr(head, "weight", None), Tensor)
+    expect(linear, "a linear LM head with weight and bias", lm_head=name)
+    expect(head.weight.is_floating_point(), "an LM head that is not quantised", lm_head=name, dtype=head.weight.dtype)
+    return head
+
+
+def _zero3_gathered(*parameters: Any) -> AbstractContextManager[Any]:
+    """Return DeepSpeed's gathering of those parameters that ZeRO-3 holds in parts at the moment."""
+    parts = [p for p in parameters if p is not None and hasattr(p, "ds_id") and p.ds_status.name == "NOT_AVAILABLE"]
+    if not parts:
+        return nullcontext()
+    deepspeed = sys.modules["deepspeed"]  # imported by whoever partitioned the parameter
+    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parts)
+    return gathered
+
+
+def _whole(parameter: Any) -> Tensor:
+    """Return the parameter itself, or the whole of a sharded one whose gradient is the mean of the ranks'."""
+    if not hasattr(parameter, "full_tensor"):
+        tensor: Tensor = parameter
+        return tensor
+    from torch.distributed.tensor import Partial  # noqa: PLC0415 - slow to import, and here for sharded heads only
+
+    ranks = parameter.device_mesh.size()
+    whole: Tensor = parameter.full_tensor(grad_placements=[Partial()] * parameter.device_mesh.ndim)
+    if whole.requires_grad:
+        whole.register_hook(lambda gradient: gradient / ranks)  # type: ignore[no-untyped-call]
+    return whole

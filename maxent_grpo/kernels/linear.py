@@ -1,0 +1,323 @@
+"""The same three operations through the LM head: a chunk of logits at a time, in one reused buffer.
+
+With F = N·D·V over the N kept rows, scoring costs 2F floating point operations, a differentiable score 8F (2F
+forward, 2F to compute the logits again, 2F each for dH and dW) and the one-pass `linear_weighted_nll` 6F: its
+coefficients are known, so dH and dW follow while a chunk's logits are still in the buffer. A frozen head saves the 2F
+of dW, frozen hidden states those of dH.
+"""
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from maxent_grpo._checks import expect
+from maxent_grpo.kernels._checks import expect_head, expect_ids, expect_rows, expect_token_weights
+from maxent_grpo.kernels.logits import consumed_once, weighted_sum
+from maxent_grpo.kernels.matmul import HeadGradients, LogitChunks
+from maxent_grpo.kernels.rows import (
+    Backend,
+    LogitMap,
+    RowLogps,
+    WeightedNLL,
+    accumulation_dtype,
+    empty_row_logps,
+    kept_rows,
+    outside_graphs,
+    row_backend,
+)
+
+
+class _Settings(NamedTuple):
+    """What one call does, beside its tensors."""
+
+    odds: LogitMap
+    rows: ModuleType
+    device: str
+    dtype: torch.dtype
+    chunk_bytes: int | None
+    entropy: bool = False
+
+    def no_autocast(self) -> torch.autocast:
+        """Return a context in which the matmuls keep the dtype chosen for them."""
+        return torch.autocast(self.device, enabled=False)
+
+
+@outside_graphs
+def linear_token_logps(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_bytes: int | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Log-probability of every token from hidden states and the LM head; the logits are never stored.
+
+    log p(y_t) = log softmax(cap(scale · (W h_t + b)) / T)[y_t] with cap(x) = softcap · tanh(x / softcap), the same as
+    `token_logps(hidden @ weight.T + bias, ids)` without scale and cap.
+
+    Args:
+        hidden: `[..., D]`.
+        weight: `[V, D]` of the dtype of `hidden`; any floating dtype under autocast.
+        ids: `[...]` int64 or int32; −100 marks a row as none.
+        mask: `[...]` bool, rows to score; None scores all. Other rows are dropped before the matmul, whose size the
+            host must know: on a GPU the call waits for the device once.
+        bias: `[V]` or None.
+        temperature: T > 0.
+        logit_scale: factor on the raw logits.
+        softcap: bound of a final tanh soft cap, or None.
+        chunk_bytes: memory for one chunk of logits; None takes the device's default.
+        backend: `"auto"`, `"torch"` or `"triton"`.
+
+    Returns:
+        `[...]` float32 (float64 for float64 inputs), 0 at rows not scored. Differentiable once with respect to
+        hidden, weight and bias; the backward computes the logits again.
+
+    Raises:
+        ValueError: for shapes, dtypes or settings that do not fit, and for an id outside the vocabulary if the ids
+            are on the CPU (on a GPU its row is NaN).
+
+    >>> linear_token_logps(torch.zeros(1, 2, 8), torch.ones(4, 8), torch.tensor([[3, -100]]))
+    tensor([[-1.3863,  0.0000]])
+    """
+    keep = _checked(hidden, weight, bias, ids, mask)
+    odds = LogitMap.checked(temperature, logit_scale, softcap)
+    settings = _settings(hidden, odds, chunk_bytes, backend)
+    kept = keep.flatten().nonzero().squeeze(-1)
+    inputs = _rows_at(hidden, kept), weight, bias, ids.flatten()[kept]
+    if _wants_gradient(hidden, weight, bias):
+        logps: Tensor = _LinearTokenLogps.apply(*inputs, settings)  # type: ignore[no-untyped-call]
+    else:
+        logps = _scores(*inputs, settings).logps
+    return _scattered(logps, kept, ids)
+
+
+@outside_graphs
+def linear_sequence_logps(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    mask: Tensor | None = None,
+    *,
+    length_normalize: bool = False,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_bytes: int | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Log-probability of every sequence from hidden states `[..., T, D]` and the LM head.
+
+    The sum (mean, when `length_normalize`) over the last dimension of `linear_token_logps`, of which it takes all
+    other arguments.
+
+    Returns:
+        `[...]` float32 (float64 for float64 inputs), 0 for a sequence without tokens. Differentiable once.
+
+    Raises:
+        ValueError: as `linear_token_logps`.
+
+    >>> linear_sequence_logps(torch.zeros(1, 2, 8), torch.ones(4, 8), torch.tensor([[3, 0]]))
+    tensor([-2.7726])
+    """
+    expect(hidden.ndim >= 3, "hidden of shape [..., T, D]", hidden=list(hidden.shape))
+    logps = linear_token_logps(
+        hidden,
+        weight,
+        ids,
+        mask=mask,
+        bias=bias,
+        temperature=temperature,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        chunk_bytes=chunk_bytes,
+        backend=backend,
+    )
+    sums = logps.sum(-1)
+    return sums / kept_rows(ids, mask).sum(-1).clamp_min(1) if length_normalize else sums
+
+
+@outside_graphs
+def linear_weighted_nll(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    token_weights: Tensor,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    entropy: bool = False,
+    chunk_bytes: int | None = None,
+    backend: Backend = "auto",
+) -> WeightedNLL:
+    """Eq. (7) through the LM head, loss and all gradients in one pass of 6·N·D·V floating point operations.
+
+    L = −Σ_t c_t log p(y_t), dZ_t = c_t (p_t − onehot(y_t)) · ∂odds/∂z, dH = dZ·W, dW = dZᵀ·H, db = Σ_t dZ_t; the same
+    as `-(token_weights * linear_token_logps(hidden, weight, ids)).sum()`. dW is accumulated in float32.
+
+    Args:
+        hidden: `[..., D]`; needs no gradient if the body is frozen.
+        weight: `[V, D]` of the dtype of `hidden`; any floating dtype under autocast. May be tied to the embedding.
+        ids: `[...]` int64 or int32; −100 marks a row as none.
+        token_weights: `[...]` c of every token, of either sign; never differentiated. Rows with c = 0 are dropped
+            before the matmul.
+        mask: as in `linear_token_logps`.
+        bias: `[V]` or None.
+        temperature: T > 0.
+        logit_scale: factor on the raw logits.
+        softcap: bound of a final tanh soft cap, or None.
+        entropy: also return every kept row's entropy.
+        chunk_bytes: memory for one chunk of logits; None takes the device's default.
+        backend: `"auto"`, `"torch"` or `"triton"`.
+
+    Returns:
+        Loss, token log-probabilities and entropy. The gradients are computed with the loss, only where needed (none
+        under `no_grad`), and handed out by the first backward.
+
+    Raises:
+        ValueError: as `linear_token_logps`.
+
+    >>> linear_weighted_nll(torch.zeros(2, 8), torch.ones(4, 8), torch.tensor([3, 1]), torch.tensor([1.0, -0.5])).loss
+    tensor(0.6931)
+    """
+    keep = _checked(hidden, weight, bias, ids, mask)
+    expect_token_weights(token_weights, ids)
+    odds = LogitMap.checked(temperature, logit_scale, softcap)
+    settings = _settings(hidden, odds, chunk_bytes, backend)._replace(entropy=entropy)
+    kept = (keep & (token_weights != 0)).flatten().nonzero().squeeze(-1)
+    factor = token_weights.detach().flatten()[kept].to(accumulation_dtype(settings.dtype))
+    inputs = _rows_at(hidden, kept), weight, bias, ids.flatten()[kept]
+    if _wants_gradient(hidden, weight, bias):
+        loss, logps, entropies = _LinearWeightedNLL.apply(*inputs, factor, settings)  # type: ignore[no-untyped-call]
+    else:
+        logps, _, entropies = _scores(*inputs, settings)
+        loss = weighted_sum(factor, logps)
+    return WeightedNLL(
+        loss, _scattered(logps, kept, ids), None if entropies is None else _scattered(entropies, kept, ids)
+    )
+
+
+class _LinearTokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, settings: _Settings
+    ) -> Tensor:
+        logps, lse, _ = _scores(hidden, weight, bias, ids, settings)
+        ctx.save_for_backward(hidden, weight, bias, ids, lse)
+        ctx.settings = settings
+        return logps
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, ids, lse = ctx.saved_tensors
+        settings: _Settings = ctx.settings
+        with settings.no_autocast():
+            chunks = LogitChunks(hidden, weight, bias, settings.dtype, settings.chunk_bytes)
+            gradients = HeadGradients(chunks, -upstream, ctx.needs_input_grad[:3])
+            counted = (upstream != 0).to(upstream.dtype)
+            for span, logits in chunks:
+                settings.rows.row_gradient(logits, ids[span], lse[span], counted[span], settings.odds, logits)
+                gradients.add(span, logits)
+            return *gradients.scaled(1.0, _dtypes(hidden, weight, bias)), None, None
+
+
+class _LinearWeightedNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        ids: Tensor,
+        factor: Tensor,
+        settings: _Settings,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        with settings.no_autocast():
+            chunks = LogitChunks(hidden, weight, bias, settings.dtype, settings.chunk_bytes)
+            gradients = HeadGradients(chunks, factor, ctx.needs_input_grad[:3])
+            results = empty_row_logps(hidden[:, :1], entropy=settings.entropy)
+            counted = torch.ones_like(factor)
+            for span, logits in chunks:
+                found = settings.rows.row_logps_and_gradient(
+                    logits, ids[span], counted[span], settings.odds, logits, entropy=settings.entropy
+                )
+                gradients.add(span, logits)
+                _store(results, span, found)
+        ctx.gradient, ctx.dtypes = gradients, _dtypes(hidden, weight, bias)
+        logps, _, entropies = results
+        ctx.mark_non_differentiable(*(values for values in (logps, entropies) if values is not None))
+        return weighted_sum(factor, logps), logps, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradients: HeadGradients = consumed_once(ctx)
+        return *gradients.scaled(upstream, ctx.dtypes), None, None, None
+
+
+def _checked(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Check the arguments all operations share; return the kept rows `[...]`."""
+    expect_rows("hidden", hidden, ids, mask)
+    expect_head(hidden, weight, bias)
+    keep = kept_rows(ids, mask)
+    expect_ids(ids, keep, len(weight))
+    return keep
+
+
+def _settings(hidden: Tensor, odds: LogitMap, chunk_bytes: int | None, backend: Backend) -> _Settings:
+    """Gather the settings of one call: under autocast the matmuls run in its dtype."""
+    expect(chunk_bytes is None or chunk_bytes > 0, "chunk_bytes > 0", chunk_bytes=chunk_bytes)
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    return _Settings(odds, row_backend(backend, hidden), device, dtype, chunk_bytes)
+
+
+def _wants_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _rows_at(hidden: Tensor, kept: Tensor) -> Tensor:
+    """Select the kept rows `[n, D]` of `hidden [..., D]`, without a copy where all are kept."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    return flat if len(kept) == len(flat) else flat.index_select(0, kept)
+
+
+def _scattered(values: Tensor, kept: Tensor, ids: Tensor) -> Tensor:
+    """Put `values [n]` of the kept rows back among zeros, in the shape of `ids`."""
+    if len(kept) == ids.numel():
+        return values.view(ids.shape)
+    return values.new_zeros(ids.numel()).index_copy(0, kept, values).view(ids.shape)
+
+
+def _dtypes(*tensors: Tensor | None) -> tuple[torch.dtype, ...]:
+    return tuple(torch.float32 if tensor is None else tensor.dtype for tensor in tensors)
+
+
+def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, settings: _Settings) -> RowLogps:
+    """Compute the rows' results without any gradient."""
+    with settings.no_autocast(), torch.no_grad():
+        results = empty_row_logps(hidden[:, :1], entropy=settings.entropy)
+        counted = torch.ones_like(ids, dtype=torch.bool)
+        for span, logits in LogitChunks(hidden, weight, bias, settings.dtype, settings.chunk_bytes):
+            rows = settings.rows.row_logps(logits, ids[span], counted[span], settings.odds, entropy=settings.entropy)
+            _store(results, span, rows)
+    return results
+
+
+def _store(results: RowLogps, span: slice, found: RowLogps) -> None:
+    for values, part in zip(results, found, strict=True):
+        if values is not None and part is not None:
+            values[span] = part

@@ -1,0 +1,112 @@
+"""The matmuls of the LM head: logits chunk by chunk in one buffer, and the gradients those chunks add up to."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
+"""Default bytes of one chunk of logits, by device; `benchmarks/kernels.py` sweeps them."""
+MOST_ROWS = 4096
+"""A matmul of 4096 rows fills a big GPU; more only cost memory."""
+
+
+def chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
+    """Rows of a chunk: as many as fit into the budget, at least one, spread evenly over the chunks.
+
+    >>> chunk_rows(1000, row_bytes=1 << 20, chunk_bytes=64 << 20)
+    63
+    """
+    most = max(1, min(MOST_ROWS, chunk_bytes // row_bytes))
+    chunks = max(1, -(-rows // most))
+    return max(1, -(-rows // chunks))
+
+
+class LogitChunks:
+    """`hidden [n, D]` @ `weight [V, D]`ᵀ + bias in `dtype`: (row numbers, logits `[rows, V]`) in one reused buffer.
+
+    The consumer may write over the logits it is given.
+    """
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, chunk_bytes: int | None
+    ) -> None:
+        self.hidden = hidden.to(dtype)
+        self.weight = weight.to(dtype)
+        self.bias = None if bias is None else bias.to(dtype)
+        budget = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
+        self._rows = chunk_rows(len(hidden), len(weight) * dtype.itemsize, budget)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        buffer = self.hidden.new_empty(min(self._rows, len(self.hidden)), len(self.weight))
+        for start in range(0, len(self.hidden), self._rows):
+            span = slice(start, min(start + self._rows, len(self.hidden)))
+            logits = buffer[: span.stop - start]
+            torch.mm(self.hidden[span], self.weight.t(), out=logits)
+            if self.bias is not None:
+                logits.add_(self.bias)
+            yield span, logits
+
+
+class HeadGradients:
+    """dH = diag(f)·G·W, dW = Gᵀ·diag(f)·H and db = Gᵀ·f from chunks of row-normalised logit gradients G.
+
+    G = (p − onehot) · slope keeps in float16 what f·G with a coefficient f of 1e-5 would lose. So f enters dW and db
+    through H and 1, relative to max |f|, and enters dH when the gradients are handed out, as does the scale max |f|.
+    """
+
+    def __init__(self, chunks: LogitChunks, factor: Tensor, needed: tuple[bool, ...]) -> None:
+        hidden, weight, bias = needed
+        self._chunks = chunks
+        self._factor = factor
+        self._peak = torch.cat([factor.abs(), factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
+        self._hidden = torch.empty_like(chunks.hidden) if hidden else None
+        self._weight = _Sum(chunks.weight, factor.dtype) if weight else None
+        self._bias = _Sum(chunks.weight[:, :1], factor.dtype) if bias else None
+
+    def add(self, span: slice, row_gradients: Tensor) -> None:
+        """Take in the rows `span` of G `[rows, V]`."""
+        chunks = self._chunks
+        if self._hidden is not None:
+            torch.mm(row_gradients, chunks.weight, out=self._hidden[span])
+        if self._weight is None and self._bias is None:
+            return
+        relative = (self._factor[span] / self._peak)[:, None]
+        if not row_gradients.is_cuda:
+            row_gradients = row_gradients.to(self._factor.dtype)
+        if self._weight is not None:
+            self._weight.add(row_gradients.t(), chunks.hidden[span] * relative)
+        if self._bias is not None:
+            self._bias.add(row_gradients.t(), relative)
+
+    def scaled(self, upstream: Tensor | float, dtypes: tuple[torch.dtype, ...]) -> tuple[Tensor | None, ...]:
+        """Hand out (dH, dW, db) times `upstream`, in `dtypes`; the sums are written over."""
+        hidden, weight, bias = dtypes
+        return (
+            None if self._hidden is None else self._hidden.mul_((self._factor * upstream)[:, None]).to(hidden),
+            None if self._weight is None else self._weight.total(self._peak * upstream, weight),
+            None if self._bias is None else self._bias.total(self._peak * upstream, bias).squeeze(-1),
+        )
+
+
+class _Sum:
+    """Σ a·b over chunks, in float32 (float64) whatever the dtype of the factors."""
+
+    def __init__(self, like: Tensor, dtype: torch.dtype) -> None:
+        self._sum = torch.empty_like(like, dtype=dtype, memory_format=torch.contiguous_format)
+        self._empty = True
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        beta = 0 if self._empty else 1
+        self._empty = False
+        if a.dtype == self._sum.dtype:
+            torch.addmm(self._sum, a, b.to(a.dtype), beta=beta, out=self._sum)
+        else:
+            torch.addmm(self._sum, a, b.to(a.dtype), self._sum.dtype, beta=beta, out=self._sum)
+
+    def total(self, scale: Tensor | float, dtype: torch.dtype) -> Tensor:
+        """Return the sum times `scale`; zeros if nothing was added."""
+        if self._empty:
+            return torch.zeros_like(self._sum, dtype=dtype)
+        out = self._sum if dtype == self._sum.dtype else torch.empty_like(self._sum, dtype=dtype)
+        return torch.mul(self._sum, scale, out=out)

@@ -1,0 +1,128 @@
+"""What both backends share: the map from raw logits to log-odds, kept rows, results, the choice of backend."""
+
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from maxent_grpo._checks import expect
+from maxent_grpo.kernels._checks import IGNORED_ID, expect_positive
+
+Backend = Literal["auto", "torch", "triton"]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class WeightedNLL:
+    """Result of a one-pass weighted NLL.
+
+    Attributes:
+        loss: scalar −Σ c·log p, differentiable, float32 (float64 for float64 inputs).
+        token_logps: `[...]` log p of every kept row, 0 elsewhere, detached.
+        entropy: `[...]` entropy of every kept row's distribution, 0 elsewhere, detached; None unless asked for.
+    """
+
+    loss: Tensor
+    token_logps: Tensor
+    entropy: Tensor | None
+
+
+class LogitMap(NamedTuple):
+    """From raw logits z to the distribution: softmax of `softcap · tanh(scale · z / softcap) / temperature`."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+
+    @classmethod
+    def checked(cls, temperature: float, logit_scale: float = 1.0, softcap: float | None = None) -> "LogitMap":
+        """Return the map with these settings, each a finite number above zero."""
+        expect_positive("temperature", temperature)
+        expect_positive("logit_scale", logit_scale)
+        if softcap is not None:
+            expect_positive("softcap", softcap)
+        return cls(logit_scale, softcap, temperature)
+
+    @property
+    def slope(self) -> float:
+        """The map's derivative at z = 0, and everywhere when there is no soft cap."""
+        return self.scale / self.temperature
+
+
+class RowLogps(NamedTuple):
+    """Per row `[N]`: log p of its id, the log-sum-exp of its mapped logits, and its entropy when asked for."""
+
+    logps: Tensor
+    lse: Tensor
+    entropy: Tensor | None
+
+
+def empty_row_logps(logits: Tensor, *, entropy: bool) -> RowLogps:
+    """Zeros for every row of `logits [..., V]`, in the accumulation dtype."""
+    zeros = torch.zeros(
+        3 if entropy else 2,
+        logits.shape[:-1].numel(),
+        dtype=accumulation_dtype(logits.dtype),
+        device=logits.device,
+    )
+    return RowLogps(zeros[0], zeros[1], zeros[2] if entropy else None)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64 inputs, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def kept_rows(ids: Tensor, mask: Tensor | None, token_weights: Tensor | None = None) -> Tensor:
+    """`[...]` bool: rows with a label, inside the mask, whose weight is not zero (NaN is not)."""
+    keep = ids != IGNORED_ID
+    if mask is not None:
+        keep = keep & mask
+    if token_weights is not None:
+        keep = keep & (token_weights != 0)
+    return keep
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run in Triton's interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on")
+
+
+def row_backend(backend: Backend, tensor: Tensor) -> ModuleType:
+    """Return the module whose row functions serve this tensor.
+
+    `"auto"` takes Triton for a tensor on a CUDA (or ROCm) device where Triton is installed, and torch otherwise.
+    """
+    expect(backend in ("auto", "torch", "triton"), "backend 'auto', 'torch' or 'triton'", backend=backend)
+    triton_serves = tensor.dtype != torch.float64 and importlib.util.find_spec("triton") is not None
+    if backend == "triton":
+        expect(
+            triton_serves and (tensor.is_cuda or interpreting()),
+            "Triton, a GPU (or TRITON_INTERPRET=1) and no float64 for backend='triton'",
+            dtype=tensor.dtype,
+            device=str(tensor.device),
+        )
+    chosen = "triton" if backend == "triton" or (backend == "auto" and triton_serves and tensor.is_cuda) else "torch"
+    return importlib.import_module(f"maxent_grpo.kernels.{chosen}_rows")
+
+
+def outside_graphs(operation: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Keep `operation` out of the graphs that `torch.compile` builds of its callers: it is fused by hand.
+
+    `torch.compiler.disable` as a decorator would import the compiler, and Triton with it, along with this package.
+    """
+
+    @functools.wraps(operation)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        chosen = torch.compiler.disable(operation) if torch.compiler.is_compiling() else operation
+        return chosen(*args, **kwargs)
+
+    return call

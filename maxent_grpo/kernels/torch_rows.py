@@ -1,0 +1,145 @@
+"""The row operations in plain torch: any device, any floating dtype, block by block in one small buffer.
+
+The functions take logits `[..., V]` of any strides and per-row tensors `[N]`, N the product of the leading shape.
+Beside their result they hold at most three blocks of `BLOCK_BYTES` (or of one row, if that is more): the values,
+the slope of a soft cap or the terms of an entropy, and a copy of the kept rows of a block that drops some.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from maxent_grpo.kernels.rows import LogitMap, RowLogps, accumulation_dtype, empty_row_logps
+
+BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+"""Bytes of one block in the accumulation dtype: what a CPU's cache holds, what keeps a GPU busy."""
+
+
+def row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, *, entropy: bool = False) -> RowLogps:
+    """Log-probability, log-sum-exp and entropy of every kept row, 0 elsewhere."""
+    result = empty_row_logps(logits, entropy=entropy)
+    scratch = _scratch(logits)
+    for span, (block,) in row_blocks(logits):
+        rows = _kept(keep[span])
+        kept = block[rows]
+        found, _ = _softmax(kept, ids[span][rows], odds, scratch[: len(kept)], entropy=entropy)
+        _store(result, span, rows, found)
+    return result
+
+
+def sequence_row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap) -> tuple[Tensor, Tensor]:
+    """Per sequence of `logits [..., T, V]` the sum of its kept rows' log-probabilities; per row the log-sum-exp."""
+    logps, lse, _ = row_logps(logits, ids, keep, odds)
+    return logps.view(logits.shape[:-1]).sum(-1).flatten(), lse
+
+
+def row_gradient(logits: Tensor, ids: Tensor, lse: Tensor, factor: Tensor, odds: LogitMap, out: Tensor) -> None:
+    """Write `factor · ∂(−log p)/∂logits` to `out [..., V]`, which may be `logits`; zeros where the factor is 0.
+
+    `lse` has no use here: a softmax over a cached block costs no more than an exponential.
+    """
+    del lse
+    row_logps_and_gradient(logits, ids, factor, odds, out)
+
+
+def row_logps_and_gradient(
+    logits: Tensor, ids: Tensor, factor: Tensor, odds: LogitMap, out: Tensor, *, entropy: bool = False
+) -> RowLogps:
+    """Both in one pass: `row_logps` of the rows whose factor is not 0, and `row_gradient` into `out`.
+
+    ∂(−log p)/∂z = (p − onehot) · slope is formed in float32 (float64) and rounded once, to the dtype of `out`.
+    """
+    result = empty_row_logps(logits, entropy=entropy)
+    scratch = _scratch(logits)
+    for span, (block, target) in row_blocks(logits, out):
+        rows = _kept(factor[span] != 0)
+        kept, kept_ids = block[rows], ids[span][rows]
+        whole = isinstance(rows, slice)
+        work = target if whole and target.dtype == scratch.dtype else scratch[: len(kept)]
+        found, slope = _softmax(kept, kept_ids, odds, work, entropy=entropy)
+        _store(result, span, rows, found)
+        row_factor = torch.where(found.logps.isnan(), torch.nan, factor[span][rows] * odds.slope)[:, None]
+        _subtract_onehot_(work, kept_ids)
+        work.mul_(row_factor if slope is None else slope.mul_(row_factor))
+        if not whole:
+            target.zero_()
+        if work is not target:
+            target[rows] = work.to(target.dtype)
+    return result
+
+
+def scale_(gradient: Tensor, upstream: Tensor) -> None:
+    """Multiply in place, without a pass over memory where the factor can be seen to be 1."""
+    if upstream.device.type != "cpu" or upstream != 1:
+        gradient.mul_(upstream)
+
+
+def row_blocks(*tensors: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+    """Yield (row numbers, a view `[n, V]` of each tensor) over the rows of `[..., V]`; no strides force a copy."""
+    logits = tensors[0]
+    row_bytes = logits.shape[-1] * accumulation_dtype(logits.dtype).itemsize
+    size = max(1, BLOCK_BYTES.get(logits.device.type, BLOCK_BYTES["cpu"]) // row_bytes)
+    start = 0
+    for matrices in _matrices(tensors):
+        for first in range(0, len(matrices[0]), size):
+            blocks = tuple(matrix[first : first + size] for matrix in matrices)
+            yield slice(start, start + len(blocks[0])), blocks
+            start += len(blocks[0])
+
+
+def _matrices(tensors: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """View the rows of tensors `[..., V]` as `[n, V]`, as few as their strides allow."""
+    try:
+        return [tuple(tensor.view(-1, tensor.shape[-1]) for tensor in tensors)]
+    except RuntimeError:
+        return [views for parts in zip(*tensors, strict=True) for views in _matrices(parts)]
+
+
+def _kept(keep: Tensor) -> slice | Tensor:
+    """Return the indices where `keep [n]` holds; where that is everywhere, a slice, which copies nothing."""
+    return slice(None) if bool(keep.all()) else keep.nonzero().squeeze(-1)
+
+
+def _scratch(logits: Tensor) -> Tensor:
+    """Return a buffer for the values of one block."""
+    rows = max((len(block) for _, (block,) in row_blocks(logits)), default=0)
+    return logits.new_empty(rows, logits.shape[-1], dtype=accumulation_dtype(logits.dtype))
+
+
+def _softmax(
+    block: Tensor, ids: Tensor, odds: LogitMap, work: Tensor, *, entropy: bool
+) -> tuple[RowLogps, Tensor | None]:
+    """Leave the probabilities of `block [n, V]` in `work`; return the rows' results and the slope of a soft cap.
+
+    log Σ exp z = max z − log max p: no second exponential, no second buffer.
+    """
+    values, slope = block, None
+    if odds != LogitMap() or block.dtype != work.dtype:
+        values = work.copy_(block)
+        if odds.softcap is None:
+            values.mul_(odds.slope)
+        else:
+            values.mul_(odds.scale / odds.softcap).tanh_()
+            slope = 1 - values.square()
+            values.mul_(odds.softcap / odds.temperature)
+    inside = (ids >= 0) & (ids < block.shape[-1])
+    target = values.gather(-1, torch.where(inside, ids, 0).long()[:, None]).squeeze(-1)
+    top = values.amax(-1)
+    torch.softmax(values, -1, out=work)
+    lse = top - work.amax(-1).log()
+    logps = torch.where(inside, target - lse, torch.nan)
+    return RowLogps(logps, lse, torch.special.entr(work).sum(-1) if entropy else None), slope
+
+
+def _subtract_onehot_(probabilities: Tensor, ids: Tensor) -> None:
+    """Subtract 1 at each row's id, clamped into the vocabulary: the others' rows are NaN already."""
+    at = ids.long().clamp(0, probabilities.shape[-1] - 1)[:, None]
+    probabilities.scatter_add_(-1, at, probabilities.new_full(at.shape, -1.0))
+
+
+def _store(result: RowLogps, span: slice, rows: slice | Tensor, found: RowLogps) -> None:
+    """Write the results of some rows of a block into those of all rows."""
+    for values, part in zip(result, found, strict=True):
+        if values is not None and part is not None:
+            values[span][rows] = part
