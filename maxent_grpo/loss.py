@@ -53,9 +53,10 @@ def maxent_weighted_nll(
         "length_normalize or max_length, not both",
         max_length=max_length,
     )
-    terms = upcast(logps).masked_fill(~mask, 0.0)
+    heard = _heard(weights, mask)
+    terms = upcast(logps).masked_fill(~heard, 0.0)
     if token_weights is not None:
-        terms = _on_tokens(token_weights, mask) * terms
+        terms = _on_tokens(token_weights, heard) * terms
     nll = -terms.sum(-1)
     if length_normalize:
         nll = nll / mask.sum(-1).clamp(min=1)
@@ -144,12 +145,12 @@ def weighted_clipped_surrogate(
     expect_in("clip_low", clip_low, 0.0, 1.0)
     expect_in("clip_high", clip_high, 0.0)
     expect_in("max_length", max_length, 0.0, open_low=True)
-    now = upcast(logps)
-    ratio = (now - old_logps.detach().to(now.dtype)).masked_fill(~mask, 0.0).exp()
+    now, heard = upcast(logps), _heard(weights, mask)
+    ratio = (now - old_logps.detach().to(now.dtype)).masked_fill(~heard, 0.0).exp()
     gain = advantages.detach().to(now.dtype).unsqueeze(-1)
-    terms = torch.minimum(ratio * gain, ratio.clamp(1 - clip_low, 1 + clip_high) * gain).masked_fill(~mask, 0.0)
+    terms = torch.minimum(ratio * gain, ratio.clamp(1 - clip_low, 1 + clip_high) * gain).masked_fill(~heard, 0.0)
     if token_weights is not None:
-        terms = _on_tokens(token_weights, mask) * terms
+        terms = _on_tokens(token_weights, heard) * terms
     return _per_group(weights, -terms.sum(-1) / max_length, mask.any(-1), num_groups).to(logps.dtype)
 
 
@@ -160,6 +161,11 @@ def _expect_tokens(logps: Tensor, mask: Tensor, **per_candidate: Tensor) -> None
     expect_mask("mask", mask, logps.shape)
     for name, value in per_candidate.items():
         expect_shape(name, value, logps.shape[:-1])
+
+
+def _heard(weights: Tensor, mask: Tensor) -> Tensor:
+    """Return the tokens [..., K, T] that can matter: 0·inf in a backward would be NaN, so weights of 0 are cut out."""
+    return mask & (weights.detach() != 0).unsqueeze(-1)
 
 
 def _on_tokens(token_weights: Tensor, mask: Tensor) -> Tensor:
@@ -174,4 +180,5 @@ def _per_group(weights: Tensor, values: Tensor, counted: Tensor, num_groups: flo
     else:
         expect_in("num_groups", num_groups, 0.0, open_low=True)
         groups = num_groups
-    return expectation(weights.detach().to(values.dtype), values).sum() / groups
+    constants = weights.detach().to(values.dtype).masked_fill(~counted, 0.0)
+    return expectation(constants, values).sum() / groups
