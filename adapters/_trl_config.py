@@ -1,0 +1,188 @@
+"""The arguments of `MaxEntGRPOTrainer`: TRL's, the `maxent_*` fields of `MaxEntConfig`, and what is refused."""
+
+import dataclasses
+import inspect
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from maxent_grpo._checks import expect, expect_in
+from maxent_grpo.adapters._require import require
+from maxent_grpo.config import MaxEntConfig
+
+require("trl", (1, 16), (1, 17), "trl")
+
+from trl import GRPOConfig  # noqa: E402  (only after the check of its version)
+
+_CHOSEN = "maxent_projection and maxent_nll_reduction choose the loss"
+_RAW = "the target is built from raw rewards; maxent_utilities='zscore' standardises them in their group"
+_TOKENS = "the method weighs all tokens of a candidate alike"
+REFUSED: dict[str, tuple[Any, str]] = {
+    "loss_type": ("maxent", _CHOSEN),
+    "scale_rewards": ("none", _RAW),
+    "multi_objective_aggregation": ("sum_then_normalize", _RAW),
+    "importance_sampling_level": ("token", "a clipped update compares token by token"),
+    "delta": (None, "the clip is epsilon and epsilon_high"),
+    "off_policy_mask_threshold": (None, "clipping is what bounds an update that is off-policy"),
+    "top_entropy_quantile": (1.0, _TOKENS),
+    "use_adaptive_entropy": (False, "the target's τ and maxent_dedup hold up entropy; entropy_coef is a constant"),
+    "use_liger_kernel": (False, "TRL deprecates it; use model_init_kwargs={'use_kernels': True}"),
+    **{
+        name: (default, _CHOSEN)
+        for name, default in (
+            ("sapo_temperature_neg", 1.05),
+            ("sapo_temperature_pos", 1.0),
+            ("vespo_k_pos", 2.0),
+            ("vespo_lambda_pos", 3.0),
+            ("vespo_k_neg", 3.0),
+            ("vespo_lambda_neg", 2.0),
+        )
+    },
+}
+"""Options of TRL that would change the loss, with the one value that leaves it alone and why it is that one."""
+
+
+def _help_of_fields() -> dict[str, str]:
+    """Return the description of each field of `MaxEntConfig`, from its docstring."""
+    attributes = inspect.cleandoc(MaxEntConfig.__doc__ or "").split("Attributes:")[1].split("Raises:")[0]
+    entries = re.findall(r"^    (\w+): (.+?)(?=^    \w|\Z)", attributes, flags=re.MULTILINE | re.DOTALL)
+    return {name: " ".join(text.split()).replace("%", "%%") for name, text in entries}
+
+
+def _maxent_fields() -> list[tuple[str, Any, Any]]:
+    """Return a `maxent_<name>` field for each field of `MaxEntConfig`; None leaves its default to that class."""
+    help_of, type_of = _help_of_fields(), get_type_hints(MaxEntConfig)
+    return [
+        (
+            f"maxent_{known.name}",
+            type_of[known.name] | None,
+            field(default=None, metadata={"help": f"{help_of[known.name]} Unset: {known.default!r}."}),
+        )
+        for known in dataclasses.fields(MaxEntConfig)
+    ]
+
+
+if TYPE_CHECKING:
+    _WithMaxEntFields = GRPOConfig
+else:
+    _WithMaxEntFields = dataclasses.make_dataclass("_WithMaxEntFields", _maxent_fields(), bases=(GRPOConfig,))
+
+
+@dataclass
+class MaxEntGRPOConfig(_WithMaxEntFields):
+    """`GRPOConfig` with one `maxent_<name>` field for each field of `MaxEntConfig`.
+
+    Unset fields are those of the method as published (or of the environment, see `MaxEntConfig.from_env`).
+    `maxent_max_length` is by default `max_completion_length`; `maxent_clip_low` and `maxent_clip_high` are by
+    default `epsilon` and `epsilon_high`.
+
+    | options of TRL that touch the loss | |
+    |---|---|
+    | `beta`, `num_iterations`, `steps_per_generation`, `epsilon`, `epsilon_high`, `reward_weights`, `temperature`, `mask_truncated_completions`, `vllm_importance_sampling_*`, `sync_ref_model`, `entropy_coef`, `router_aux_loss_coef`, `use_bias_correction_kl` (on `kl_penalty`), `cast_lm_head_to_fp32`, `disable_dropout` | honoured |
+    | `loss_type`, `scale_rewards`, `multi_objective_aggregation`, `importance_sampling_level`, `delta`, `off_policy_mask_threshold`, `top_entropy_quantile`, `use_adaptive_entropy`, `use_liger_kernel`, `sapo_*`, `vespo_*` | refused unless left as they are here: `REFUSED` says why |
+    | images in prompts or tool results | refused |
+    | `save_strategy="best"` or `load_best_model_at_end` where an update can end in mid-rollout | refused: such a checkpoint cannot be resumed exactly |
+
+    Args:
+        init_kl_coeff: β, the target's pull towards its anchor; `beta` and `maxent_beta` are other names for it.
+        kl_penalty: coefficient of TRL's token-level KL to the reference, which the method itself does not have:
+            mean over tokens, candidates and groups.
+        maxent_fused_head: take the weighted NLL through the LM head in one pass, logits never materialised.
+        maxent_measure_every: number of optimiser steps between measurements of the improvement gap and the
+            forward KL before and after an update on the same candidates (two scoring passes); 0 for never.
+
+    Raises:
+        ValueError: naming the option and its value, on an option that is refused, names of β that disagree, or
+            values that `MaxEntConfig` refuses.
+    """  # noqa: E501
+
+    loss_type: str = field(default="maxent", metadata={"help": f"Not a choice here: {_CHOSEN}."})
+    scale_rewards: str = field(default="none", metadata={"help": f"Not a choice here: {_RAW}."})
+    beta: float | None = field(default=None, metadata={"help": "Another name for init_kl_coeff."})
+    init_kl_coeff: float | None = field(
+        default=None, metadata={"help": "β, the target's pull towards its anchor. Unset: 0.0."}
+    )
+    kl_penalty: float = field(
+        default=0.0, metadata={"help": "Coefficient of a token-level KL to the reference, beside the method."}
+    )
+    maxent_fused_head: bool = field(
+        default=False, metadata={"help": "Take the weighted NLL through the LM head in one pass."}
+    )
+    maxent_measure_every: int = field(
+        default=0,
+        metadata={"help": "Optimiser steps between measurements of gap and KL before and after an update; 0: never."},
+    )
+
+    def __post_init__(self) -> None:
+        """Let TRL check its fields, then refuse what would change the method, then settle β."""
+        super().__post_init__()
+        self.expect_supported()
+        config = self.maxent_config()
+        self.init_kl_coeff = config.beta
+        # What TRL calls beta here only makes it load a reference model and score with it.
+        self.beta = config.beta if config.needs_reference else self.kl_penalty
+
+    @property
+    def updates_off_policy(self) -> bool:
+        """Whether some updates train on candidates of an earlier policy, so that they must be clipped."""
+        return self.gradient_accumulation_steps % self.micro_steps_per_rollout != 0
+
+    @property
+    def micro_steps_per_rollout(self) -> int:
+        """Number of forward-backward passes between two generations."""
+        return int(self.steps_per_generation * self.num_iterations)
+
+    def maxent_config(self) -> MaxEntConfig:
+        """Return the method's settings that these arguments amount to."""
+        given = {
+            f"maxent_{known.name}": getattr(self, f"maxent_{known.name}")
+            for known in dataclasses.fields(MaxEntConfig)
+        }
+        defaults = {
+            "maxent_max_length": self.max_completion_length,
+            "maxent_clip_low": self.epsilon,
+            "maxent_clip_high": self.epsilon if self.epsilon_high is None else self.epsilon_high,
+        }
+        return MaxEntConfig.from_recipe(defaults | given | {"init_kl_coeff": self._init_kl_coeff()})
+
+    def expect_supported(self) -> None:
+        """Refuse, by name, the options that the trainer cannot honour."""
+        for name, (value, reason) in REFUSED.items():
+            expect(getattr(self, name) == value, f"{name}={value!r} ({reason})", **{name: getattr(self, name)})
+        expect_in("kl_penalty", self.kl_penalty, 0.0)
+        expect_in("maxent_measure_every", self.maxent_measure_every, 0)
+        config = self.maxent_config()
+        whole_batch = self.kl_penalty != 0 or self.entropy_coef != 0
+        expect(
+            config.prune is None or not whole_batch,
+            "kl_penalty=0 and entropy_coef=0 with maxent_prune (they need the candidates that it drops)",
+            kl_penalty=self.kl_penalty,
+            entropy_coef=self.entropy_coef,
+        )
+        candidates = max(self.num_generations, self.num_generations_eval or 0)
+        expect(
+            candidates * config.q_eps <= 1,
+            f"maxent_q_eps <= 1/K with K={candidates} generations a prompt",
+            maxent_q_eps=config.q_eps,
+        )
+        expect(
+            not (self.updates_off_policy and (self.save_strategy == "best" or self.load_best_model_at_end)),
+            "save_strategy 'steps' or 'epoch' and load_best_model_at_end=False where updates end in mid-rollout "
+            "(a checkpoint there cannot be resumed exactly)",
+            save_strategy=str(self.save_strategy),
+            load_best_model_at_end=self.load_best_model_at_end,
+        )
+
+    def _init_kl_coeff(self) -> float:
+        """Return β, once all of its names agree.
+
+        `__post_init__` leaves in `beta` what TRL is to see, so beside another name that value is accepted too.
+        """
+        names = {"init_kl_coeff": self.init_kl_coeff, "maxent_beta": getattr(self, "maxent_beta")}  # noqa: B009
+        given = {name: float(value) for name, value in names.items() if value is not None}
+        anchored = getattr(self, "maxent_anchor") in (None, "reference")  # noqa: B009
+        seen_by_trl = given and not (anchored and max(given.values()) > 0) and self.beta == self.kl_penalty
+        if self.beta is not None and not seen_by_trl:
+            given["beta"] = float(self.beta)
+        expect(len(set(given.values())) <= 1, "init_kl_coeff, beta and maxent_beta to agree", **given)
+        return next(iter(given.values()), 0.0)

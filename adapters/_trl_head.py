@@ -1,0 +1,101 @@
+"""The weighted NLL through the LM head in one pass, inside the model's own forward.
+
+Inside, because the hooks of DDP, ZeRO and FSDP sit there: a head called beside the forward leaves gradients
+unsynchronised without a word.
+"""
+
+import functools
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from maxent_grpo.kernels import gathered_head, linear_weighted_nll
+from maxent_grpo.objective import MaxEntObjective
+
+
+@dataclass
+class WeightedHeadOutput(ModelOutput):  # type: ignore[misc]
+    """Result of a forward with `token_weights`.
+
+    Attributes:
+        loss: scalar, Σ token_weights·NLL.
+        log_probs: [B, T] log-probabilities of the weighted tokens, 0 elsewhere; detached.
+        entropy: [B, T] entropies there, 0 elsewhere; detached.
+    """
+
+    loss: Tensor | None = None
+    log_probs: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bool) -> None:
+    """Let this model instance take `token_weights`: its forward then returns a `WeightedHeadOutput`.
+
+    Args:
+        model: a causal language model; without `token_weights` its forward is what it was.
+        temperature: the logits are divided by it.
+        float32: project in float32, outside autocast.
+    """
+    forward = model.forward
+    settings = _logit_settings(model.config.get_text_config())
+
+    @functools.wraps(forward)  # `generate` checks its arguments against the signature
+    def weighted_forward(*args: Any, token_weights: Tensor | None = None, **kwargs: Any) -> Any:
+        if token_weights is None:
+            return forward(*args, **kwargs)
+        input_ids, width = kwargs["input_ids"], token_weights.size(1)
+        states = model.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+        hidden = states[:, -width - 1 : -1]
+        precision = torch.autocast(hidden.device.type, enabled=False) if float32 else nullcontext()
+        with gathered_head(model.get_output_embeddings()) as (weight, bias), precision:
+            result = linear_weighted_nll(
+                hidden.float() if float32 else hidden,
+                weight,
+                input_ids[:, -width:],
+                token_weights,
+                bias=bias,
+                temperature=temperature,
+                entropy=True,
+                **settings,
+            )
+        return WeightedHeadOutput(loss=result.loss, log_probs=result.token_logps, entropy=result.entropy)
+
+    model.forward = weighted_forward
+
+
+def token_weights(objective: MaxEntObjective, coefficients: Tensor, mask: Tensor, **constants: Any) -> Tensor:
+    """Return what each token's NLL is multiplied by in the loss, [B, T].
+
+    An update that is not clipped is linear in the token log-probabilities, so the weights are minus its gradient.
+
+    Args:
+        objective: takes the loss.
+        coefficients: [B].
+        mask: [B, T] bool.
+        constants: what else `MaxEntObjective.loss` needs.
+    """
+    with torch.enable_grad():
+        logps = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device, requires_grad=True)
+        (gradient,) = torch.autograd.grad(objective.loss(logps, coefficients, mask, **constants), logps)
+    return -gradient
+
+
+def _logit_settings(config: Any) -> dict[str, float | None]:
+    """Return how a model makes logits of its head's output: a factor and a soft cap, under their many names."""
+    scale = next(
+        (
+            float(value)
+            for name in ("logit_scale", "output_multiplier", "lm_head_multiplier")
+            if (value := getattr(config, name, None)) is not None
+        ),
+        1.0,
+    )
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor is not None:
+        scale = float(divisor) if config.model_type == "hyperclovax" else 1 / float(divisor)
+    return {"logit_scale": scale, "softcap": getattr(config, "final_logit_softcapping", None)}

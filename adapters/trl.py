@@ -1,0 +1,299 @@
+"""MaxEnt-GRPO in TRL: change one import, or one line of YAML.
+
+    from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
+
+    trainer = MaxEntGRPOTrainer("Qwen/Qwen2.5-0.5B-Instruct", reward, MaxEntGRPOConfig("runs/one"), dataset)
+    trainer.train()
+
+Targets and coefficients are computed once per rollout, where the groups are whole; TRL then shuffles and splits
+the candidates, each carrying its coefficient, and the loss only multiplies. Nothing of TRL is patched or copied.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, TrainerCallback, TrainerControl, TrainerState
+
+from maxent_grpo._checks import expect
+from maxent_grpo.adapters._trl_config import MaxEntGRPOConfig
+from maxent_grpo.adapters._trl_groups import gathered_groups
+from maxent_grpo.adapters._trl_head import add_weighted_head, token_weights
+from maxent_grpo.adapters._trl_preflight import num_groups, preflight_report
+from maxent_grpo.adapters._trl_rows import (
+    Rows,
+    over_micro_batches,
+    over_ranks,
+    selected,
+    summed,
+    token_mask,
+    whole_sequences,
+)
+from maxent_grpo.loss import maxent_weighted_nll
+from maxent_grpo.objective import MaxEntObjective, Target
+
+from trl import GRPOTrainer  # isort: skip  (after the check of its version in _trl_config)
+from trl.models.utils import disable_gradient_checkpointing  # isort: skip
+
+__all__ = ["MaxEntGRPOConfig", "MaxEntGRPOTrainer"]
+
+logger = logging.getLogger(__name__)
+
+
+class MaxEntGRPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` with the loss of MaxEnt-GRPO; `MaxEntGRPOConfig` says which options are honoured.
+
+    Args:
+        model, reward_funcs, train_dataset, kwargs: as `trl.GRPOTrainer`.
+        args: a `MaxEntGRPOConfig`; by default the method as published.
+
+    Raises:
+        ValueError: before any model is loaded, on arguments of another class, an option that is refused, or
+            prompts that cannot fit the model's context.
+    """
+
+    _tag_names = ["trl", "grpo", "maxent-grpo"]  # noqa: RUF012  (as TRL declares it)
+    _name = "MaxEnt-GRPO"
+    _paper = {  # noqa: RUF012
+        "title": "MaxEnt-GRPO: Maximum-Entropy Group-Relative Policy Optimization",
+        "citation": "@misc{daliberti2025maxentgrpo,\n"
+        "    title  = {{MaxEnt-GRPO: Maximum-Entropy Group-Relative Policy Optimization}},\n"
+        "    author = {Liv d'Aliberti},\n    year   = 2025,\n}",
+    }
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: MaxEntGRPOConfig | None = None,
+        train_dataset: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = MaxEntGRPOConfig(f"{name.split('/')[-1]}-MaxEnt-GRPO")
+        expect(isinstance(args, MaxEntGRPOConfig), "args to be a MaxEntGRPOConfig", args=type(args).__name__)
+        args.expect_supported()
+        self.objective = MaxEntObjective(args.maxent_config())
+        config = self.objective.config
+        loading = {
+            "trust_remote_code": args.trust_remote_code,
+            "revision": (args.model_init_kwargs or {}).get("revision"),
+        }
+        model_config = AutoConfig.from_pretrained(model, **loading) if isinstance(model, str) else model.config
+        report = preflight_report(args, model_config, train_dataset, kwargs.get("processing_class"))
+        if args.process_index == 0:
+            logger.warning(report)
+        self._whole_batch = args.kl_penalty != 0 or args.entropy_coef != 0
+        self._drops = not self._whole_batch and (config.prune is not None or config.skip != "none")
+        self._frozen: tuple[Rows, Target] | None = None
+        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        self._fused = args.maxent_fused_head and self._can_fuse()
+        if self._fused:
+            base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+            add_weighted_head(base, temperature=self.temperature, float32=args.cast_lm_head_to_fp32)
+        self.add_callback(_StepEnd(self))
+
+    def _can_fuse(self) -> bool:
+        """Return whether the loss is linear in the token log-probabilities, or say why it is not."""
+        reasons = {
+            "updates are clipped": self.args.updates_off_policy,
+            "entropy_coef > 0": self.entropy_coef != 0,
+            "kl_penalty > 0": self.args.kl_penalty != 0,
+            "the router has an auxiliary loss": self.aux_loss_enabled,
+        }
+        against = [reason for reason, holds in reasons.items() if holds]
+        if against:
+            logger.warning("maxent_fused_head falls back to TRL's head: %s.", ", ".join(against))
+        return not against
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Keep the raw rewards, [N, F] over all ranks, before TRL makes advantages of them."""
+        self._raw_rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
+        return self._raw_rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Rows:
+        """Return TRL's rollout with a coefficient a candidate, and the surrogate's advantages."""
+        rows: Rows = super()._generate_and_score_completions(inputs)
+        expect("pixel_values" not in rows, "prompts and tool results of text", images=True)
+        train, args = self.model.training, self.args
+        old, measured = rows.get("old_per_token_logps"), train and self._measures_this_step()
+        if old is None and (measured or self.objective.config.needs_old_logps):
+            old = self._score(rows)
+        groups = gathered_groups(self.accelerator, rows, old, self._generations())
+        target = groups.target(self.objective, self._raw_rewards, self.reward_weights)
+        coefficients = self.objective.coefficients(
+            target, old_logps=groups.old_logps, generator=groups.generator(args.seed, self.state.global_step)
+        )
+        self._log_target(target, coefficients, groups.old_logps)
+        first = self.accelerator.process_index * len(rows["prompt_ids"])
+        mine = slice(first, first + len(rows["prompt_ids"]))
+        rows["maxent_coefficients"] = coefficients.flatten()[mine]
+        rows["advantages"] = target.advantages.flatten()[mine]
+        if not args.updates_off_policy:
+            rows.pop("old_per_token_logps", None)  # nothing to clip: the ratio is 1
+        if args.kl_penalty == 0:
+            rows.pop("ref_per_token_logps", None)
+        rows.pop("sampling_per_token_logps", None)
+        if measured:
+            self._frozen = (rows, target)
+        if train and self._drops:
+            rows = over_ranks(self.accelerator, rows, coefficients.flatten() != 0, self._tokenizer.pad_token_id)
+        return rows
+
+    def _prepare_inputs(self, generation_batch: Any) -> Rows:
+        """Return TRL's micro-batch, of a rollout whose dropped candidates are spread over its micro-batches."""
+        before = self._buffered_inputs
+        rows: Rows = super()._prepare_inputs(generation_batch)
+        if self.model.training and self._drops and self._buffered_inputs is not before:
+            kept = torch.cat([batch["maxent_coefficients"] for batch in self._buffered_inputs]) != 0
+            self._buffered_inputs = over_micro_batches(self._buffered_inputs, kept)
+            rows = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return rows
+
+    def _compute_loss(self, model: Any, inputs: Rows) -> Tensor:
+        """Return the loss of a micro-batch: over the micro-batches and ranks of a step they add up to eq. (7).
+
+        Ranks' gradients are averaged, hence the factor of their number.
+        """
+        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
+        groups = num_groups(self.args, accumulation, len(inputs["prompt_ids"]), self._generations())
+        rows = self._trained_on(inputs)
+        mask, ratio = token_mask(rows), rows.get("importance_sampling_ratio")
+        constants = {
+            "num_groups": groups / self.accelerator.num_processes,
+            "advantages": rows["advantages"],
+            "token_weights": None if ratio is None else ratio.expand(mask.shape),
+        }
+        if self._fused:
+            return self._fused_loss(model, rows, mask, constants)
+        logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(
+            model, **whole_sequences(rows), compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
+        )
+        old = rows.get("old_per_token_logps")
+        loss = self.objective.loss(logps, rows["maxent_coefficients"], mask, old_logps=old, **constants)
+        sums = {"entropy": entropies}
+        if self.args.kl_penalty != 0:
+            sums["kl"] = self._token_kl(logps, rows["ref_per_token_logps"], old)
+            loss = loss + self.args.kl_penalty * self._candidate_mean(sums["kl"], mask, constants["num_groups"])
+        if self.entropy_coef != 0:
+            loss = loss - self.entropy_coef * self._candidate_mean(entropies, mask, constants["num_groups"])
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * aux_loss / accumulation
+        if old is not None:
+            sums["clip_ratio/region_mean"] = self._clipped(logps, old, rows)
+        self._log_token_means(sums, mask)
+        return loss
+
+    def _fused_loss(self, model: Any, rows: Rows, mask: Tensor, constants: dict[str, Any]) -> Tensor:
+        """Return the loss through the one-pass LM head."""
+        weights = token_weights(self.objective, rows["maxent_coefficients"], mask, **constants)
+        sequences = whole_sequences(rows)
+        with self.accelerator.autocast():
+            result = model(
+                input_ids=sequences["input_ids"], attention_mask=sequences["attention_mask"], token_weights=weights
+            )
+        self._log_token_means({"entropy": result.entropy}, mask)
+        loss: Tensor = result.loss
+        return loss
+
+    def _trained_on(self, rows: Rows) -> Rows:
+        """Return the rows with a coefficient: at least one, so that every rank runs the same collectives."""
+        if not (self.model.training and self._drops):
+            return rows
+        kept = rows["maxent_coefficients"] != 0
+        kept[0] |= ~kept.any()
+        return selected(rows, kept)
+
+    def _token_kl(self, logps: Tensor, ref_logps: Tensor, old: Tensor | None) -> Tensor:
+        """Return TRL's estimate of the KL to the reference at each token, [B, T]."""
+        gap = ref_logps - logps
+        kl = gap.exp() - gap - 1
+        return (
+            kl * (logps - (logps.detach() if old is None else old)).exp() if self.args.use_bias_correction_kl else kl
+        )
+
+    def _candidate_mean(self, values: Tensor, mask: Tensor, groups: float) -> Tensor:
+        """Return this part of the mean of [B, T] over a candidate's tokens, candidates and groups."""
+        share = torch.full_like(values[:, 0], 1 / self._generations())
+        return -maxent_weighted_nll(values, share, mask, length_normalize=True, num_groups=groups)
+
+    def _clipped(self, logps: Tensor, old: Tensor, rows: Rows) -> Tensor:
+        """Return where a token's ratio is out of bounds in the direction of its gain, [B, T]."""
+        config, ratio = self.objective.config, (logps.detach() - old).exp()
+        gain = rows["advantages" if config.projection == "surrogate" else "maxent_coefficients"].unsqueeze(-1)
+        return ((ratio < 1 - config.clip_low) & (gain < 0)) | ((ratio > 1 + config.clip_high) & (gain > 0))
+
+    @torch.no_grad()
+    def _log_token_means(self, values: dict[str, Tensor], mask: Tensor) -> None:
+        """Log means of [B, T] over the tokens of all ranks, by one reduction of sums."""
+        sums = torch.stack([mask.sum().float(), *((value.float() * mask).sum() for value in values.values())])
+        count, *totals = self.accelerator.reduce(sums, reduction="sum").tolist()
+        self._log_values({name: total / max(count, 1.0) for name, total in zip(values, totals, strict=True)})
+
+    def _log_target(self, target: Target, coefficients: Tensor, old_logps: Tensor | None) -> None:
+        """Log the statistics of the gathered groups, the same on every rank, and the table's columns."""
+        statistics = self.objective.statistics(target, policy_logps=old_logps)
+        self._log_values({name: float(value) for name, value in statistics.as_dict().items()})
+        self._log_values({"maxent/frac_trained_on": float((coefficients != 0).float().mean())})
+        self._logs["extra"]["target_weight"].extend(target.weights.flatten().tolist())
+        self._logs["extra"]["coefficient"].extend(coefficients.flatten().tolist())
+
+    def _log_values(self, values: dict[str, float]) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, value in values.items():
+            metrics[name].append(value)
+
+    def _generations(self) -> int:
+        return int(self.num_generations if self.model.training else self.num_generations_eval)
+
+    def _measures_this_step(self) -> bool:
+        every = self.args.maxent_measure_every
+        return every > 0 and self.state.global_step % every == 0
+
+    @torch.no_grad()
+    def _score(self, rows: Rows) -> Tensor:
+        """Return the policy's token log-probabilities of these rows, [B, T], in batches of a micro-batch."""
+        args = self.args
+        size = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
+        with disable_gradient_checkpointing(self.model, args.gradient_checkpointing_kwargs):
+            logps: Tensor = self._get_per_token_logps_and_entropies(
+                self.model, **whole_sequences(rows), batch_size=size
+            )[0]
+        return logps
+
+    def log_after_update(self) -> None:
+        """Log the gap and the forward KL of the updated policy on the candidates that were last measured."""
+        if self._frozen is None:
+            return
+        (rows, target), self._frozen = self._frozen, None
+        sums = self.accelerator.gather(summed(self._score(rows), token_mask(rows))).view_as(target.weights)
+        after = self.objective.statistics(target, policy_logps=sums).as_dict()
+        names = ("maxent/improvement_gap", "maxent/forward_kl")
+        self._log_values({f"{name}_after": float(after[name]) for name in names if name in after})
+
+
+def _config_of(path: str, args: MaxEntGRPOConfig) -> Any:
+    """Return the configuration of a model that TRL is to load."""
+    revision = (args.model_init_kwargs or {}).get("revision")
+    return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=args.trust_remote_code)
+
+
+class _StepEnd(TrainerCallback):  # type: ignore[misc]
+    """Measures what an update did, and puts off checkpoints until no rollout is half used.
+
+    The rest of a rollout is not in a checkpoint: a run resumed from one in mid-rollout would go another way.
+    """
+
+    def __init__(self, trainer: MaxEntGRPOTrainer) -> None:
+        self.trainer = trainer
+        self.due = False
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        self.trainer.log_after_update()
+        between_rollouts = self.trainer._step % self.trainer.args.micro_steps_per_rollout == 0
+        self.due |= control.should_save
+        control.should_save = self.due and between_rollouts
+        self.due &= not between_rollouts
+        return control

@@ -1,0 +1,156 @@
+"""A tiny model, tokenizer and rollouts with which the real TRL trains in a second."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
+
+LETTERS = "abcdefgh"
+PAD, EOS = 0, 1
+COMPLETION = 6
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {"<pad>": PAD, "<eos>": EOS, "<unk>": 2} | {letter: 3 + i for i, letter in enumerate(LETTERS)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+def model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=3 + len(LETTERS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        **settings,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def saved(path: Path, seed: int = 0) -> str:
+    """Return a folder that a trainer can load model and tokenizer from."""
+    model(seed).save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return str(path)
+
+
+def prompts(count: int) -> Dataset:
+    return Dataset.from_dict({"prompt": [LETTERS[i % 8] + LETTERS[(3 * i) % 8] * (1 + i % 3) for i in range(count)]})
+
+
+def completion_of(prompt: str, copy: int) -> list[int]:
+    """Return a completion that depends on nothing but its prompt and its number in the group."""
+    chance = torch.Generator().manual_seed(1 + sum(map(ord, prompt)) * 31 + len(prompt) * 7 + copy)
+    length = int(torch.randint(1, COMPLETION + 1, (), generator=chance))
+    ids = torch.randint(3, 3 + len(LETTERS), (length,), generator=chance).tolist()
+    return ids[:-1] + [EOS] if length > 1 and copy % 3 else ids
+
+
+def replayed(prompts: list[str], trainer: Any) -> dict[str, Any]:
+    """Return fixed completions, whatever the layout: a `rollout_func`."""
+    generations = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
+    first = trainer.accelerator.process_index * len(prompts)
+    completions = [completion_of(prompt, (first + row) % generations) for row, prompt in enumerate(prompts)]
+    return {
+        "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
+        "completion_ids": completions,
+        "logprobs": [[0.0] * len(ids) for ids in completions],
+    }
+
+
+def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [round(sum(ids) % 5 / 4, 2) for ids in completion_ids]
+
+
+def arguments(path: Any, **settings: Any) -> MaxEntGRPOConfig:
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": COMPLETION,
+        "max_steps": 1,
+        "optim": "sgd",
+        "learning_rate": 0.0,
+        "max_grad_norm": 0.0,
+        "lr_scheduler_type": "constant",
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "shuffle_dataset": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+    }
+    return MaxEntGRPOConfig(str(path), **(defaults | settings))
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradient of every optimiser step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.steps.append(
+            {
+                name.removeprefix("module."): parameter.grad.detach().clone()
+                for name, parameter in model.named_parameters()
+                if parameter.grad is not None
+            }
+        )
+
+    def total(self) -> Tensor:
+        """Return the gradient of all steps together, flat."""
+        return torch.stack([torch.cat([g.flatten() for g in step.values()]) for step in self.steps]).sum(0)
+
+
+def trainer(
+    path: Any,
+    *,
+    rewards: Callable[..., Any] | list[Callable[..., Any]] = reward,
+    count: int = 64,
+    policy: Any = None,
+    rollout: Callable[..., Any] | None = replayed,
+    callbacks: list[TrainerCallback] | None = None,
+    extra: dict[str, Any] | None = None,
+    **settings: Any,
+) -> MaxEntGRPOTrainer:
+    return MaxEntGRPOTrainer(
+        model() if policy is None else policy,
+        rewards,
+        arguments(path, **settings),
+        prompts(count),
+        processing_class=tokenizer(),
+        rollout_func=rollout,
+        callbacks=callbacks,
+        **(extra or {}),
+    )
+
+
+def gradient(path: Any, **settings: Any) -> Tensor:
+    """Return the gradient of a real training run that leaves the parameters where they are."""
+    kept = Gradients()
+    trainer(path, callbacks=[kept], **settings).train()
+    return kept.total()
