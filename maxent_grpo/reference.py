@@ -3,7 +3,8 @@
 Nothing here is shared with the torch functions. Of every group the counted candidates are taken out of their
 padding, a plain function of them alone is applied, and its result is put back, so padding cannot matter.
 Arguments mean what they mean in the function of the same name; equation numbers are those of the method.
-A NaN in a counted candidate, or an impossible entry in an array of temperatures, makes its whole group NaN.
+A NaN in a counted candidate, an impossible entry in an array of temperatures, or a q of zeros alone makes its
+whole group NaN.
 """
 
 from collections.abc import Callable
@@ -17,12 +18,13 @@ Data = npt.ArrayLike
 Maybe = npt.ArrayLike | None
 
 
-def _checked(name: str, value: Data, *, positive: bool = False, finite: bool = False) -> Array:
+def _checked(name: str, value: Data, relation: str = ">= 0", *, finite: bool = False) -> Array:
     """Return the value as an array; a bad scalar raises, a bad entry of an array becomes NaN."""
     values = np.asarray(value, dtype=np.float64)
-    valid = ((values > 0) if positive else (values >= 0)) & ~(np.isinf(values) & finite)
+    inside = {">= 0": values >= 0, "> 0": values > 0, ">= 1": values >= 1}[relation]
+    valid = inside & ~(np.isinf(values) & finite)
     if values.ndim == 0 and not valid:
-        expected = f"finite {name}" if values == np.inf else f"{name} {'>' if positive else '>='} 0"
+        expected = f"finite {name}" if values == np.inf else f"{name} {relation}"
         raise ValueError(f"Expected {expected}, got {name}={float(values):g}.")
     return np.where(valid, values, np.nan)
 
@@ -90,6 +92,8 @@ def _group_log_q(utilities: Array, temperature: float, eps: float) -> Any:
 
 
 def _group_log_target(log_q: Array, anchors: Array, tau: float, beta: float) -> Array:
+    if log_q.max() == -np.inf:
+        return np.full(len(log_q), np.nan)
     if np.isinf(tau):
         return np.full(len(log_q), -np.log(len(log_q)))
     if np.isinf(beta):
@@ -117,6 +121,8 @@ def _group_discounted(weights: Array, counts: Array, strength: float) -> Any:
 
 def _group_tau_for_ess(log_q: Array, anchors: Array, ess: float, beta: float) -> float:
     exponents = _tilted(log_q, anchors, beta)
+    if exponents.max() == -np.inf:
+        return np.nan
     exponents = exponents[exponents > -np.inf] - exponents.max()
 
     def reached(tau: float) -> bool:
@@ -140,7 +146,7 @@ def _group_tau_for_ess(log_q: Array, anchors: Array, ess: float, beta: float) ->
 
 def listwise_log_q(utilities: Data, *, temperature: Data = 1.0, eps: float = 1e-6, mask: Maybe = None) -> Array:
     """Return log q of (1); -inf at masked candidates."""
-    temperatures, floor = _checked("temperature", temperature, positive=True), _checked("eps", eps)
+    temperatures, floor = _checked("temperature", temperature, "> 0"), _checked("eps", eps)
     K = np.shape(utilities)[-1]
     if mask is None and K * eps > 1:
         raise ValueError(f"Expected K * eps <= 1, got K={K}, eps={eps:g}.")
@@ -201,7 +207,7 @@ def rank_utilities(utilities: Data, *, mask: Maybe = None) -> Array:
 def tau_for_ess(log_q: Data, anchor_logps: Maybe = None, *, ess: Data, beta: Data = 0.0, mask: Maybe = None) -> Array:
     """Return the least τ whose target has this effective sample size; 0 and inf where out of reach."""
     anchors, _, betas = _anchored(np.shape(log_q), anchor_logps, 0.0, beta, finite=True)
-    sizes = _checked("ess", ess, positive=True)
+    sizes = _checked("ess", ess, ">= 1")
     return _by_group(_group_tau_for_ess, [log_q, anchors], [sizes, betas], mask, np.inf, per="group")
 
 
@@ -215,7 +221,9 @@ def _group_potential(policy: Array, log_q: Array, anchors: Array, tau: float, be
 def _group_optimum(log_q: Array, anchors: Array, tau: float, beta: float) -> Any:
     exponents, spread = _tilted(log_q, anchors, beta), tau + beta
     best = exponents.max()
-    return best if spread == 0 else best + spread * np.log(np.exp((exponents - best) / spread).sum())
+    if spread == 0:
+        return best if best > -np.inf else np.nan
+    return best + spread * np.log(np.exp((exponents - best) / spread).sum())
 
 
 def _group_gap(log_policy: Array, log_q: Array, anchors: Array, tau: float, beta: float) -> Any:
@@ -275,7 +283,7 @@ def effective_sample_size(weights: Data) -> Array:
 
 
 def _group_total(num_groups: int | None, present: Data) -> float:
-    return float(_checked("num_groups", max(np.sum(present), 1) if num_groups is None else num_groups, positive=True))
+    return float(_checked("num_groups", max(np.sum(present), 1) if num_groups is None else num_groups, "> 0"))
 
 
 def _token_scales(weights: Data, mask: Data, token_weights: Maybe, num_groups: int | None) -> Array:
@@ -300,7 +308,7 @@ def maxent_weighted_nll(
     """Return (7); what has no weight adds nothing, be its log-probabilities infinite."""
     if length_normalize and max_length is not None:
         raise ValueError(f"Expected length_normalize or max_length, got both, max_length={max_length:g}.")
-    lengths = _checked("max_length", 1.0 if max_length is None else max_length, positive=True)
+    lengths = _checked("max_length", 1.0 if max_length is None else max_length, "> 0")
     if length_normalize:
         lengths = np.maximum(np.asarray(mask, dtype=np.bool_).sum(axis=-1, keepdims=True), 1.0)
     scales = _token_scales(weights, mask, token_weights, num_groups) / lengths
@@ -337,7 +345,7 @@ def weighted_clipped_surrogate(
     """Return (8), the clipped surrogate of every candidate times its weight."""
     low, high = 1 - _checked("clip_low", clip_low), 1 + _checked("clip_high", clip_high)
     scales = _token_scales(weights, mask, token_weights, num_groups)
-    scales = scales / _checked("max_length", max_length, positive=True)
+    scales = scales / _checked("max_length", max_length, "> 0")
     ratios, gains = np.exp(np.subtract(logps, old_logps)), np.asarray(advantages, dtype=np.float64)[..., None]
     terms = np.minimum(ratios * gains, np.clip(ratios, low, high) * gains)
     return -float(np.where(scales != 0, scales * terms, 0.0).sum())

@@ -96,6 +96,13 @@ def test_bad_entries_of_arrays_show_as_nan_in_their_group() -> None:
     assert_close(q, [[nan, nan, nan], [0.5, 0.5, 0.0]])
 
 
+def test_a_q_of_zeros_has_neither_target_nor_optimum() -> None:
+    for tau in (0.0, 0.2, inf):
+        assert_close(reference.tempered_target([[0.0, 0.0], [0.0, 1.0]], tau=tau)[0], [nan, nan])
+    assert_close(reference.optimal_potential([[-inf, -inf]] * 2, tau=[0.0, 0.2]), [nan, nan])
+    assert_close(reference.tau_for_ess([-inf, -inf], ess=1.5), nan)
+
+
 def test_anchors_have_no_say_where_beta_is_zero() -> None:
     assert_close(reference.tempered_target([0.8, 0.2], [nan, -inf], tau=1.0), [0.8, 0.2])
 
@@ -116,6 +123,7 @@ def test_anchors_have_no_say_where_beta_is_zero() -> None:
         ),
         (lambda: reference.optimal_potential([0.0], tau=inf), "Expected finite tau, got tau=inf."),
         (lambda: reference.tau_for_ess([0.0], [0.0], ess=1, beta=inf), "Expected finite beta, got beta=inf."),
+        (lambda: reference.tau_for_ess([0.0], ess=0.5), "Expected ess >= 1, got ess=0.5."),
         (lambda: reference.listwise_q([1.0], temperature=0.0), "Expected temperature > 0, got temperature=0."),
         (lambda: reference.listwise_q([1.0], eps=-0.5), "Expected eps >= 0, got eps=-0.5."),
         (lambda: reference.listwise_q([1, 1, 1], eps=0.5), "Expected K * eps <= 1, got K=3, eps=0.5."),
@@ -173,7 +181,7 @@ def test_tau_for_ess_inverts_the_effective_sample_size() -> None:
 
 def test_tau_for_ess_is_zero_below_reach_and_infinite_above() -> None:
     log_q = [0.0, 0.0, -1.0, -inf]
-    assert_close(reference.tau_for_ess([log_q] * 4, ess=[0.5, 2.0, 3.0, 4.0]), [0.0, 0.0, inf, inf])
+    assert_close(reference.tau_for_ess([log_q] * 4, ess=[1.0, 2.0, 3.0, 4.0]), [0.0, 0.0, inf, inf])
     assert_close(reference.tau_for_ess([0.0, 0.0, 0.0], ess=2.9), 0.0)
     # At τ = 0 the anchored target is (4, 1)/5 already, of size 25/17.
     assert_close(reference.tau_for_ess([log(4), 0.0], [0.0, 0.0], ess=1.4, beta=1.0), 0.0)
