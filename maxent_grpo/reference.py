@@ -381,14 +381,16 @@ def group_coefficients(
     if {"none": False, "equal": u.max() == u.min(), "all_min": np.all(u == min_utility)}[skip]:
         return np.zeros(len(u))
     scale = u.mean() ** group_scale
-    if projection == "surrogate":
-        gains = (u - u.mean()) * np.asarray(lengths, dtype=np.float64) / max_length
-        return np.asarray(scale * np.exp(tempered_log_target(gains, tau=surrogate_tau)))
     zscores = (u - u.mean()) / (u.std() if u.max() != u.min() else np.inf)
     seen = {"raw": u, "rank": rank_utilities(u), "zscore": zscores}[transform]
-    q = listwise_q(seen, temperature=temperature, eps=eps)
+    if projection == "surrogate":
+        gains = (u - u.mean()) * np.asarray(lengths, dtype=np.float64) / max_length
+        target = np.exp(tempered_log_target(gains, tau=surrogate_tau))
+    else:
+        q = listwise_q(seen, temperature=temperature, eps=eps)
+        target = tempered_target(q, anchor_logps, tau=tau, beta=beta)
     counts = duplicate_counts(np.arange(len(u)) if keys is None else keys)
-    weights = discount_duplicates(tempered_target(q, anchor_logps, tau=tau, beta=beta), counts, strength=dedup)
+    weights = discount_duplicates(target, counts, strength=dedup)
     if projection == "listwise":
         if policy_scores is None:
             raise ValueError("Expected policy_scores with projection='listwise', got None.")

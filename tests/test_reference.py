@@ -332,6 +332,8 @@ def test_coefficients_transform_utilities_before_the_target() -> None:
 def test_coefficients_discount_duplicates() -> None:
     c = reference.group_coefficients([1.0, 1.0, 1.0], keys=[4, 4, 9], dedup=1.0)
     assert_close(c, [1 / 4, 1 / 4, 1 / 2])
+    c = reference.group_coefficients([1.0, 1.0, 1.0], keys=[4, 4, 9], dedup=1.0, projection="surrogate")
+    assert_close(c, [1 / 4, 1 / 4, 1 / 2])
 
 
 def test_coefficients_of_skipped_groups_are_zero() -> None:
