@@ -1,0 +1,185 @@
+"""The settings: published defaults, what is refused, and who beats whom between recipe, environment and default."""
+
+import dataclasses
+import math
+
+import pytest
+
+from maxent_grpo import MaxEntConfig
+
+INF, NAN = math.inf, math.nan
+
+PUBLISHED = {
+    "tau": 0.2, "beta": 0.0, "q_temperature": 1.0, "q_eps": 1e-6, "length_normalize_ref": True,
+    "anchor": "reference", "utilities": "raw", "projection": "mle", "center": False, "dedup": 0.0,
+    "group_scale": 0.0, "skip": "none", "min_utility": 0.0, "nll_reduction": "sum", "max_length": None,
+    "clip_low": 0.2, "clip_high": 0.2, "surrogate_tau": INF, "target_ess": None, "prune": None,
+}  # fmt: skip
+
+REFUSED = [
+    ({"tau": -0.1}, "Expected tau >= 0, got tau=-0.1."),
+    ({"tau": NAN}, "Expected tau >= 0, got tau=nan."),
+    ({"tau": "0.2"}, "Expected tau to be a number, got tau='0.2'."),
+    ({"tau": True}, "Expected tau to be a number, got tau=True."),
+    ({"beta": -1}, "Expected beta >= 0, got beta=-1."),
+    ({"beta": NAN}, "Expected beta >= 0, got beta=nan."),
+    ({"tau": INF, "beta": INF}, "Expected tau or beta to be finite, got tau=inf, beta=inf."),
+    ({"q_temperature": 0}, "Expected q_temperature > 0, got q_temperature=0."),
+    ({"q_eps": -1e-6}, "Expected q_eps >= 0, got q_eps=-1e-06."),
+    ({"length_normalize_ref": 1}, "Expected length_normalize_ref to be True or False, got length_normalize_ref=1."),
+    ({"anchor": "frozen"}, "Expected anchor to be one of ['reference', 'old', 'none'], got anchor='frozen'."),
+    ({"utilities": "log"}, "Expected utilities to be one of ['raw', 'rank', 'zscore'], got utilities='log'."),
+    ({"projection": "kl"}, "Expected projection to be one of ['mle', 'listwise', 'surrogate'], got projection='kl'."),
+    ({"skip": None}, "Expected skip to be one of ['none', 'equal', 'all_min'], got skip=None."),
+    (
+        {"nll_reduction": "avg"},
+        "Expected nll_reduction to be one of ['sum', 'mean', 'max_length'], got nll_reduction='avg'.",
+    ),
+    ({"center": "yes"}, "Expected center to be True or False, got center='yes'."),
+    ({"anchor": "none", "beta": 0.1}, "Expected beta=0 with anchor='none', got beta=0.1."),
+    ({"center": True, "projection": "listwise"}, "Expected projection='mle' with center=True "),
+    ({"center": True, "projection": "surrogate"}, "got projection='surrogate'."),
+    ({"dedup": 1.5}, "Expected dedup >= 0 and <= 1, got dedup=1.5."),
+    ({"group_scale": -1}, "Expected group_scale >= 0"),
+    ({"group_scale": INF}, "got group_scale=inf."),
+    ({"min_utility": NAN}, "got min_utility=nan."),
+    ({"max_length": 0}, "Expected max_length >= 1, got max_length=0."),
+    ({"clip_low": 1.1}, "Expected clip_low >= 0 and <= 1, got clip_low=1.1."),
+    ({"clip_high": -0.1}, "Expected clip_high >= 0, got clip_high=-0.1."),
+    ({"surrogate_tau": 0.0}, "Expected surrogate_tau > 0, got surrogate_tau=0.0."),
+    ({"target_ess": 0.5}, "Expected target_ess >= 1, got target_ess=0.5."),
+    ({"target_ess": 2.0, "beta": INF}, "Expected a finite beta with target_ess"),
+    ({"prune": 0.0}, "Expected prune > 0 and <= 1, got prune=0.0."),
+    ({"prune": 1.1}, "Expected prune > 0 and <= 1, got prune=1.1."),
+]
+
+
+def test_defaults_are_the_method_as_published():
+    assert dataclasses.asdict(MaxEntConfig()) == PUBLISHED
+
+
+def test_diverse_is_the_measured_recipe():
+    changed = {"center": True, "dedup": 0.5, "group_scale": 1.0, "skip": "all_min", "nll_reduction": "max_length"}
+    assert dataclasses.asdict(MaxEntConfig.diverse()) == PUBLISHED | changed
+    assert MaxEntConfig.diverse(max_length=64).max_length == 64
+
+
+def test_settings_are_frozen_and_given_by_name():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        MaxEntConfig().tau = 1.0
+    with pytest.raises(TypeError):
+        MaxEntConfig(0.2)
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED, ids=[str(fields) for fields, _ in REFUSED])
+def test_bad_settings_are_refused_by_name_and_value(fields, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        MaxEntConfig(**fields)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"tau": 0}, {"tau": INF}, {"beta": INF}, {"tau": 0.0, "beta": 0.0}, {"prune": 1.0}, {"target_ess": 1}, {"q_eps": 0}],
+)
+def test_limits_are_allowed(fields):
+    MaxEntConfig(**fields)
+
+
+def test_says_which_log_probabilities_it_needs():
+    assert not MaxEntConfig().needs_reference
+    assert MaxEntConfig(beta=0.1).needs_reference
+    assert not MaxEntConfig(beta=0.1, anchor="old").needs_reference
+    assert MaxEntConfig(beta=0.1, anchor="old").needs_old_logps
+    assert MaxEntConfig(projection="listwise").needs_old_logps
+    assert not MaxEntConfig(beta=0.1).needs_old_logps
+
+
+class TestEnvironment:
+    def test_sets_four_fields(self):
+        environ = {
+            "MAXENT_TAU": "0.5", "MAXENT_Q_TEMPERATURE": " 2 ", "MAXENT_Q_EPS": "1e-4",
+            "MAXENT_LENGTH_NORM_REF": "0", "HOME": "/root",
+        }  # fmt: skip
+        expected = MaxEntConfig(tau=0.5, q_temperature=2.0, q_eps=1e-4, length_normalize_ref=False)
+        assert MaxEntConfig.from_env(environ) == expected
+
+    def test_is_the_process_environment_by_default(self, monkeypatch):
+        monkeypatch.setenv("MAXENT_TAU", "inf")
+        assert MaxEntConfig.from_env() == MaxEntConfig(tau=INF)
+        assert MaxEntConfig.from_recipe({}) == MaxEntConfig(tau=INF)
+        monkeypatch.delenv("MAXENT_TAU")
+        assert MaxEntConfig.from_env() == MaxEntConfig()
+
+    @pytest.mark.parametrize(("text", "value"), [("1", True), ("0", False), ("true", True), ("False", False)])
+    def test_reads_booleans(self, text, value):
+        assert MaxEntConfig.from_env({"MAXENT_LENGTH_NORM_REF": text}).length_normalize_ref is value
+
+    @pytest.mark.parametrize(
+        ("variable", "text", "message"),
+        [
+            ("MAXENT_TAU", "warm", "Expected MAXENT_TAU to be a float, got MAXENT_TAU='warm'."),
+            ("MAXENT_TAU", "", "Expected MAXENT_TAU to have a value, got MAXENT_TAU=''."),
+            ("MAXENT_TAU", "-1", "Expected tau >= 0, got tau=-1.0."),
+            ("MAXENT_TAU", "nan", "Expected tau >= 0, got tau=nan."),
+            (
+                "MAXENT_LENGTH_NORM_REF",
+                "yes",
+                "Expected MAXENT_LENGTH_NORM_REF to be a bool, got MAXENT_LENGTH_NORM_REF='yes'.",
+            ),
+            ("MAXENT_TEMPERATURE", "1", "got variable='MAXENT_TEMPERATURE'."),
+        ],
+    )
+    def test_names_what_it_cannot_read(self, variable, text, message):
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            MaxEntConfig.from_env({variable: text})
+        assert message in str(error.value)
+
+
+class TestRecipe:
+    def test_beats_the_environment_which_beats_the_default(self):
+        environ = {"MAXENT_TAU": "0.5", "MAXENT_Q_EPS": "1e-3"}
+        config = MaxEntConfig.from_recipe({"maxent_tau": 0.7}, environ)
+        assert (config.tau, config.q_eps, config.q_temperature) == (0.7, 1e-3, 1.0)
+
+    def test_takes_every_field_as_yaml_or_text(self):
+        recipe = {
+            "maxent_tau": "0.5", "maxent_center": "true", "maxent_dedup": 0.5, "maxent_skip": "all_min",
+            "maxent_max_length": "256", "maxent_nll_reduction": "max_length", "maxent_prune": None,
+            "maxent_target_ess": "none", "init_kl_coeff": "0.1", "learning_rate": 1e-6, "init_kl": 3,
+        }  # fmt: skip
+        expected = MaxEntConfig(
+            tau=0.5, center=True, dedup=0.5, skip="all_min", max_length=256, nll_reduction="max_length", beta=0.1
+        )
+        assert MaxEntConfig.from_recipe(recipe, {}) == expected
+
+    def test_all_fields_survive_a_round_trip(self):
+        config = MaxEntConfig.diverse(max_length=32)
+        recipe = {f"maxent_{name}": value for name, value in dataclasses.asdict(config).items()}
+        assert MaxEntConfig.from_recipe(recipe, {}) == config
+
+    def test_beta_has_two_names_that_must_agree(self):
+        assert MaxEntConfig.from_recipe({"init_kl_coeff": 0.1, "maxent_beta": "0.1"}, {}).beta == 0.1
+        assert MaxEntConfig.from_recipe({"init_kl_coeff": None}, {}).beta == 0.0
+        with pytest.raises(ValueError, match=r"init_kl_coeff=0.1, maxent_beta=0.2"):
+            MaxEntConfig.from_recipe({"init_kl_coeff": 0.1, "maxent_beta": 0.2}, {})
+
+    @pytest.mark.parametrize(
+        ("recipe", "message"),
+        [
+            ({"maxent_temperature": 1.0}, "got entry='maxent_temperature'."),
+            ({"maxent_tau": "hot"}, "Expected maxent_tau to be a float, got maxent_tau='hot'."),
+            ({"maxent_tau": None}, "Expected maxent_tau to have a value, got maxent_tau=None."),
+            ({"maxent_tau": True}, "Expected maxent_tau to be a float, got maxent_tau=True."),
+            ({"maxent_tau": [1]}, "Expected maxent_tau to be a float, got maxent_tau=[1]."),
+            ({"maxent_center": "maybe"}, "Expected maxent_center to be a bool, got maxent_center='maybe'."),
+            ({"maxent_max_length": 2.5}, "Expected maxent_max_length to be a int, got maxent_max_length=2.5."),
+            ({"maxent_skip": "some"}, "Expected skip to be one of ['none', 'equal', 'all_min'], got skip='some'."),
+            ({"init_kl_coeff": "big"}, "Expected init_kl_coeff to be a float, got init_kl_coeff='big'."),
+            ({"maxent_prune": 2}, "Expected prune > 0 and <= 1, got prune=2.0."),
+        ],
+    )
+    def test_names_what_it_cannot_read(self, recipe, message):
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            MaxEntConfig.from_recipe(recipe, {})
+        assert message in str(error.value)
