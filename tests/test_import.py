@@ -1,0 +1,42 @@
+"""Importing the package is cheap: torch, and nothing of the frameworks it adapts to."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+BUDGET = 0.2  # seconds on top of importing torch
+FRAMEWORKS = ("triton", "transformers", "trl", "openrlhf", "verl", "deepspeed", "vllm", "scipy", "matplotlib")
+
+
+def run(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+def test_brings_no_framework():
+    program = f"""
+import json, sys, torch
+before = set(sys.modules)
+import maxent_grpo
+print(json.dumps([name for name in {FRAMEWORKS} if name in set(sys.modules) - before]))
+"""
+    assert json.loads(run(program)) == []
+
+
+@pytest.mark.slow
+def test_takes_a_fifth_of_a_second_more_than_torch_at_most():
+    """Both imports timed in the same fresh process; the least of three is free of the machine's other work."""
+    program = """
+import time
+import torch
+start = time.perf_counter()
+import maxent_grpo
+print(time.perf_counter() - start)
+"""
+    assert min(float(run(program)) for _ in range(3)) <= BUDGET
+
+
+def test_everything_public_is_there():
+    program = "import maxent_grpo as m; print(all(hasattr(m, n) for n in m.__all__) and m.__all__ == sorted(m.__all__, key=str))"
+    assert run(program).strip() == "True"
