@@ -65,7 +65,7 @@ def optimal_potential(
     Args, Raises: as `regularized_potential`.
 
     Returns:
-        J* [...]; −inf for a group without candidates.
+        J* [...]; 0 for a group without candidates, so that J* − J(π) is the gap there too.
 
     >>> import torch
     >>> optimal_potential(torch.tensor([0.5, 0.5]).log(), tau=2.0)
@@ -76,7 +76,7 @@ def optimal_potential(
     peak = fill(pull, mask, -math.inf).amax(-1)
     best = peak + _soft_excess(pull, heat, mask)
     if mask is not None:
-        best = best.masked_fill(~mask.any(-1), -math.inf)
+        best = best.masked_fill(~mask.any(-1), 0.0)
     return best.to(result_dtype(log_q))
 
 

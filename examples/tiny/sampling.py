@@ -1,0 +1,92 @@
+"""Drawing completions from a model, scoring them, and their token log-probabilities."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Verdict(Protocol):
+    """What a task says of an answer."""
+
+    correct: bool
+    mode: str | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """How problems become prompts and answers become verdicts: a task as the training code sees it."""
+
+    prompt: Callable[[Any], str]
+    verify: Callable[[Any, str], Verdict]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Completions of a batch of problems, K for each, a row each; groups are consecutive rows.
+
+    Attributes:
+        prompts: [N, P] left-padded prompt tokens.
+        ids: [N, T] completion tokens, padded on the right after the end token.
+        mask: [N, T] bool, True up to and with the end token.
+        texts: N completions as text.
+        verdicts: N verdicts of the task.
+    """
+
+    prompts: Tensor
+    ids: Tensor
+    mask: Tensor
+    texts: list[str]
+    verdicts: list[Verdict]
+
+    @property
+    def rewards(self) -> Tensor:
+        """Return 1 for right answers and 0 for wrong ones, [N]."""
+        return torch.tensor([float(verdict.correct) for verdict in self.verdicts])
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    problems: Sequence[Any],
+    *,
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+) -> Samples:
+    """Return `num_samples` completions of each problem; temperature 0 is greedy."""
+    encoded = tokenizer([task.prompt(problem) for problem in problems], return_tensors="pt", padding=True)
+    prompts = encoded["input_ids"].repeat_interleave(num_samples, dim=0)
+    seen = encoded["attention_mask"].repeat_interleave(num_samples, dim=0)
+    choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    model.eval()
+    generated = model.generate(
+        input_ids=prompts,
+        attention_mask=seen,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        **choice,
+    )
+    ids = generated[:, prompts.shape[1] :]
+    mask = ((ids == tokenizer.eos_token_id).cumsum(-1) - (ids == tokenizer.eos_token_id).long()) == 0
+    texts = tokenizer.batch_decode(ids.masked_fill(~mask, tokenizer.pad_token_id), skip_special_tokens=True)
+    owners = [problem for problem in problems for _ in range(num_samples)]
+    verdicts = [task.verify(problem, text) for problem, text in zip(owners, texts, strict=True)]
+    return Samples(prompts, ids, mask, texts, verdicts)
+
+
+def token_logps(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> Tensor:
+    """Return the log-probabilities [N, T] of completion tokens after left-padded prompts."""
+    pad = model.config.pad_token_id
+    inputs = torch.cat([prompts, ids], dim=1)
+    attention = torch.cat([prompts != pad, torch.ones_like(ids, dtype=torch.bool)], dim=1).long()
+    positions = (attention.cumsum(-1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=inputs, attention_mask=attention, position_ids=positions, logits_to_keep=ids.shape[1] + 1
+    ).logits[:, :-1]
+    return logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
