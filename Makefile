@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TYPES := build/types
 
-.PHONY: help setup demo test lint types nightly clean
+.PHONY: help setup demo test test-fast test-install lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,12 @@ demo: $(INSTALLED)  ## train a small model on Countdown with Dr.GRPO and MaxEnt-
 
 test: $(INSTALLED)  ## the test suite
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+
+test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+test-install: $(INSTALLED)  ## install wheel and source tree into environments of their own and import them
+	$(BIN)/python -m pytest -q -m install tests/install $(ARGS)
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
