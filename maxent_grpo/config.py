@@ -223,12 +223,12 @@ def _environment_fields(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _parse(label: str, value: object, hint: Any) -> Any:
     """Return `value` (a string, or what YAML made of it) as the type of its field, or name it in an error."""
+    if get_origin(hint) is Literal and value is not None:
+        return value  # "none" is one of the choices
     optional = type(None) in get_args(hint)
     if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null", "")):
         expect(optional, f"{label} to have a value", **{label: value})
         return None
-    if get_origin(hint) is Literal:
-        return value
     kind = next(option for option in (get_args(hint) or (hint,)) if option is not type(None))
     parsed = _as_bool(value) if kind is bool else _as_number(value, kind)
     expect(parsed is not None, f"{label} to be a {kind.__name__}", **{label: value})

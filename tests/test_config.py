@@ -158,6 +158,10 @@ class TestRecipe:
         recipe = {f"maxent_{name}": value for name, value in dataclasses.asdict(config).items()}
         assert MaxEntConfig.from_recipe(recipe, {}) == config
 
+    def test_none_is_a_choice_where_it_is_one(self):
+        config = MaxEntConfig.from_recipe({"maxent_skip": "none", "maxent_anchor": "none"}, {})
+        assert (config.skip, config.anchor) == ("none", "none")
+
     def test_beta_has_two_names_that_must_agree(self):
         assert MaxEntConfig.from_recipe({"init_kl_coeff": 0.1, "maxent_beta": "0.1"}, {}).beta == 0.1
         assert MaxEntConfig.from_recipe({"init_kl_coeff": None}, {}).beta == 0.0
