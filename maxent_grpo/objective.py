@@ -178,7 +178,8 @@ class MaxEntObjective:
             counts = duplicate_counts(keys, mask=counted)
             log_weights = discount_log_weights(log_weights, counts, strength=config.dedup, mask=counted)
             heat = (tau + config.beta).unsqueeze(-1)
-            log_q = log_q - torch.where(heat.isfinite(), heat * config.dedup, 0.0) * counts.clamp(min=1).log()
+            copies = counts.clamp(min=1).to(log_q.dtype)  # the logarithm of an integer would be float32
+            log_q = log_q - torch.where(heat.isfinite(), heat * config.dedup, 0.0) * copies.log()
         return Target(
             log_q=log_q,
             log_weights=log_weights,
@@ -265,12 +266,12 @@ class MaxEntObjective:
                 raise ValueError("Expected advantages with projection='surrogate', got advantages=None.")
             gains, weights = advantages, coefficients
         else:
-            gains, weights = coefficients, self._token_share(token_mask)
+            gains, weights = coefficients, self._token_share(token_mask, coefficients.dtype)
         return weighted_clipped_surrogate(
             logps,
             logps.detach() if old_logps is None else old_logps,
             gains,
-            weights.to(coefficients.dtype),
+            weights,
             token_mask,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
@@ -361,9 +362,9 @@ class MaxEntObjective:
             return scale.masked_fill(failed, 0.0)
         return scale
 
-    def _token_share(self, token_mask: Tensor) -> Tensor:
+    def _token_share(self, token_mask: Tensor, dtype: torch.dtype) -> Tensor:
         """Return what a sequence's token terms are multiplied by, [...]: 1/length iff the NLL is a mean."""
-        lengths = token_mask.sum(-1).clamp(min=1)
+        lengths = token_mask.sum(-1).clamp(min=1).to(dtype)
         return 1 / lengths if self.config.nll_reduction == "mean" else torch.ones_like(lengths)
 
 
