@@ -1,0 +1,116 @@
+"""The golden table: one batch of rollouts, and for each setting the oracle's coefficients, loss and gradient.
+
+For the test of an adapter: feed `load_golden()`'s rollouts to the trainer in whatever shape it wants them, and
+compare its loss, and the gradient of the loss in `policy_logps`, with those of each `GoldenRow` it supports.
+The loss is divided by `num_groups`; a row with `clipped` is that of a later update, where the loss takes
+`old_logps`; without it the policy is taken at a ratio of 1. Everything is float64.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maxent_grpo import MaxEntConfig
+
+PATH = Path(__file__).parent / "golden" / "rollouts.json"
+
+
+@dataclass(frozen=True)
+class GoldenRow:
+    """What the oracle makes of the rollouts under one setting.
+
+    Attributes:
+        config: the setting.
+        clipped: whether the loss takes the rollout policy's log-probabilities, eq. (7c).
+        coefficients: [N], 0 for candidates that do not count.
+        advantages: [N] utilities minus their group's mean, for the surrogate.
+        loss: of the whole batch.
+        gradient: [N, T] of the loss in `policy_logps`; 0 where masked.
+    """
+
+    config: MaxEntConfig
+    clipped: bool
+    coefficients: Tensor
+    advantages: Tensor
+    loss: Tensor
+    gradient: Tensor
+
+
+@dataclass(frozen=True)
+class Golden:
+    """N candidates of G groups in order, padded on the right to T tokens.
+
+    Attributes:
+        prompt_ids: N lists of token ids, alike within a group.
+        completion_ids: [N, T], 0 behind the completion.
+        mask: [N, T] bool; one completion is empty.
+        group_sizes: G sizes.
+        rewards: [N, R], NaN where a function had no opinion.
+        reward_weights: [R].
+        utilities: [N] weighted sum of the rewards there are; NaN where there is none.
+        keys: [N] int64, equal for completions of the same tokens.
+        policy_logps, old_logps, reference_logps: [N, T], 0 behind the completion.
+        max_length: T, the generation limit.
+        num_groups: G.
+        rows: setting by name.
+    """
+
+    prompt_ids: list[list[int]]
+    completion_ids: Tensor
+    mask: Tensor
+    group_sizes: list[int]
+    rewards: Tensor
+    reward_weights: Tensor
+    utilities: Tensor
+    keys: Tensor
+    policy_logps: Tensor
+    old_logps: Tensor
+    reference_logps: Tensor
+    max_length: int
+    num_groups: int
+    rows: dict[str, GoldenRow]
+
+
+def load_golden() -> Golden:
+    """Return the committed table, made by golden/make_rollouts.py."""
+    table = json.loads(PATH.read_text())
+    candidates, length = table["rollouts"], table["max_length"]
+    texts = [tuple(candidate["completion_ids"]) for candidate in candidates]
+    weights = torch.tensor(table["reward_weights"], dtype=torch.float64)
+    rewards = torch.tensor(
+        [[float("nan") if r is None else r for r in candidate["rewards"]] for candidate in candidates],
+        dtype=torch.float64,
+    )
+    logps = {
+        key: _padded([candidate[key] for candidate in candidates], length)
+        for key in ("policy_logps", "old_logps", "reference_logps")
+    }
+    groups = [candidate["group"] for candidate in candidates]
+    return Golden(
+        prompt_ids=[candidate["prompt_ids"] for candidate in candidates],
+        completion_ids=_padded(texts, length).long(),
+        mask=torch.tensor([[t < len(text) for t in range(length)] for text in texts]),
+        group_sizes=[groups.count(group) for group in range(table["num_groups"])],
+        rewards=rewards,
+        reward_weights=weights,
+        utilities=(rewards * weights).nansum(-1).masked_fill(rewards.isnan().all(-1), float("nan")),
+        keys=torch.tensor([texts.index(text) for text in texts]),
+        max_length=length,
+        num_groups=table["num_groups"],
+        rows={name: _row(entry, length) for name, entry in table["settings"].items()},
+        **logps,
+    )
+
+
+def _row(entry: dict[str, Any], length: int) -> GoldenRow:
+    numbers = {key: torch.tensor(entry[key], dtype=torch.float64) for key in ("coefficients", "advantages", "loss")}
+    gradient = _padded(entry["gradient"], length)
+    return GoldenRow(config=MaxEntConfig(**entry["config"]), clipped=entry["clipped"], gradient=gradient, **numbers)
+
+
+def _padded(rows: list[Any], length: int) -> Tensor:
+    return torch.tensor([[*row, *[0.0] * (length - len(row))] for row in rows], dtype=torch.float64)
