@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from maxent_grpo._checks import expect, expect_in
 from maxent_grpo.adapters._require import require
@@ -62,14 +62,11 @@ def _maxent_fields() -> list[tuple[str, Any, Any]]:
     ]
 
 
-if TYPE_CHECKING:
-    _WithMaxEntFields = GRPOConfig
-else:
-    _WithMaxEntFields = dataclasses.make_dataclass("_WithMaxEntFields", _maxent_fields(), bases=(GRPOConfig,))
+_WithMaxEntFields: Any = dataclasses.make_dataclass("_WithMaxEntFields", _maxent_fields(), bases=(GRPOConfig,))
 
 
 @dataclass
-class MaxEntGRPOConfig(_WithMaxEntFields):
+class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
     """`GRPOConfig` with one `maxent_<name>` field for each field of `MaxEntConfig`.
 
     Unset fields are those of the method as published (or of the environment, see `MaxEntConfig.from_env`).
@@ -125,7 +122,7 @@ class MaxEntGRPOConfig(_WithMaxEntFields):
     @property
     def updates_off_policy(self) -> bool:
         """Whether some updates train on candidates of an earlier policy, so that they must be clipped."""
-        return self.gradient_accumulation_steps % self.micro_steps_per_rollout != 0
+        return bool(self.gradient_accumulation_steps % self.micro_steps_per_rollout)
 
     @property
     def micro_steps_per_rollout(self) -> int:
@@ -134,10 +131,8 @@ class MaxEntGRPOConfig(_WithMaxEntFields):
 
     def maxent_config(self) -> MaxEntConfig:
         """Return the method's settings that these arguments amount to."""
-        given = {
-            f"maxent_{known.name}": getattr(self, f"maxent_{known.name}")
-            for known in dataclasses.fields(MaxEntConfig)
-        }
+        names = [f"maxent_{known.name}" for known in dataclasses.fields(MaxEntConfig)]
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
         defaults = {
             "maxent_max_length": self.max_completion_length,
             "maxent_clip_low": self.epsilon,

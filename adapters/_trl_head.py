@@ -42,7 +42,7 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
         float32: project in float32, outside autocast.
     """
     forward = model.forward
-    settings = _logit_settings(model.config.get_text_config())
+    scale, softcap = _logit_settings(model.config.get_text_config())
 
     @functools.wraps(forward)  # `generate` checks its arguments against the signature
     def weighted_forward(*args: Any, token_weights: Tensor | None = None, **kwargs: Any) -> Any:
@@ -61,7 +61,8 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
                 bias=bias,
                 temperature=temperature,
                 entropy=True,
-                **settings,
+                logit_scale=scale,
+                softcap=softcap,
             )
         return WeightedHeadOutput(loss=result.loss, log_probs=result.token_logps, entropy=result.entropy)
 
@@ -85,7 +86,7 @@ def token_weights(objective: MaxEntObjective, coefficients: Tensor, mask: Tensor
     return -gradient
 
 
-def _logit_settings(config: Any) -> dict[str, float | None]:
+def _logit_settings(config: Any) -> tuple[float, float | None]:
     """Return how a model makes logits of its head's output: a factor and a soft cap, under their many names."""
     scale = next(
         (
@@ -98,4 +99,4 @@ def _logit_settings(config: Any) -> dict[str, float | None]:
     divisor = getattr(config, "logits_scaling", None)
     if divisor is not None:
         scale = float(divisor) if config.model_type == "hyperclovax" else 1 / float(divisor)
-    return {"logit_scale": scale, "softcap": getattr(config, "final_logit_softcapping", None)}
+    return scale, getattr(config, "final_logit_softcapping", None)

@@ -30,10 +30,10 @@ def preflight_report(
     """
     _expect_text(dataset)
     config = args.maxent_config()
-    candidates, rows = args.num_generations, args.generation_batch_size
+    candidates, rows, size = args.num_generations, args.generation_batch_size, args.per_device_train_batch_size
     lines = [
         f"MaxEnt-GRPO: {rows // candidates} prompts x {candidates} candidates per rollout "
-        f"(micro-batches: {args.steps_per_generation} of {args.per_device_train_batch_size} on {args.world_size} ranks), "
+        f"({args.steps_per_generation} micro-batches of {size} on {args.world_size} ranks), "
         f"{num_groups(args, args.gradient_accumulation_steps):g} prompts per optimiser step, "
         f"updates {'clipped' if args.updates_off_policy else 'on-policy'}",
         _target_line(config, candidates),
@@ -51,15 +51,15 @@ def preflight_report(
         lines.append(f"tokens: prompt {longest} + completion {args.max_completion_length} <= context {context}")
     vocabulary = getattr(text_config, "vocab_size", None)
     if vocabulary is not None and args.max_completion_length is not None:
-        size = args.per_device_train_batch_size * args.max_completion_length * vocabulary * 4 / 2**30
-        lines.append(f"logits of a micro-batch would be {size:.2f} GiB in float32; the fused head never holds them")
+        memory = size * args.max_completion_length * vocabulary * 4 / 2**30
+        lines.append(f"logits of a micro-batch would be {memory:.2f} GiB in float32; the fused head never holds them")
     return "\n  ".join(lines)
 
 
 def num_groups(args: MaxEntGRPOConfig, accumulation: int, rows: int | None = None, generations: int = 0) -> float:
     """Return G, the prompts of an optimiser step over ranks: known before its first backward, maybe a fraction."""
     rows = args.per_device_train_batch_size if rows is None else rows
-    return rows * args.world_size * accumulation / (generations or args.num_generations)
+    return float(rows * args.world_size * accumulation / (generations or args.num_generations))
 
 
 def _target_line(config: MaxEntConfig, candidates: int) -> str:

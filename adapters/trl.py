@@ -41,7 +41,7 @@ __all__ = ["MaxEntGRPOConfig", "MaxEntGRPOTrainer"]
 logger = logging.getLogger(__name__)
 
 
-class MaxEntGRPOTrainer(GRPOTrainer):
+class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """`GRPOTrainer` with the loss of MaxEnt-GRPO; `MaxEntGRPOConfig` says which options are honoured.
 
     Args:
@@ -61,6 +61,10 @@ class MaxEntGRPOTrainer(GRPOTrainer):
         "    title  = {{MaxEnt-GRPO: Maximum-Entropy Group-Relative Policy Optimization}},\n"
         "    author = {Liv d'Aliberti},\n    year   = 2025,\n}",
     }
+
+    args: MaxEntGRPOConfig
+    objective: MaxEntObjective
+    _buffered_inputs: list[Rows] | None
 
     def __init__(
         self,
@@ -110,8 +114,9 @@ class MaxEntGRPOTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         """Keep the raw rewards, [N, F] over all ranks, before TRL makes advantages of them."""
-        self._raw_rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
-        return self._raw_rewards
+        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
+        self._raw_rewards = rewards
+        return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Rows:
         """Return TRL's rollout with a coefficient a candidate, and the surrogate's advantages."""
@@ -146,7 +151,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):
         """Return TRL's micro-batch, of a rollout whose dropped candidates are spread over its micro-batches."""
         before = self._buffered_inputs
         rows: Rows = super()._prepare_inputs(generation_batch)
-        if self.model.training and self._drops and self._buffered_inputs is not before:
+        if self.model.training and self._drops and self._buffered_inputs and self._buffered_inputs is not before:
             kept = torch.cat([batch["maxent_coefficients"] for batch in self._buffered_inputs]) != 0
             self._buffered_inputs = over_micro_batches(self._buffered_inputs, kept)
             rows = self._buffered_inputs[self._step % self.args.steps_per_generation]
@@ -209,10 +214,10 @@ class MaxEntGRPOTrainer(GRPOTrainer):
     def _token_kl(self, logps: Tensor, ref_logps: Tensor, old: Tensor | None) -> Tensor:
         """Return TRL's estimate of the KL to the reference at each token, [B, T]."""
         gap = ref_logps - logps
-        kl = gap.exp() - gap - 1
-        return (
-            kl * (logps - (logps.detach() if old is None else old)).exp() if self.args.use_bias_correction_kl else kl
-        )
+        kl: Tensor = gap.exp() - gap - 1
+        if not self.args.use_bias_correction_kl:
+            return kl
+        return kl * (logps - (logps.detach() if old is None else old)).exp()
 
     def _candidate_mean(self, values: Tensor, mask: Tensor, groups: float) -> Tensor:
         """Return this part of the mean of [B, T] over a candidate's tokens, candidates and groups."""
@@ -222,7 +227,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):
     def _clipped(self, logps: Tensor, old: Tensor, rows: Rows) -> Tensor:
         """Return where a token's ratio is out of bounds in the direction of its gain, [B, T]."""
         config, ratio = self.objective.config, (logps.detach() - old).exp()
-        gain = rows["advantages" if config.projection == "surrogate" else "maxent_coefficients"].unsqueeze(-1)
+        gain: Tensor = rows["advantages" if config.projection == "surrogate" else "maxent_coefficients"].unsqueeze(-1)
         return ((ratio < 1 - config.clip_low) & (gain < 0)) | ((ratio > 1 + config.clip_high) & (gain > 0))
 
     @torch.no_grad()
@@ -250,7 +255,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):
 
     def _measures_this_step(self) -> bool:
         every = self.args.maxent_measure_every
-        return every > 0 and self.state.global_step % every == 0
+        return every > 0 and int(self.state.global_step) % every == 0
 
     @torch.no_grad()
     def _score(self, rows: Rows) -> Tensor:

@@ -65,7 +65,7 @@ def completion_of(prompt: str, copy: int) -> list[int]:
     chance = torch.Generator().manual_seed(1 + sum(map(ord, prompt)) * 31 + len(prompt) * 7 + copy)
     length = int(torch.randint(1, COMPLETION + 1, (), generator=chance))
     ids = torch.randint(3, 3 + len(LETTERS), (length,), generator=chance).tolist()
-    return ids[:-1] + [EOS] if length > 1 and copy % 3 else ids
+    return [*ids[:-1], EOS] if length > 1 and copy % 3 else ids
 
 
 def replayed(prompts: list[str], trainer: Any) -> dict[str, Any]:
