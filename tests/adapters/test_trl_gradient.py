@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import trl_tiny
 from torch import Tensor
 
+import trl_tiny
 from maxent_grpo import MaxEntConfig, reference
 
 K, PROMPTS = 4, 2
