@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TYPES := build/types
 
-.PHONY: help setup demo test test-fast test-install lint types clean
+.PHONY: help setup demo test test-fast lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,9 +29,6 @@ test: $(INSTALLED)  ## the test suite
 
 test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ARGS)
-
-test-install: $(INSTALLED)  ## install wheel and source tree into environments of their own and import them
-	$(BIN)/python -m pytest -q -m install tests/install $(ARGS)
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
