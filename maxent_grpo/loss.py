@@ -53,7 +53,7 @@ def maxent_weighted_nll(
         "length_normalize or max_length, not both",
         max_length=max_length,
     )
-    heard = _heard(weights, mask)
+    heard = _heard(mask, weights)
     terms = upcast(logps).masked_fill(~heard, 0.0)
     if token_weights is not None:
         terms = _on_tokens(token_weights, heard) * terms
@@ -121,7 +121,7 @@ def weighted_clipped_surrogate(
         logps: [..., K, T] token log-probabilities; anything where masked.
         old_logps: [..., K, T] those of the rollout policy; constants.
         advantages: [..., K] A_i; constants.
-        weights: [..., K] w_i; constants. A weight of 0 silences its candidate altogether.
+        weights: [..., K] w_i; constants. A weight or an advantage of 0 silences its candidate altogether.
         mask: [..., K, T] bool, True where a token counts.
         clip_low: how far below 1 the ratio may move a term with A_i < 0, in [0, 1].
         clip_high: how far above 1 it may move one with A_i > 0, >= 0.
@@ -145,7 +145,7 @@ def weighted_clipped_surrogate(
     expect_in("clip_low", clip_low, 0.0, 1.0)
     expect_in("clip_high", clip_high, 0.0)
     expect_in("max_length", max_length, 0.0, open_low=True)
-    now, heard = upcast(logps), _heard(weights, mask)
+    now, heard = upcast(logps), _heard(mask, weights, advantages)
     ratio = (now - old_logps.detach().to(now.dtype)).masked_fill(~heard, 0.0).exp()
     gain = advantages.detach().to(now.dtype).unsqueeze(-1)
     terms = torch.minimum(ratio * gain, ratio.clamp(1 - clip_low, 1 + clip_high) * gain).masked_fill(~heard, 0.0)
@@ -163,9 +163,11 @@ def _expect_tokens(logps: Tensor, mask: Tensor, **per_candidate: Tensor) -> None
         expect_shape(name, value, logps.shape[:-1])
 
 
-def _heard(weights: Tensor, mask: Tensor) -> Tensor:
-    """Return the tokens [..., K, T] that can matter: 0·inf in a backward would be NaN, so weights of 0 are cut out."""
-    return mask & (weights.detach() != 0).unsqueeze(-1)
+def _heard(mask: Tensor, *factors: Tensor) -> Tensor:
+    """Return the tokens [..., K, T] that no factor [..., K] of 0 silences: in a backward 0·inf would be NaN."""
+    for factor in factors:
+        mask = mask & (factor.detach() != 0).unsqueeze(-1)
+    return mask
 
 
 def _on_tokens(token_weights: Tensor, mask: Tensor) -> Tensor:

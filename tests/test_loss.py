@@ -235,6 +235,16 @@ class TestAllLosses:
         assert_close(gradient(nll, logps)[0], expected)
         assert_close(gradient(clipped, logps)[0], expected)
 
+    def test_an_advantage_of_zero_silences_infinite_ratios(self):
+        """A skipped candidate's coefficient is the advantage of eq. (7c), whatever its ratios are."""
+        logps = torch.full((1, 2, 1), -1.0, requires_grad=True)
+        old = torch.tensor([[[-INF], [-1.0]]])
+        loss = mg.weighted_clipped_surrogate(
+            logps, old, torch.tensor([[0.0, 1.0]]), torch.ones(1, 2), torch.ones(1, 2, 1, dtype=torch.bool), **CLIPS
+        )
+        assert_close(loss, torch.tensor(-1 / 4))
+        assert_close(gradient(loss, logps)[0], torch.tensor([[[0.0], [-1 / 4]]]))
+
     def test_a_nan_weight_stays_visible(self):
         logps, mask = -torch.ones(1, 2, 1), torch.ones(1, 2, 1, dtype=torch.bool)
         weights = torch.tensor([[NAN, 0.5]])
