@@ -175,6 +175,7 @@ class MaxEntObjective:
         if config.dedup > 0:
             if keys is None:
                 raise ValueError(f"Expected keys with dedup={config.dedup!r}, got keys=None.")
+            expect_shape("keys", keys, utilities.shape)
             counts = duplicate_counts(keys, mask=counted)
             log_weights = discount_log_weights(log_weights, counts, strength=config.dedup, mask=counted)
             heat = (tau + config.beta).unsqueeze(-1)
