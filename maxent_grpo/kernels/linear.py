@@ -4,6 +4,19 @@ With F = N·D·V over the N kept rows, scoring costs 2F floating point operation
 forward, 2F to compute the logits again, 2F each for dH and dW) and the one-pass `linear_weighted_nll` 6F: its
 coefficients are known, so dH and dW follow while a chunk's logits are still in the buffer. A frozen head saves the 2F
 of dW, frozen hidden states those of dH.
+
+Peak memory beside the inputs, n of N rows kept, `chunk` rows to a chunk, `itemsize` bytes to a logit:
+
+    chunk·V·itemsize        one chunk of logits: `chunk_bytes`, or one row if that is more
+  + blocks                  what the row operations hold, at most min(3·BLOCK_BYTES, 3·chunk·V·4) (torch backend only)
+  + n·D·itemsize            a copy of the kept rows, if some are dropped
+  + 3·chunk·D·4             products of a chunk
+  + (N·D + V·D)·itemsize    the gradients, where they are needed
+  + V·D·4                   dW in float32 before it is rounded, for a half precision weight
+  + chunk·V·4               the chunk in float32, for half precision on a CPU
+  + 64·N                    results, indices and masks
+
+Under autocast the weight's copy in its dtype comes on top, V·D·2, as for any layer.
 """
 
 from types import ModuleType
@@ -11,7 +24,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from maxent_grpo._checks import expect
 from maxent_grpo.kernels._checks import expect_head, expect_ids, expect_rows, expect_token_weights
@@ -25,6 +37,7 @@ from maxent_grpo.kernels.rows import (
     accumulation_dtype,
     empty_row_logps,
     kept_rows,
+    once,
     outside_graphs,
     row_backend,
 )
@@ -220,7 +233,7 @@ class _LinearTokenLogps(torch.autograd.Function):
         return logps
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, ids, lse = ctx.saved_tensors
         settings: _Settings = ctx.settings
@@ -262,7 +275,7 @@ class _LinearWeightedNLL(torch.autograd.Function):
         return weighted_sum(factor, logps), logps, entropies
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         gradients: HeadGradients = consumed_once(ctx)
         return *gradients.scaled(upstream, ctx.dtypes), None, None, None

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from maxent_grpo._checks import expect
 from maxent_grpo.kernels._checks import expect_ids, expect_rows, expect_token_weights
@@ -15,6 +14,7 @@ from maxent_grpo.kernels.rows import (
     WeightedNLL,
     accumulation_dtype,
     kept_rows,
+    once,
     outside_graphs,
     row_backend,
 )
@@ -162,7 +162,7 @@ class _TokenLogps(torch.autograd.Function):
         return logps
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         logits, ids, keep, lse = ctx.saved_tensors
         return _logits_gradient(ctx, logits, ids, lse, torch.where(keep, -upstream, 0)), None, None, None, None
@@ -190,7 +190,7 @@ class _SequenceLogps(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         logits, ids, keep, lse, scale = ctx.saved_tensors
         per_row = (-upstream * scale)[:, None].expand(-1, logits.shape[-2]).reshape(-1)
@@ -215,13 +215,11 @@ class _WeightedNLL(torch.autograd.Function):
         if inplace:
             torch.autograd.graph.increment_version(values)
         ctx.gradient, ctx.rows = gradient, rows
-        ctx.mark_non_differentiable(logps)
-        if entropies is not None:
-            ctx.mark_non_differentiable(entropies)
+        ctx.mark_non_differentiable(*(values for values in (logps, entropies) if values is not None))
         return weighted_sum(factor, logps), logps, entropies
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         gradient = consumed_once(ctx)
         ctx.rows.scale_(gradient, upstream)

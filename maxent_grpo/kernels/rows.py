@@ -114,6 +114,18 @@ def row_backend(backend: Backend, tensor: Tensor) -> ModuleType:
     return importlib.import_module(f"maxent_grpo.kernels.{chosen}_rows")
 
 
+def once(backward: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Refuse a backward that is to be differentiated again: its result would be taken for a constant."""
+
+    @functools.wraps(backward)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if torch.is_grad_enabled():
+            raise RuntimeError("Expected a backward without create_graph=True: the kernels are differentiable once.")
+        return backward(*args, **kwargs)
+
+    return call
+
+
 def outside_graphs(operation: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Keep `operation` out of the graphs that `torch.compile` builds of its callers: it is fused by hand.
 
@@ -122,7 +134,7 @@ def outside_graphs(operation: Callable[Arguments, Result]) -> Callable[Arguments
 
     @functools.wraps(operation)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        chosen = torch.compiler.disable(operation) if torch.compiler.is_compiling() else operation
+        chosen = torch.compiler.disable(operation) if torch.compiler.is_compiling() else operation  # type: ignore[no-untyped-call]
         return chosen(*args, **kwargs)
 
     return call

@@ -1,0 +1,368 @@
+"""The operations through the LM head, in both backends, against the naive equations in float64."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import DEVICE, DTYPES, naive_head, naive_logps
+from torch.utils.flop_counter import FlopCounterMode
+
+from maxent_grpo.kernels import linear_sequence_logps, linear_token_logps, linear_weighted_nll
+
+EXAMPLES = settings(max_examples=20)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Hidden states, LM head, labels, coefficients and the settings of the map from logits to log-odds."""
+
+    hidden: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    ids: torch.Tensor
+    mask: torch.Tensor
+    token_weights: torch.Tensor
+    knobs: dict[str, float | None]
+    chunk_rows: int
+
+    @property
+    def keep(self) -> torch.Tensor:
+        return self.mask & (self.ids != -100)
+
+    @property
+    def options(self) -> dict[str, object]:
+        row_bytes = self.weight.shape[0] * self.hidden.dtype.itemsize
+        return {**self.knobs, "mask": self.mask, "chunk_bytes": self.chunk_rows * row_bytes}
+
+    def leaves(self, dtype: torch.dtype | None = None) -> list[torch.Tensor]:
+        tensors = [tensor for tensor in (self.hidden, self.weight, self.bias) if tensor is not None]
+        return [tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in tensors]
+
+    def eager(self, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(log-probabilities, gradients of −Σ c·log p) by autograd of the naive equations in `dtype`."""
+        leaves = self.leaves(dtype)
+        logits = naive_head(*leaves, scale=self.knobs["logit_scale"], softcap=self.knobs["softcap"])
+        logps = naive_logps(logits, self.ids, self.keep, self.knobs["temperature"])
+        weights = self.token_weights.to(torch.float64 if dtype == torch.float64 else torch.float32)
+        return logps.detach(), list(torch.autograd.grad(-(weights * logps).sum(), leaves))
+
+
+@st.composite
+def heads(draw: st.DrawFn, *, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> Head:
+    lead = tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=2)))
+    width, vocabulary = draw(st.sampled_from([8, 24])), draw(st.sampled_from([1, 7, 130]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    dtype = draw(st.sampled_from(dtypes))
+
+    def values(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(DEVICE, dtype)
+
+    ids = torch.randint(0, vocabulary, lead, generator=generator)
+    ids[torch.rand(lead, generator=generator) < 0.2] = -100
+    weights = torch.tensor([-1.0, 0.0, 1e-12, 1e4, 0.3])[torch.randint(0, 5, lead, generator=generator)]
+    return Head(
+        values(*lead, 2 * width)[..., ::2],
+        values(vocabulary, width),
+        values(vocabulary) if draw(st.booleans()) else None,
+        ids.to(DEVICE),
+        (torch.rand(lead, generator=generator) < draw(st.sampled_from([0.0, 0.7, 1.0]))).to(DEVICE),
+        weights.to(DEVICE),
+        {
+            "temperature": draw(st.sampled_from([1.0, 0.5])),
+            "logit_scale": draw(st.sampled_from([1.0, 0.3])),
+            "softcap": draw(st.sampled_from([None, 4.0])),
+        },
+        draw(st.sampled_from([1, 3, 100])),
+    )
+
+
+def standard(dtype: torch.dtype = torch.float32, rows: int = 40, width: int = 32, vocabulary: int = 300) -> Head:
+    torch.manual_seed(0)
+    return Head(
+        torch.randn(rows, width, device=DEVICE).to(dtype),
+        (torch.randn(vocabulary, width, device=DEVICE) / width**0.5).to(dtype),
+        None,
+        torch.randint(0, vocabulary, (rows,), device=DEVICE),
+        torch.ones(rows, dtype=torch.bool, device=DEVICE),
+        torch.randn(rows, device=DEVICE),
+        {"temperature": 1.0, "logit_scale": 1.0, "softcap": None},
+        16,
+    )
+
+
+def one_pass(head: Head, leaves: list[torch.Tensor], backend: str = "auto", **more: object) -> torch.Tensor:
+    hidden, weight, *bias = leaves
+    return linear_weighted_nll(
+        hidden,
+        weight,
+        head.ids,
+        head.token_weights,
+        bias=bias[0] if bias else None,
+        backend=backend,
+        **(head.options | more),
+    ).loss
+
+
+def assert_gradients_close(got: list[torch.Tensor], wanted: list[torch.Tensor], weights: torch.Tensor) -> None:
+    scale = float(weights.abs().max()) if weights.numel() else 1.0
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-4, atol=1e-5 * max(scale, 1e-12))
+
+
+@EXAMPLES
+@given(head=heads())
+def test_one_pass_has_the_loss_and_the_gradients_of_the_naive_equations(backend: str, head: Head) -> None:
+    logps, gradients = head.eager(torch.float64)
+    leaves = head.leaves()
+    bias = leaves[2] if len(leaves) == 3 else None
+    result = linear_weighted_nll(
+        *leaves[:2], head.ids, head.token_weights, bias=bias, entropy=True, backend=backend, **head.options
+    )
+    terms = head.token_weights.double() * logps
+    torch.testing.assert_close(
+        result.loss.double(), -terms.sum(), rtol=1e-5, atol=1e-5 * float(terms.abs().sum() + 1)
+    )
+    counted = head.keep & (head.token_weights != 0)
+    torch.testing.assert_close(result.token_logps.double(), logps.where(counted, 0), rtol=1e-4, atol=1e-4)
+    assert result.entropy is not None
+    assert bool((result.entropy[~counted] == 0).all())
+    assert_gradients_close(list(torch.autograd.grad(result.loss, leaves)), gradients, head.token_weights)
+
+
+@EXAMPLES
+@given(head=heads())
+def test_token_logps_through_the_head_and_their_gradients_are_the_naive_ones(backend: str, head: Head) -> None:
+    expected, gradients = head.eager(torch.float64)
+    leaves = head.leaves()
+    bias = leaves[2] if len(leaves) == 3 else None
+    logps = linear_token_logps(*leaves[:2], head.ids, bias=bias, backend=backend, **head.options)
+    torch.testing.assert_close(logps.detach().double(), expected, rtol=1e-4, atol=1e-4)
+    loss = -(head.token_weights * logps).sum()
+    assert_gradients_close(list(torch.autograd.grad(loss, leaves)), gradients, head.token_weights)
+
+
+def test_sequence_logps_through_the_head_sum_or_average_the_tokens_kept(backend: str) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 4, 8, device=DEVICE)
+    weight = torch.randn(20, 8, device=DEVICE)
+    ids = torch.randint(0, 20, (3, 4), device=DEVICE)
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], device=DEVICE, dtype=torch.bool)
+    ids[1, 0] = -100
+    tokens = naive_logps((hidden @ weight.T).double(), ids, mask & (ids != -100))
+    options = {"backend": backend}
+    sums = linear_sequence_logps(hidden, weight, ids, mask, **options)
+    means = linear_sequence_logps(hidden, weight, ids, mask, length_normalize=True, **options)
+    torch.testing.assert_close(sums.double(), tokens.sum(-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(means.double(), tokens.sum(-1) / torch.tensor([2, 3, 1], device=DEVICE))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("coefficient", [1.0, 1e-4])
+def test_errors_stay_below_those_of_eager_torch_in_the_same_dtype(
+    backend: str, dtype: torch.dtype, coefficient: float
+) -> None:
+    head = standard(dtype)
+    head = Head(**{**head.__dict__, "token_weights": coefficient * head.token_weights})
+    _, precise = head.eager(torch.float64)
+    _, eager = head.eager(dtype)
+    leaves = head.leaves()
+    got = torch.autograd.grad(one_pass(head, leaves, backend), leaves)
+    for one, other, exact in zip(got, eager, precise, strict=True):
+        assert (one.double() - exact).norm() <= (other.double() - exact).norm() + 1e-6 * exact.norm()
+
+
+def test_the_weight_gradient_is_summed_in_float32_over_many_chunks(backend: str) -> None:
+    head = standard(torch.bfloat16, rows=512)
+    _, (_, exact) = head.eager(torch.float64)
+
+    def error(chunk_rows: int) -> float:
+        leaves = head.leaves()
+        loss = one_pass(head, leaves, backend, chunk_bytes=chunk_rows * 300 * 2)
+        return float((torch.autograd.grad(loss, leaves[1])[0].double() - exact).norm() / exact.norm())
+
+    assert error(2) <= 1.01 * error(512)
+
+
+def flops(head: Head, backend: str, operation: str, **frozen: bool) -> float:
+    """Floating point operations of a step in units of F = N·D·V."""
+    hidden, weight = head.leaves()
+    hidden.requires_grad_(not frozen.get("hidden", False))
+    weight.requires_grad_(not frozen.get("weight", False))
+    with FlopCounterMode(display=False) as counter:
+        if operation == "one_pass":
+            one_pass(head, [hidden, weight], backend).backward()
+        elif operation == "two_pass":
+            linear_token_logps(hidden, weight, head.ids, backend=backend, **head.options).sum().backward()
+        else:
+            with torch.no_grad():
+                one_pass(head, [hidden, weight], backend)
+    return counter.get_total_flops() / (len(head.ids) * weight.numel())
+
+
+def test_one_pass_costs_six_operations_per_entry_and_recomputing_eight(backend: str) -> None:
+    head = standard()
+    assert flops(head, backend, "one_pass") == 6
+    assert flops(head, backend, "two_pass") == 8
+    assert flops(head, backend, "scoring") == 2
+    assert flops(head, backend, "one_pass", weight=True) == 4
+    assert flops(head, backend, "one_pass", hidden=True) == 4
+
+
+def test_rows_with_coefficient_zero_are_dropped_before_the_matmul(backend: str) -> None:
+    head = standard()
+    head.token_weights[:30] = 0
+    head.hidden[:30] = torch.nan
+    assert flops(head, backend, "one_pass") == 6 * 10 / 40
+    leaves = head.leaves()
+    hidden_gradient, weight_gradient = torch.autograd.grad(one_pass(head, leaves, backend), leaves)
+    assert torch.equal(hidden_gradient[:30], torch.zeros(30, 32, device=DEVICE))
+    assert bool(weight_gradient.isfinite().all())
+
+
+def test_an_all_masked_batch_gives_a_differentiable_zero(backend: str) -> None:
+    head = standard()
+    head.mask[:] = False
+    leaves = head.leaves()
+    loss = one_pass(head, leaves, backend)
+    assert float(loss.detach()) == 0
+    assert all(not bool(gradient.any()) for gradient in torch.autograd.grad(loss, leaves))
+    logps = linear_token_logps(*leaves, head.ids, mask=head.mask, backend=backend)
+    assert all(not bool(gradient.any()) for gradient in torch.autograd.grad(logps.sum(), leaves))
+
+
+def test_the_upstream_gradient_scales_the_gradients(backend: str) -> None:
+    head = standard()
+    leaves = head.leaves()
+    once = torch.autograd.grad(one_pass(head, leaves, backend), leaves)
+    scaled = torch.autograd.grad(-2.5 * one_pass(head, leaves, backend), leaves)
+    for one, other in zip(once, scaled, strict=True):
+        torch.testing.assert_close(other, -2.5 * one)
+
+
+def test_coefficients_too_small_for_float16_gradients_of_logits_still_move_the_head(backend: str) -> None:
+    head = standard(torch.float16)
+    tiny = Head(**{**head.__dict__, "token_weights": 1e-7 * head.token_weights})
+    leaves = head.leaves()
+    gradients = torch.autograd.grad(one_pass(head, leaves, backend), leaves)
+    rescaled = torch.autograd.grad(1e7 * one_pass(tiny, leaves, backend), leaves)  # as a loss scaler does
+    for one, other in zip(gradients, rescaled, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-3, atol=1e-4)
+
+
+def test_autocast_runs_the_matmuls_in_its_dtype_and_returns_float32_gradients(backend: str) -> None:
+    head = standard()
+    leaves, half = head.leaves(), Head(**{**head.__dict__, "hidden": head.hidden.bfloat16(), "chunk_rows": 8})
+    halves = [leaf.detach().bfloat16().requires_grad_() for leaf in leaves]
+    with torch.autocast(DEVICE, torch.bfloat16):
+        loss = one_pass(head, leaves, backend)
+        token = linear_token_logps(*leaves, head.ids, backend=backend)
+    torch.testing.assert_close(loss, one_pass(half, halves, backend), rtol=1e-5, atol=1e-5)
+    gradients = torch.autograd.grad(loss, leaves)
+    assert all(gradient.dtype == torch.float32 for gradient in gradients)
+    expected = torch.autograd.grad(one_pass(half, halves, backend), halves)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other.float(), rtol=2e-2, atol=2e-2)
+    (token * head.token_weights).sum().backward()
+    assert leaves[0].grad is not None
+    assert leaves[0].grad.dtype == torch.float32
+
+
+def test_a_tied_embedding_gets_both_its_gradients(backend: str) -> None:
+    torch.manual_seed(0)
+    embedding = torch.nn.Embedding(20, 8, device=DEVICE)
+    inputs, ids = torch.randint(0, 20, (2, 12), device=DEVICE).unbind()
+    weights = torch.randn(12, device=DEVICE)
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(loss, embedding.weight)[0]
+
+    hidden = embedding(inputs).tanh()
+    logps = naive_logps(embedding(inputs).tanh() @ embedding.weight.T, ids, torch.ones_like(ids, dtype=torch.bool))
+    got = gradient(linear_weighted_nll(hidden, embedding.weight, ids, weights, backend=backend).loss)
+    torch.testing.assert_close(got, gradient(-(weights * logps).sum()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpointed_body_gets_the_same_gradient(backend: str) -> None:
+    torch.manual_seed(0)
+    body, head = torch.nn.Linear(8, 8, device=DEVICE), torch.nn.Linear(8, 20, bias=False, device=DEVICE)
+    inputs, ids = torch.randn(5, 8, device=DEVICE), torch.randint(0, 20, (5,), device=DEVICE)
+    weights = torch.randn(5, device=DEVICE)
+
+    def gradient(hidden: torch.Tensor) -> torch.Tensor:
+        loss = linear_weighted_nll(hidden, head.weight, ids, weights, backend=backend).loss
+        return torch.autograd.grad(loss, body.weight)[0]
+
+    checkpointed = torch.utils.checkpoint.checkpoint(body, inputs, use_reentrant=False)
+    torch.testing.assert_close(gradient(checkpointed), gradient(body(inputs)))
+
+
+def test_a_second_backward_and_a_double_backward_say_why_not(backend: str) -> None:
+    head = standard()
+    leaves = head.leaves()
+    loss = one_pass(head, leaves, backend)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="Expected one backward through a weighted NLL, got a second"):
+        loss.backward()
+    for value in (one_pass(head, leaves, backend), linear_token_logps(*leaves, head.ids, backend=backend).sum()):
+        with pytest.raises(RuntimeError, match="Expected a backward without create_graph=True"):
+            torch.autograd.grad(value, leaves, create_graph=True)
+
+
+def test_micro_batches_add_up_to_the_whole_batch(backend: str) -> None:
+    head = standard()
+    hidden, weight = head.leaves()
+    (whole,) = torch.autograd.grad(one_pass(head, [hidden, weight], backend), weight)
+    for part in (slice(0, 13), slice(13, 40)):
+        linear_weighted_nll(
+            hidden[part], weight, head.ids[part], head.token_weights[part], backend=backend
+        ).loss.backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_caller_gets_the_same_result() -> None:
+    head = standard()
+    leaves = head.leaves()
+
+    def loss(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * one_pass(head, [hidden * 1.5, weight], "torch")
+
+    eager = torch.autograd.grad(loss(*leaves), leaves)
+    compiled = torch.autograd.grad(torch.compile(loss, backend="aot_eager")(*leaves), leaves)
+    for one, other in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_float64_gradients_pass_gradcheck(softcap: float | None) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), (6, 4), (6,))]
+    ids = torch.tensor([5, -100, 0])
+    knobs = {"temperature": 0.7, "logit_scale": 1.3, "softcap": softcap, "chunk_bytes": 6 * 8}
+    assert torch.autograd.gradcheck(lambda h, w, b: linear_token_logps(h, w, ids, bias=b, **knobs), inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.zeros(5, 7)}, r"Expected a floating point weight of shape \[V, 8\]"),
+        ({"weight": torch.zeros(5, 8).bfloat16()}, "Expected hidden and weight of one dtype outside autocast"),
+        ({"bias": torch.zeros(4)}, r"Expected bias of shape \[5\]"),
+        ({"softcap": 0.0}, "Expected softcap > 0, got softcap=0.0."),
+        ({"logit_scale": -1.0}, "Expected logit_scale > 0, got logit_scale=-1.0."),
+        ({"chunk_bytes": 0}, "Expected chunk_bytes > 0, got chunk_bytes=0."),
+        ({"token_weights": torch.ones(3)}, r"Expected token_weights of shape \[2\]"),
+        ({"ids": torch.tensor([5, 0])}, r"Expected ids in \[0, 5\), got ids=\[5\]."),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(change: dict[str, object], message: str) -> None:
+    fitting = {
+        "hidden": torch.zeros(2, 8),
+        "weight": torch.zeros(5, 8),
+        "ids": torch.tensor([1, 0]),
+        "token_weights": torch.ones(2),
+    }
+    with pytest.raises(ValueError, match=message):
+        linear_weighted_nll(**(fitting | change))
