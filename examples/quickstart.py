@@ -1,6 +1,6 @@
 """Train a small language model on Countdown with Dr.GRPO and with MaxEnt-GRPO, on a CPU, and compare them.
 
-    python examples/quickstart.py                    # two to three minutes of training on 2 cores
+    python examples/quickstart.py                    # about three minutes of training on 2 cores
     python examples/quickstart.py --seeds 3          # three seeds, averaged
     python examples/quickstart.py --resume           # go on after Ctrl-C
 
@@ -13,12 +13,13 @@ import argparse
 import dataclasses
 import json
 import random
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel
@@ -27,16 +28,19 @@ from transformers.utils import logging as transformers_logging
 from maxent_grpo import MaxEntConfig, Statistics
 from tasks import countdown
 from tasks.splits import Split, split
-from tiny.evaluation import evaluate, greedy_accuracy, guesser_metrics
+from tiny.evaluation import Row, evaluate, greedy_accuracy, guesser_metrics
+from tiny.jobs import Report, Stopped, run_jobs
 from tiny.model import build_model, build_tokenizer
-from tiny.report import save_picture, write_table
+from tiny.report import NAMES, save_picture, write_table
 from tiny.sampling import Samples, Task
+from tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save_state
 from tiny.training import Reinforcement, warm_start
 
 MAX_NEW_TOKENS = 8  # the longest answers, (20-19)*18 and its like, with the end token
 TEMPERATURES = (0.6, 0.8, 1.0, 1.2)
 TASK = Task(prompt=countdown.prompt, verify=countdown.verify)
 ARMS = ("dr_grpo", "maxent", "maxent_diverse")
+TOKENIZER = build_tokenizer()
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -88,7 +92,7 @@ def arm_config(arm: str, options: argparse.Namespace) -> MaxEntConfig:
     )
 
 
-def skewed_pairs(problems: tuple[countdown.Problem, ...]) -> Any:
+def skewed_pairs(problems: Sequence[countdown.Problem]) -> Callable[[random.Random], tuple[str, str]]:
     """Return a sampler of (prompt, answer): each mode half as likely as the one before, written in any way."""
     solutions = [countdown.solutions(problem) for problem in problems]
 
@@ -101,180 +105,200 @@ def skewed_pairs(problems: tuple[countdown.Problem, ...]) -> Any:
     return pair
 
 
-class Demo:
-    """One call of the demo: the files it writes, and the work in order."""
+@dataclass(frozen=True)
+class Job:
+    """One method, or the warm start, with one seed."""
 
-    def __init__(self, options: argparse.Namespace, console: Console) -> None:
-        self.options, self.console = options, console
-        self.output: Path = options.output
-        self.metrics_file = self.output / "metrics.jsonl"
-        self.problems: Split[countdown.Problem] = split(
-            countdown.problems(countdown.WIDE), held_out=options.eval_prompts, seed=0
+    options: argparse.Namespace
+    arm: str
+    seed: int
+
+    def __str__(self) -> str:
+        """Return the name shown beside the progress bar."""
+        return f"{NAMES[self.arm]}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its metrics, state and checkpoint go."""
+        return self.options.output / f"seed{self.seed}" / self.arm
+
+    @property
+    def warm_folder(self) -> Path:
+        """Where the checkpoint is that it starts from."""
+        return self.folder.parent / "warm_start"
+
+    @property
+    def log(self) -> Log:
+        """Its metrics."""
+        return Log(self.folder / "metrics.jsonl")
+
+
+def warm_up(job: Job, report: Report, stopped: Stopped) -> None:
+    """Train the checkpoint that all methods start from, and evaluate it."""
+    _quieten()
+    problems = _problems(job.options)
+    if not (job.folder / "config.json").exists():
+        model = build_model(TOKENIZER, seed=job.seed)
+        losses = warm_start(
+            model, TOKENIZER, skewed_pairs(problems.train), steps=job.options.warm_steps, seed=job.seed
         )
-        self.tokenizer = build_tokenizer()
-        self._open_output()
-
-    def run(self) -> None:
-        """Train and evaluate every method for every seed, then write table and pictures."""
-        columns = ("{task.description:<22}", "[dim]{task.fields[news]}")
-        with Progress(
-            TextColumn(columns[0]), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn(columns[1]),
-            console=self.console,
-        ) as bar:  # fmt: skip
-            for seed in range(self.options.seed, self.options.seed + self.options.seeds):
-                self._warm(seed, bar)
-                self._evaluate("warm_start", seed, self._load(self._folder("warm_start", seed)))
-                for arm in self.options.arms:
-                    self._train(arm, seed, bar)
-        guess_rng = random.Random(0)
-        guesser = guesser_metrics(
-            lambda problem: countdown.random_answer(problem, guess_rng), TASK, self.problems.held_out, num_samples=64
-        )
-        rows = [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
-        self.console.print(write_table(rows, guesser, self.output))
-        save_picture(rows, self.output / "curves.png")
-        self.console.print(f"Results, checkpoints and pictures are in {self.output}/.")
-
-    def _open_output(self) -> None:
-        """Start afresh, or check that a resumed run has the options it was started with."""
-        settings = {name: value for name, value in vars(self.options).items() if name not in ("output", "resume")}
-        file = self.output / "config.json"
-        if self.options.resume and file.exists():
-            for name, before in json.loads(file.read_text()).items():
-                if settings[name] != before:
-                    raise SystemExit(f"Expected --{name.replace('_', '-')} {before} to resume, got {settings[name]}.")
-            return
-        self.output.mkdir(parents=True, exist_ok=True)
-        for state in self.output.glob("seed*/*/state.pt"):
-            state.unlink()
-        self.metrics_file.write_text("")
-        file.write_text(json.dumps(settings, indent=2) + "\n")
-
-    def _folder(self, arm: str, seed: int) -> Path:
-        return self.output / f"seed{seed}" / arm
-
-    def _load(self, folder: Path) -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM  # noqa: PLC0415
-
-        return AutoModelForCausalLM.from_pretrained(folder)
-
-    def _warm(self, seed: int, bar: Progress) -> None:
-        folder, total = self._folder("warm_start", seed), self.options.warm_steps
-        if (folder / "state.pt").exists():
-            return
-        model = build_model(self.tokenizer, seed=seed)
-        progress = bar.add_task(f"warm start, seed {seed}", total=total, news="")
-        pairs = skewed_pairs(self.problems.train)
-        for loss in warm_start(model, self.tokenizer, pairs, steps=total, seed=seed):
-            bar.update(progress, advance=1, news=f"loss {loss:.2f}")
-        self._save(model, folder)
-        torch.save({}, folder / "state.pt")  # its presence says that the checkpoint is whole
-
-    def _save(self, model: PreTrainedModel, folder: Path) -> None:
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def _train(self, arm: str, seed: int, bar: Progress) -> None:
-        options, folder = self.options, self._folder(arm, seed)
-        warm = self._load(self._folder("warm_start", seed))
-        run = Reinforcement(
-            self._load(self._folder("warm_start", seed)),
-            self.tokenizer,
-            TASK,
-            arm_config(arm, options),
-            reference=warm,
-            learning_rate=options.learning_rate,
-            prompts_per_step=options.prompts,
-            num_samples=options.samples,
-            max_new_tokens=MAX_NEW_TOKENS,
-            temperature=options.temperature,
-            seed=seed,
-        )
-        if (folder / "state.pt").exists():
-            run.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
-        self._forget_after(arm, seed, run.step)
-        folder.mkdir(parents=True, exist_ok=True)
-        progress = bar.add_task(f"{arm}, seed {seed}", total=options.steps, completed=run.step, news="")
-        try:
-            for news in self._updates(run, arm, seed):
-                bar.update(progress, completed=run.step, news=news)
-        finally:  # also on Ctrl-C: what was trained is kept
-            torch.save(run.state_dict(), folder / "state.pt")
-        if not (folder / "config.json").exists() or run.step == options.steps:
-            self._save(run.model, folder)
-        self._evaluate(arm, seed, run.model)
-
-    def _updates(self, run: Reinforcement, arm: str, seed: int) -> Iterator[str]:
-        """Train to the end, logging every update; yield the latest news."""
-        curve: dict[str, float] = {}
-        while run.step < self.options.steps:
-            samples, statistics = run.update(self.problems.train)
-            entry = {"arm": arm, "seed": seed, "step": run.step, **_update_entry(samples, statistics)}
-            if run.step % self.options.eval_every == 0 or run.step == self.options.steps:
-                curve = self._metrics(run.model, 128, 1.0, num_samples=8, seed=run.step)
-                entry |= curve
-                torch.save(run.state_dict(), self._folder(arm, seed) / "state.pt")
-            self._log(entry)
-            held_out = "".join(f" {name} {curve[name]:.3f}" for name in ("mean@8", "coverage@8") if curve)
-            gap = entry.get("maxent/improvement_gap", float("nan"))
-            yield f"reward {entry['reward']:.3f}{held_out} ess {entry['maxent/ess']:.1f} gap {gap:.3f}"
-
-    def _metrics(
-        self, model: PreTrainedModel, problems: int, temperature: float, *, num_samples: int, seed: int
-    ) -> dict[str, float]:
-        return evaluate(
-            model,
-            self.tokenizer,
-            TASK,
-            self.problems.held_out[:problems],
-            temperature=temperature,
-            num_samples=num_samples,
-            max_new_tokens=MAX_NEW_TOKENS,
-            seed=seed,
-        )
-
-    def _evaluate(self, arm: str, seed: int, model: PreTrainedModel) -> None:
-        """Log the final metrics of a model at every sampling temperature, once."""
-        logged = self.metrics_file.read_text().splitlines()
-        done = {
-            (row["arm"], row["seed"], row["temperature"]) for row in map(json.loads, logged) if "temperature" in row
-        }
-        greedy = greedy_accuracy(model, self.tokenizer, TASK, self.problems.held_out, max_new_tokens=MAX_NEW_TOKENS)
-        for temperature in TEMPERATURES:
-            if (arm, seed, temperature) not in done:
-                row = self._metrics(
-                    model, self.options.eval_prompts, temperature, num_samples=self.options.eval_samples, seed=seed
-                )
-                self._log({"arm": arm, "seed": seed, "temperature": temperature, "pass@1": greedy, **row})
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def _forget_after(self, arm: str, seed: int, step: int) -> None:
-        """Drop logged updates that a resumed run makes again."""
-        rows = [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
-        kept = [row for row in rows if (row["arm"], row["seed"]) != (arm, seed) or row.get("step", 0) <= step]
-        self.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        for step, loss in enumerate(losses, 1):
+            report((str(job), step, f"loss {loss:.2f}"))
+            if stopped():
+                return  # half a warm start is no checkpoint: a resumed run starts it over
+        save_checkpoint(model, TOKENIZER, job.folder)
+    report((str(job), job.options.warm_steps, ""))
+    _evaluate_finally(job, load_checkpoint(job.folder), problems)
 
 
-def _update_entry(samples: Samples, statistics: Statistics) -> dict[str, float]:
-    entries = {name: float(value) for name, value in statistics.as_dict().items()}
-    return {"reward": samples.rewards.mean().item(), "tokens": int(samples.mask.sum()), **entries}
+def train(job: Job, report: Report, stopped: Stopped) -> None:
+    """Train one method from the warm start, going on from a saved state if there is one, and evaluate it."""
+    _quieten()
+    options, problems, log = job.options, _problems(job.options), job.log
+    run = Reinforcement(
+        load_checkpoint(job.warm_folder),
+        TOKENIZER,
+        TASK,
+        arm_config(job.arm, options),
+        reference=load_checkpoint(job.warm_folder),
+        learning_rate=options.learning_rate,
+        prompts_per_step=options.prompts,
+        num_samples=options.samples,
+        max_new_tokens=MAX_NEW_TOKENS,
+        temperature=options.temperature,
+        seed=job.seed,
+    )
+    state = load_state(job.folder / "state.pt")
+    if state is not None:
+        run.load_state_dict(state)
+    log.keep(lambda row: row.get("step", 0) <= run.step)
+    held_out: Row = {}
+    while run.step < options.steps and not stopped():
+        samples, statistics = run.update(problems.train)
+        row = {"arm": job.arm, "seed": job.seed, "step": run.step, **_update_metrics(samples, statistics)}
+        if run.step % options.eval_every == 0 or run.step == options.steps:
+            held_out = _evaluate(run.model, problems.held_out[:128], 1.0, num_samples=8, seed=run.step)
+            row |= held_out
+            save_state(run.state_dict(), job.folder / "state.pt")
+        log.append(row)
+        report((str(job), run.step, _news(held_out | row)))
+    save_state(run.state_dict(), job.folder / "state.pt")
+    save_checkpoint(run.model, TOKENIZER, job.folder)
+    if run.step == options.steps:
+        _evaluate_finally(job, run.model, problems)
+
+
+def run_demo(options: argparse.Namespace, console: Console) -> None:
+    """Train and evaluate every method with every seed, then write table and picture."""
+    seeds = range(options.seed, options.seed + options.seeds)
+    warm = [Job(options, "warm_start", seed) for seed in seeds]
+    methods = [Job(options, arm, seed) for seed in seeds for arm in options.arms]
+    with Progress(
+        TextColumn("{task.description:<26}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[news]}"),
+        console=console,
+    ) as progress:
+        for work, jobs, steps in ((warm_up, warm, options.warm_steps), (train, methods, options.steps)):
+            bars = {str(job): progress.add_task(str(job), total=steps, news="", start=False) for job in jobs}
+
+            def show(entry: tuple[str, int, str], bars: dict[str, Any] = bars) -> None:
+                name, step, news = entry
+                progress.start_task(bars[name])
+                progress.update(bars[name], completed=step, news=news)
+
+            run_jobs(work, jobs, on_news=show)
+    rows = [row for job in warm + methods for row in job.log.rows()]
+    (options.output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    console.print(write_table(rows, _guesser(options), options.output))
+    save_picture(rows, options.output / "curves.png")
+    console.print(f"Table, picture, metrics and checkpoints are in {options.output}/.")
+
+
+def open_output(options: argparse.Namespace) -> None:
+    """Start the output folder afresh, or check that a resumed run has the options that it was started with."""
+    settings = {name: value for name, value in vars(options).items() if name not in ("output", "resume")}
+    file: Path = options.output / "config.json"
+    if options.resume:
+        if not file.exists():
+            raise SystemExit(f"Expected a run to resume in {options.output}/, got no {file}.")
+        for name, before in json.loads(file.read_text()).items():
+            if settings[name] != before:
+                option = name.replace("_", "-")
+                raise SystemExit(f"Expected --{option} {before} as in the run to resume, got {settings[name]}.")
+        return
+    for seed in options.output.glob("seed*"):
+        shutil.rmtree(seed)
+    options.output.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _problems(options: argparse.Namespace) -> Split[countdown.Problem]:
+    return split(countdown.problems(countdown.WIDE), held_out=options.eval_prompts, seed=0)
+
+
+def _guesser(options: argparse.Namespace) -> Row:
+    rng = random.Random(0)
+    held_out = _problems(options).held_out
+    return guesser_metrics(lambda problem: countdown.random_answer(problem, rng), TASK, held_out, num_samples=64)
+
+
+def _evaluate(
+    model: PreTrainedModel, problems: Sequence[countdown.Problem], temperature: float, *, num_samples: int, seed: int
+) -> Row:
+    return evaluate(
+        model,
+        TOKENIZER,
+        TASK,
+        problems,
+        temperature=temperature,
+        num_samples=num_samples,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+    )
+
+
+def _evaluate_finally(job: Job, model: PreTrainedModel, problems: Split[countdown.Problem]) -> None:
+    """Log the metrics of a trained model at every sampling temperature, once."""
+    log = job.log
+    log.keep(lambda row: "temperature" not in row)
+    greedy = greedy_accuracy(model, TOKENIZER, TASK, problems.held_out, max_new_tokens=MAX_NEW_TOKENS)
+    for temperature in TEMPERATURES:
+        row = _evaluate(model, problems.held_out, temperature, num_samples=job.options.eval_samples, seed=job.seed)
+        log.append({"arm": job.arm, "seed": job.seed, "temperature": temperature, "pass@1": greedy, **row})
+
+
+def _update_metrics(samples: Samples, statistics: Statistics) -> dict[str, float]:
+    logged = {name: float(value) for name, value in statistics.as_dict().items()}
+    return {"reward": samples.rewards.mean().item(), "tokens": int(samples.mask.sum()), **logged}
+
+
+def _news(row: Row) -> str:
+    shown = {
+        "reward": "reward",
+        "mean@8": "mean@8",
+        "coverage@8": "cov@8",
+        "maxent/ess": "ESS",
+        "maxent/improvement_gap": "gap",
+    }
+    return " ".join(f"{name} {row[key]:.2f}" for key, name in shown.items() if key in row)
+
+
+def _quieten() -> None:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; return the exit code."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    options = arguments(argv)
-    console = Console()
+    options, console = arguments(argv), Console()
+    open_output(options)
     try:
-        Demo(options, console).run()
+        run_demo(options, console)
     except KeyboardInterrupt:
-        console.print(
-            f"Interrupted. What was trained is in {options.output}/; the same command with --resume goes on."
-        )
+        console.print(f"Interrupted; what was trained is in {options.output}/. The same call with --resume goes on.")
         return 130
     return 0
 

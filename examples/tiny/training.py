@@ -26,7 +26,9 @@ def warm_start(
     """Train on (prompt, answer) pairs drawn by `pairs`; yield the loss of every step."""
     rng = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (0.1 * steps), 1 - step / steps)
+    )
     model.train()
     for _ in range(steps):
         prompts, answers = zip(*(pairs(rng) for _ in range(batch_size)), strict=True)
