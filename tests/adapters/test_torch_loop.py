@@ -1,0 +1,234 @@
+"""The plain torch adapter: `MaxEntLoss` on whole batches, micro-batches and ranks."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from golden_table import load_golden
+from maxent_grpo import MaxEntConfig
+from maxent_grpo.adapters.torch_loop import MaxEntLoss
+
+GOLDEN = load_golden()
+SETTINGS = {
+    "published": MaxEntConfig(),
+    "diverse": MaxEntConfig.diverse(max_length=6),
+    "listwise": MaxEntConfig(projection="listwise", anchor="old", beta=0.5, nll_reduction="mean"),
+    "surrogate": MaxEntConfig(projection="surrogate", surrogate_tau=0.1, max_length=6),
+}
+GROUPS, K, T, VOCABULARY = 4, 3, 6, 11
+
+
+class Bigram(nn.Module):
+    """The smallest causal language model: logits of the next token from the present one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Linear(VOCABULARY, VOCABULARY, dtype=torch.float64)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        before = torch.cat([torch.zeros_like(ids[:, :1]), ids[:, :-1]], dim=1)
+        return self.table(nn.functional.one_hot(before, VOCABULARY).to(torch.float64))
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Return ids [N, T], mask and rewards of four groups of three: one unscorable, one empty, two duplicates."""
+    torch.manual_seed(1)
+    ids = torch.randint(VOCABULARY, (GROUPS * K, T))
+    ids[1] = ids[0]
+    lengths = torch.randint(1, T + 1, (GROUPS * K,))
+    lengths[1], lengths[5] = lengths[0], 0
+    rewards = torch.randint(2, (GROUPS * K,)).to(torch.float64)
+    rewards[:3] = torch.tensor([1.0, 1.0, 0.0])
+    rewards[7] = math.nan
+    return ids, torch.arange(T) < lengths.unsqueeze(-1), rewards
+
+
+def log_probs(model: nn.Module, ids: Tensor) -> Tensor:
+    return model(ids).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+
+def gradient_of_whole_batch(config: MaxEntConfig) -> Tensor:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    loss, _ = MaxEntLoss(config)(log_probs(model, ids), rewards, mask, group_sizes=K, ids=ids)
+    loss.backward()
+    return model.table.weight.grad
+
+
+@pytest.mark.parametrize("name", GOLDEN.rows)
+def test_loss_and_gradient_are_those_of_the_golden_table(name: str) -> None:
+    row = GOLDEN.rows[name]
+    logps = GOLDEN.policy_logps.clone().requires_grad_()
+    rollout = MaxEntLoss(row.config).rollout(
+        GOLDEN.utilities,
+        GOLDEN.mask,
+        group_sizes=GOLDEN.group_sizes,
+        ref_logps=GOLDEN.reference_logps,
+        old_logps=GOLDEN.old_logps if row.clipped else None,
+        policy_logps=GOLDEN.old_logps,
+        ids=GOLDEN.completion_ids,
+        generator=torch.Generator(),
+    )
+    loss = rollout.loss(logps)
+    loss.backward()
+    torch.testing.assert_close(rollout.coefficients, row.coefficients, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss.detach(), row.loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(logps.grad, row.gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS.keys())
+def test_micro_batches_of_whole_groups_add_up_to_the_whole(config: MaxEntConfig) -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    loss_fn = MaxEntLoss(config)
+    for rows in torch.arange(GROUPS * K).split(K):
+        logps = log_probs(model, ids[rows])
+        loss, _ = loss_fn(logps, rewards[rows], mask[rows], group_sizes=K, ids=ids[rows], num_groups=GROUPS)
+        loss.backward()
+    torch.testing.assert_close(model.table.weight.grad, gradient_of_whole_batch(config), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("size", [1, 5])
+def test_micro_batches_that_split_groups_add_up_to_the_whole(config: MaxEntConfig, size: int) -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    rollout = MaxEntLoss(config).rollout(rewards, mask, group_sizes=K, policy_logps=log_probs(model, ids), ids=ids)
+    for rows in torch.arange(GROUPS * K).split(size):
+        rollout.loss(log_probs(model, ids[rows]), rows).backward()
+    torch.testing.assert_close(model.table.weight.grad, gradient_of_whole_batch(config), rtol=1e-6, atol=1e-12)
+
+
+def rank_gradients(rank: int, folder: str) -> None:
+    """Save the gradients that DDP leaves on two ranks, each with half of the groups."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    gradients = {}
+    ids, mask, rewards = batch()
+    rows = slice(0, K) if rank == 0 else slice(K, None)  # one group here, three there
+    for name, config in SETTINGS.items():
+        model = nn.parallel.DistributedDataParallel(Bigram())
+        logps = log_probs(model, ids[rows])
+        loss, _ = MaxEntLoss(config)(logps, rewards[rows], mask[rows], group_sizes=K, ids=ids[rows])
+        loss.backward()
+        gradients[name] = model.module.table.weight.grad
+    torch.save(gradients, f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_gradients_of_one(tmp_path: Path) -> None:
+    mp.spawn(rank_gradients, args=(str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        gradients = torch.load(tmp_path / f"rank{rank}.pt")
+        for name, config in SETTINGS.items():
+            torch.testing.assert_close(gradients[name], gradient_of_whole_batch(config), rtol=1e-6, atol=1e-12)
+
+
+def test_logits_and_ids_stand_in_for_log_probabilities() -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    loss_fn = MaxEntLoss()
+    from_logits, _ = loss_fn(model(ids), rewards, mask, group_sizes=K, ids=ids)
+    from_logps, _ = loss_fn(log_probs(model, ids), rewards, mask, group_sizes=K)
+    torch.testing.assert_close(from_logits, from_logps, rtol=1e-12, atol=0)
+
+
+def test_none_marks_a_candidate_that_could_not_be_scored() -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    listed = [None if math.isnan(reward) else reward for reward in rewards.tolist()]
+    with_none, _ = MaxEntLoss()(log_probs(model, ids), listed, mask, group_sizes=K)
+    with_nan, _ = MaxEntLoss()(log_probs(model, ids), rewards.float(), mask, group_sizes=K)
+    assert with_none.isfinite()
+    torch.testing.assert_close(with_none, with_nan)
+
+
+def test_weights_depend_on_the_policy_but_send_no_gradient_through_it() -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    config = SETTINGS["listwise"]
+    rollout = MaxEntLoss(config).rollout(rewards, mask, group_sizes=K, policy_logps=log_probs(model, ids))
+    assert not rollout.coefficients.requires_grad
+    logps = log_probs(model, ids)
+    (given,) = torch.autograd.grad(rollout.loss(logps), logps)
+    lengths = mask.sum(-1, keepdim=True).clamp(min=1)
+    by_hand = -(rollout.coefficients.unsqueeze(-1) * mask / lengths) / GROUPS
+    torch.testing.assert_close(given, by_hand)
+
+
+def test_given_old_log_probabilities_clip_the_update() -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    old = log_probs(model, ids).detach()
+    rollout = MaxEntLoss(MaxEntConfig(clip_low=0.0, clip_high=0.0)).rollout(
+        rewards, mask, group_sizes=K, old_logps=old
+    )
+    moved = (old + 0.5).requires_grad_()  # every ratio is above 1, every weight positive: all clipped
+    rollout.loss(moved).backward()
+    assert torch.equal(moved.grad, torch.zeros_like(old))
+
+
+def test_statistics_are_of_the_targets_and_of_the_policy_on_them() -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    _, statistics = MaxEntLoss()(log_probs(model, ids), rewards, mask, group_sizes=K)
+    assert statistics.num_groups == GROUPS
+    assert 1 <= statistics.ess <= K
+    assert statistics.improvement_gap is not None
+    assert statistics.improvement_gap >= 0
+    assert statistics.kl_target_anchor is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"group_sizes": 5}, "group_sizes to sum to the 12 rows"),
+        ({"group_sizes": [12, 1]}, "group_sizes to sum to the 12 rows"),
+        ({"rewards": torch.zeros(11)}, r"rewards of shape \[12\]"),
+        ({"mask": torch.ones(12, 5, dtype=torch.bool)}, "shape"),
+        ({"ref_logps": torch.zeros(12, 5)}, r"ref_logps of shape \[12, 6\]"),
+        ({"config": MaxEntConfig(beta=0.1)}, "ref_logps"),
+        ({"config": MaxEntConfig(dedup=0.5)}, "keys"),
+        ({"config": MaxEntConfig(prune=0.5)}, "generator"),
+        ({"num_groups": 0}, "num_groups > 0"),
+    ],
+)
+def test_bad_input_is_named(arguments: dict[str, object], message: str) -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    call: dict[str, object] = {"rewards": rewards, "mask": mask, "group_sizes": K, **arguments}
+    loss_fn = MaxEntLoss(call.pop("config", None))
+    with pytest.raises(ValueError, match=message):
+        loss_fn(log_probs(model, ids), call.pop("rewards"), call.pop("mask"), **call)
+
+
+def test_logits_without_ids_are_refused() -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    with pytest.raises(ValueError, match="Expected ids with logits"):
+        MaxEntLoss()(model(ids), rewards, mask, group_sizes=K)
+
+
+def test_a_config_without_its_constant_length_is_refused_before_any_training() -> None:
+    with pytest.raises(ValueError, match="max_length"):
+        MaxEntLoss(MaxEntConfig.diverse())
+
+
+def test_a_training_loop_of_thirty_lines_learns_the_rewarded_token() -> None:
+    torch.manual_seed(0)
+    model = Bigram()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    loss_fn = MaxEntLoss(MaxEntConfig(tau=0.2))
+    everyone = torch.ones(32, 1, dtype=torch.bool)
+
+    def share_of_favourite() -> float:
+        start = torch.zeros(1, 1, dtype=torch.long)
+        return functional_call(model, dict(model.named_parameters()), start).softmax(-1)[0, 0, 7].item()
+
+    before = share_of_favourite()
+    for _ in range(40):
+        with torch.no_grad():
+            logits = model(torch.zeros(32, 1, dtype=torch.long))[:, 0]
+            ids = torch.multinomial(logits.softmax(-1), 1)
+        loss, _ = loss_fn(log_probs(model, ids), (ids[:, 0] == 7).double(), everyone, group_sizes=8)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert before < 0.2
+    assert share_of_favourite() > 0.9
