@@ -35,7 +35,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "listwise_q": (lambda u, m: mg.listwise_q(u, temperature=0.5, mask=m), "u mask"),
     "listwise_q of each temperature": (lambda u, t: mg.listwise_q(u, temperature=t + 0.1), "u tau"),
     "listwise_log_q": (lambda u, m: mg.listwise_log_q(u, mask=m), "u mask"),
-    "listwise_log_q without a mask": (lambda u: mg.listwise_log_q(u), "u"),
+    "listwise_log_q without a mask": (mg.listwise_log_q, "u"),
     "tempered_target": (lambda q, a, m: mg.tempered_target(q, a, tau=0.2, beta=0.1, mask=m), "q anchors mask"),
     "tempered_target of each tau": (
         lambda q, a, t, b: mg.tempered_target(q, a, tau=t, beta=b), "q anchors tau beta"
@@ -64,8 +64,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Tensor], str]] = {
         lambda p, q, a, m: mg.improvement_gap(p, q, a, tau=0.2, beta=0.1, mask=m), "log_q log_q anchors mask"
     ),
     "forward_kl": (lambda p, q, m: mg.forward_kl(p, q, mask=m), "log_q log_q mask"),
-    "effective_sample_size": (lambda w: mg.effective_sample_size(w), "weights"),
-    "maxent_weighted_nll": (lambda l, w, m: mg.maxent_weighted_nll(l, w, m), "logps weights tokens"),
+    "effective_sample_size": (mg.effective_sample_size, "weights"),
+    "maxent_weighted_nll": (mg.maxent_weighted_nll, "logps weights tokens"),
     "maxent_weighted_nll by length": (
         lambda l, w, m: mg.maxent_weighted_nll(l, w, m, length_normalize=True, num_groups=3, token_weights=l),
         "logps weights tokens",
@@ -77,7 +77,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Tensor], str]] = {
 }  # fmt: skip
 
 CALLS = {
-    name: Call(function, tuple(_inputs()[key] for key in keys.split())) for name, (function, keys) in _FUNCTIONS.items()
+    name: Call(function, tuple(_inputs()[key] for key in keys.split()))
+    for name, (function, keys) in _FUNCTIONS.items()
 }
 OF_TARGET = list(CALLS)[: list(CALLS).index("regularized_potential")]
 OF_LOSS = list(CALLS)[list(CALLS).index("maxent_weighted_nll") :]

@@ -13,7 +13,17 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 INF = math.inf
-LIMITS = [(INF, 0.0), (INF, 1.0), (0.0, INF), (1.0, INF), (0.0, 0.0), (0.0, 0.5), (0.5, 0.0), (1e-6, 0.0), (0.0, 1e-6)]
+LIMITS = [
+    (INF, 0.0),
+    (INF, 1.0),
+    (0.0, INF),
+    (1.0, INF),
+    (0.0, 0.0),
+    (0.0, 0.5),
+    (0.5, 0.0),
+    (1e-6, 0.0),
+    (0.0, 1e-6),
+]
 
 _UTILITIES = {
     "binary": st.sampled_from([0.0, 1.0]),
@@ -134,7 +144,9 @@ def mild_problems(**changes) -> st.SearchStrategy[Problem]:
         "temperatures": (0.3, 1.0, 10.0),
         "epsilons": (1e-6, 1e-2),
     }
-    return problems(**{**options, **changes}).map(lambda problem: replace(problem, anchor_logps=problem.anchor_logps.clamp(min=-30.0)))
+    return problems(**{**options, **changes}).map(
+        lambda problem: replace(problem, anchor_logps=problem.anchor_logps.clamp(min=-30.0))
+    )
 
 
 @st.composite

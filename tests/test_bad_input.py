@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import maxent_grpo as mg
+from maxent_grpo.groups import completion_keys
 
 INF, NAN = math.inf, math.nan
 Q = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
@@ -231,6 +232,14 @@ TABLE = {
     "flattening with another mask": (
         lambda: mg.flatten_groups(WIDE, SHORT_MASK),
         "Expected mask of shape [2, 3], got mask of shape [2].",
+    ),
+    "ids that are floats": (
+        lambda: completion_keys(LOGPS, TOKENS),
+        "Expected ids of an integer dtype, got ids of dtype torch.float32.",
+    ),
+    "ids with a mask of another shape": (
+        lambda: completion_keys(INTS, SHORT_MASK),
+        "Expected mask of shape [2, 2], got mask of shape [2].",
     ),
     "keeping nothing": (lambda: prune(0.0), "Expected keep > 0 and <= 1, got keep=0.0."),
     "keeping more than all": (lambda: prune(1.5), "Expected keep > 0 and <= 1, got keep=1.5."),

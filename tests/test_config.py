@@ -80,7 +80,15 @@ def test_bad_settings_are_refused_by_name_and_value(fields, message):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"tau": 0}, {"tau": INF}, {"beta": INF}, {"tau": 0.0, "beta": 0.0}, {"prune": 1.0}, {"target_ess": 1}, {"q_eps": 0}],
+    [
+        {"tau": 0},
+        {"tau": INF},
+        {"beta": INF},
+        {"tau": 0.0, "beta": 0.0},
+        {"prune": 1.0},
+        {"target_ess": 1},
+        {"q_eps": 0},
+    ],
 )
 def test_limits_are_allowed(fields):
     MaxEntConfig(**fields)

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from golden import make_rollouts
-from golden_table import load_golden
 from torch.testing import assert_close
 
+from golden import make_rollouts
+from golden_table import load_golden
 from maxent_grpo import MaxEntObjective, flatten_groups, pad_groups
 
 GOLDEN = load_golden()

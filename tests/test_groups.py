@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import values_of
 from torch.testing import assert_close
 
 from maxent_grpo import flatten_groups, pad_groups, prune_candidates
+from maxent_grpo.groups import completion_keys
+from strategies import values_of
 
 
 def coefficients_of(count: int):
@@ -55,6 +56,35 @@ class TestPadding:
     def test_dtypes_are_kept(self):
         for dtype in (torch.bool, torch.int64, torch.bfloat16):
             assert pad_groups(torch.ones(3, dtype=dtype), [2, 1])[0].dtype == dtype
+
+
+class TestKeys:
+    @given(st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=6), st.integers(0, 3))
+    def test_are_equal_where_the_tokens_are_whatever_the_padding(self, texts, gap):
+        width = max(len(text) for text in texts) + gap
+        ids, mask = (
+            torch.randint(9, (2, len(texts), width), generator=seeded()),
+            torch.zeros(2, len(texts), width) > 0,
+        )
+        for i, text in enumerate(texts):
+            for side, place in enumerate((slice(0, len(text)), slice(width - len(text), width))):
+                ids[side, i, place] = torch.tensor(text, dtype=torch.int64)
+                mask[side, i, place] = True
+        right, left = completion_keys(ids, mask).tolist()
+        assert right == left
+        for i, one in enumerate(texts):
+            for j, other in enumerate(texts):
+                assert (right[i] == right[j]) == (one == other)
+
+    def test_do_not_collide_on_all_short_texts(self):
+        """20 000 texts of two ids: a chance collision has probability 20 000²/2 / 2^64 ~ 1e-11."""
+        ids = torch.cartesian_prod(torch.arange(200), torch.arange(100))
+        assert len(completion_keys(ids, torch.ones_like(ids, dtype=torch.bool)).unique()) == 20_000
+
+    def test_see_the_order_of_tokens(self):
+        ids = torch.tensor([[1, 2], [2, 1]], dtype=torch.int32)
+        one, other = completion_keys(ids, torch.ones(2, 2, dtype=torch.bool))
+        assert one != other
 
 
 class TestPruning:

@@ -15,12 +15,7 @@ def run(program: str) -> str:
 
 
 def test_brings_no_framework():
-    program = f"""
-import json, sys, torch
-before = set(sys.modules)
-import maxent_grpo
-print(json.dumps([name for name in {FRAMEWORKS} if name in set(sys.modules) - before]))
-"""
+    program = f"import json, sys, maxent_grpo; print(json.dumps([m for m in {FRAMEWORKS} if m in sys.modules]))"
     assert json.loads(run(program)) == []
 
 
@@ -38,5 +33,5 @@ print(time.perf_counter() - start)
 
 
 def test_everything_public_is_there():
-    program = "import maxent_grpo as m; print(all(hasattr(m, n) for n in m.__all__) and m.__all__ == sorted(m.__all__, key=str))"
-    assert run(program).strip() == "True"
+    program = "import maxent_grpo as m; print([name for name in m.__all__ if not hasattr(m, name)])"
+    assert run(program).strip() == "[]"

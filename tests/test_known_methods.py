@@ -39,14 +39,21 @@ class Batch:
         """The gradient that the library gives under a setting."""
         objective = MaxEntObjective(config)
         target = objective.target(
-            self.rewards, mask=self.mask, lengths=self.lengths,
-            ref_logps=self.summed(self.ref), old_logps=self.summed(self.old),
+            self.rewards,
+            mask=self.mask,
+            lengths=self.lengths,
+            ref_logps=self.summed(self.ref),
+            old_logps=self.summed(self.old),
         )
         c = objective.coefficients(target, old_logps=self.summed(self.old))
         logps = logps.clone().requires_grad_()
         loss = objective.loss(
-            logps.flatten(0, 1), c.flatten(), self.tokens.flatten(0, 1), num_groups=G,
-            old_logps=self.old.flatten(0, 1) if clipped else None, advantages=target.advantages.flatten(),
+            logps.flatten(0, 1),
+            c.flatten(),
+            self.tokens.flatten(0, 1),
+            num_groups=G,
+            old_logps=self.old.flatten(0, 1) if clipped else None,
+            advantages=target.advantages.flatten(),
         )
         return torch.autograd.grad(loss, logps)[0]
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.testing import assert_close
+
+import maxent_grpo as mg
+from maxent_grpo import reference
 from reference_gradients import (
     listwise_cross_entropy_grad,
     maxent_weighted_nll_grad,
     weighted_clipped_surrogate_grad,
 )
-from strategies import INF, Tokens, mild_problems, policies, problems, tokens
-from torch.testing import assert_close
-
-import maxent_grpo as mg
-from maxent_grpo import reference
+from strategies import INF, mild_problems, policies, problems, tokens
 
 NAN = math.nan
 CLIPS = {"clip_low": 0.2, "clip_high": 0.3, "max_length": 4.0}
@@ -44,7 +44,11 @@ class TestWeightedNll:
                 length = max(len(counted), 1) if reduction.get("length_normalize") else reduction.get("max_length", 1)
                 total += float(batch.weights[g, i]) * nll / length
         actual = mg.maxent_weighted_nll(
-            batch.logps, batch.weights, batch.mask, token_weights=batch.token_weights, num_groups=num_groups,
+            batch.logps,
+            batch.weights,
+            batch.mask,
+            token_weights=batch.token_weights,
+            num_groups=num_groups,
             **reduction,
         )
         assert_close(actual.item(), total / (num_groups or max(groups, 1)), rtol=1e-12, atol=1e-12)
@@ -149,8 +153,14 @@ class TestClippedSurrogate:
         logps = torch.tensor([[log_ratio - 1.0]], dtype=torch.float64, requires_grad=True)
         old = torch.tensor([[-1.0]], dtype=torch.float64)
         loss = mg.weighted_clipped_surrogate(
-            logps, old, torch.tensor([advantage]), torch.ones(1), torch.ones(1, 1, dtype=torch.bool),
-            clip_low=0.2, clip_high=0.3, max_length=1,
+            logps,
+            old,
+            torch.tensor([advantage]),
+            torch.ones(1),
+            torch.ones(1, 1, dtype=torch.bool),
+            clip_low=0.2,
+            clip_high=0.3,
+            max_length=1,
         )
         assert_close(gradient(loss, logps)[0], torch.tensor([[slope]], dtype=torch.float64))
 
@@ -167,9 +177,7 @@ class TestAllLosses:
             pick = [tensor.flatten(0, 1)[rows] for tensor in (logps, batch.mask, batch.old_logps)]
             weights, gains = batch.weights.flatten()[rows], batch.advantages.flatten()[rows]
             nll = mg.maxent_weighted_nll(pick[0], weights, pick[1], num_groups=G, **reduction)
-            clipped = mg.weighted_clipped_surrogate(
-                pick[0], pick[2], gains, weights, pick[1], **CLIPS, num_groups=G
-            )
+            clipped = mg.weighted_clipped_surrogate(pick[0], pick[2], gains, weights, pick[1], **CLIPS, num_groups=G)
             return nll + clipped
 
         whole = losses(list(range(G * K)))
@@ -196,7 +204,9 @@ class TestAllLosses:
         mask = torch.rand(2, 3, 4, generator=generator) < 0.7
         weights, gains = draw(2, 3), draw(2, 3)
         for reduction in REDUCTIONS:
-            assert torch.autograd.gradcheck(lambda x, r=reduction: mg.maxent_weighted_nll(x, weights, mask, **r), logps)
+            assert torch.autograd.gradcheck(
+                lambda x, r=reduction: mg.maxent_weighted_nll(x, weights, mask, **r), logps
+            )
         surrogate = lambda x: mg.weighted_clipped_surrogate(x, old, gains, weights, mask, **CLIPS)  # noqa: E731
         assert torch.autograd.gradcheck(surrogate, logps)
         scores = draw(2, 3).requires_grad_()
@@ -226,7 +236,15 @@ class TestAllLosses:
         logps.requires_grad_()
         nll = mg.maxent_weighted_nll(logps, weights, mask, token_weights=per_token, num_groups=1)
         clipped = mg.weighted_clipped_surrogate(
-            logps, old, gains, weights, mask, token_weights=per_token, clip_low=0.2, clip_high=0.2, max_length=1,
+            logps,
+            old,
+            gains,
+            weights,
+            mask,
+            token_weights=per_token,
+            clip_low=0.2,
+            clip_high=0.2,
+            max_length=1,
             num_groups=1,
         )
         expected = -torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.5, 0.5], [0.5, 0.5]]])

@@ -9,11 +9,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strategies import INF, Problem, policies, problems, temperings
 from torch.testing import assert_close
 
 import maxent_grpo as mg
 from maxent_grpo import reference
+from strategies import INF, Problem, policies, problems, temperings
 
 NAN = math.nan
 TIED = Problem(
@@ -136,9 +136,7 @@ class TestGroupsAreAlone:
         assert (padded[~problem.mask] == 0).all()
         for g, mask in enumerate(problem.mask):
             if mask.any():
-                short_q = mg.listwise_q(
-                    problem.utilities[g][mask], temperature=problem.temperature, eps=problem.eps
-                )
+                short_q = mg.listwise_q(problem.utilities[g][mask], temperature=problem.temperature, eps=problem.eps)
                 short = mg.tempered_target(short_q, problem.anchor_logps[g][mask], **problem.knobs)
                 assert_close(padded[g][mask], short, rtol=0.0, atol=problem.tolerance())
 
@@ -146,7 +144,9 @@ class TestGroupsAreAlone:
     def test_leading_shapes_are_only_shapes(self, problem):
         flat = mg.tempered_log_target(problem.log_q, problem.anchor_logps, **problem.knobs, mask=problem.mask)
         nested = mg.tempered_log_target(
-            problem.log_q[None, :, None], problem.anchor_logps[None, :, None], **problem.knobs,
+            problem.log_q[None, :, None],
+            problem.anchor_logps[None, :, None],
+            **problem.knobs,
             mask=problem.mask[None, :, None],
         )
         assert torch.equal(nested, flat[None, :, None])
@@ -325,11 +325,10 @@ class TestSmallFunctions:
         keys = torch.tensor([[5, 5, 5], [5, 6, 5]])
         mask = torch.tensor([[True, True, False], [True, True, True]])
         assert mg.duplicate_counts(keys, mask=mask).tolist() == [[2, 2, 0], [2, 1, 2]]
+        assert mg.duplicate_counts(keys).tolist() == [[3, 3, 3], [2, 1, 2]]
 
     def test_full_discount_weighs_answers_not_copies(self):
-        weights = mg.discount_duplicates(
-            torch.full((5,), 0.2), torch.tensor([3, 3, 3, 1, 1]), strength=1.0
-        )
+        weights = mg.discount_duplicates(torch.full((5,), 0.2), torch.tensor([3, 3, 3, 1, 1]), strength=1.0)
         assert_close(weights, torch.tensor([1 / 9, 1 / 9, 1 / 9, 1 / 3, 1 / 3]))
 
     def test_informative_needs_two_different_counted_utilities(self):

@@ -1,17 +1,17 @@
-"""Every function of target, loss and potential compiles in one graph, maps over a batch and never waits for the device."""
+"""Every function of target, loss and potential compiles in one graph and never waits for the device."""
 
 import inspect
 import itertools
 
 import pytest
 import torch
-from core_calls import CALLS, OF_LOSS, OF_TARGET
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import maxent_grpo.loss
 import maxent_grpo.potential
 import maxent_grpo.target
+from core_calls import CALLS, OF_LOSS, OF_TARGET
 
 SYNCS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "unique2", "_unique2"}
 
@@ -75,11 +75,14 @@ class TestVmap:
     @pytest.mark.parametrize("name", OF_TARGET)
     def test_over_some_inputs_only(self, name):
         call = CALLS[name]
-        for dims in itertools.islice(itertools.product((0, None), repeat=len(call.inputs)), 2**len(call.inputs) - 1):
+        for dims in itertools.islice(
+            itertools.product((0, None), repeat=len(call.inputs)), 2 ** len(call.inputs) - 1
+        ):
             inputs = [x if dim == 0 else x[0] for x, dim in zip(call.inputs, dims, strict=True)]
             mapped = torch.func.vmap(call.function, in_dims=dims)(*inputs)
             looped = [
-                call.function(*(x[g] if dim == 0 else x for x, dim in zip(inputs, dims, strict=True))) for g in range(2)
+                call.function(*(x[g] if dim == 0 else x for x, dim in zip(inputs, dims, strict=True)))
+                for g in range(2)
             ]
             assert_close(mapped, torch.stack(looped))
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reference_gradients import maxent_weighted_nll_grad, weighted_clipped_surrogate_grad
 
 from maxent_grpo import MaxEntConfig, reference
+from reference_gradients import maxent_weighted_nll_grad, weighted_clipped_surrogate_grad
 
 PATH = Path(__file__).with_name("rollouts.json")
 MAX_LENGTH = 5
