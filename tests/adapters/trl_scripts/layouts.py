@@ -1,0 +1,83 @@
+"""Worker of the layout tests: trains in every layout that it is given, and keeps the gradients.
+
+    torchrun --nproc_per_node 2 layouts.py OUT.pt '[["name", {"gradient_accumulation_steps": 2}], …]'
+
+Without DeepSpeed the gradients of all optimiser steps are summed at a learning rate of 0. DeepSpeed shards them:
+there, one step of SGD at a learning rate of 1 moves the parameters by exactly the gradient. Once DeepSpeed is on it
+stays on, so layouts with "zero" come last.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor
+
+from trl_tiny import Gradients, model, trainer
+
+torch.set_num_threads(1)
+
+
+def zero(stage: int, accumulation: int) -> dict[str, Any]:
+    return {
+        "zero_optimization": {
+            "stage": stage,
+            "stage3_param_persistence_threshold": 0,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": accumulation,
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,
+        "fp32": {"enabled": True},
+    }
+
+
+def parameters(policy: Any) -> Tensor:
+    names = [name for name, _ in model().named_parameters()]
+    state = policy.state_dict()
+    return torch.cat([state[name].flatten().cpu().clone() for name in names])
+
+
+def whole(run: Any) -> Tensor:
+    """Return the parameters of a model that ZeRO may have sharded."""
+    state = run.accelerator.get_state_dict(run.model_wrapped)
+    names = [name for name, _ in model().named_parameters()]
+    if not run.accelerator.is_main_process:
+        return torch.zeros(0)
+    return torch.cat([state[name].flatten().float().cpu() for name in names])
+
+
+def gradient_of(path: str, settings: dict[str, Any]) -> Tensor:
+    stage = settings.pop("zero", None)
+    if stage is None:
+        kept = Gradients()
+        trainer(path, callbacks=[kept], **settings).train()
+        return kept.total()
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    deepspeed = zero(stage, settings.get("gradient_accumulation_steps", 1))
+    policy = model()
+    before = parameters(policy)
+    run = trainer(path, policy=policy, deepspeed=deepspeed, learning_rate=1.0, **settings)
+    run.train()
+    after = whole(run)
+    return before - after if len(after) else after
+
+
+def main() -> None:
+    out, layouts = sys.argv[1], json.loads(sys.argv[2])
+    results = {}
+    with tempfile.TemporaryDirectory() as path:
+        for name, settings in layouts:
+            results[name] = gradient_of(path, settings)
+    if int(os.environ.get("RANK", "0")) == 0:
+        torch.save(results, out)
+
+
+if __name__ == "__main__":
+    main()
