@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from maxent_grpo._checks import expect_mask, expect_shape
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.groups import completion_keys, flatten_groups, pad_groups
+from maxent_grpo.kernels import gathered_head, linear_token_logps, linear_weighted_nll, token_logps
 from maxent_grpo.objective import MaxEntObjective, Statistics, Target
 
 Rewards = Tensor | Sequence[float | None]
@@ -71,6 +72,12 @@ class Rollout:
             old_logps=old,
             advantages=self.advantages[rows],
             num_groups=self.num_groups,
+        )
+
+    def token_weights(self) -> Tensor:
+        """Return what each token's NLL is multiplied by in the loss, [N, T], while no update is clipped."""
+        return self.rank_scale * self.objective.token_weights(
+            self.coefficients, self.mask, num_groups=self.num_groups, advantages=self.advantages
         )
 
 
@@ -135,7 +142,9 @@ class MaxEntLoss(nn.Module):
             ValueError: naming the argument, on unequal shapes or an input that the config needs and lacks.
         """
         if logps.ndim == 3:
-            logps = _chosen_logps(logps, ids)
+            if ids is None:
+                raise ValueError("Expected ids with logits [N, T, V], got ids=None.")
+            logps = token_logps(logps, ids, mask=mask)
         rollout = self.rollout(
             rewards,
             mask,
@@ -149,6 +158,65 @@ class MaxEntLoss(nn.Module):
             generator=generator,
         )
         return rollout.loss(logps), rollout.statistics
+
+    def from_hidden(
+        self,
+        hidden: Tensor,
+        lm_head: nn.Module,
+        ids: Tensor,
+        rewards: Rewards,
+        mask: Tensor,
+        *,
+        group_sizes: int | Sequence[int] | Tensor,
+        temperature: float = 1.0,
+        ref_logps: Tensor | None = None,
+        old_logps: Tensor | None = None,
+        policy_logps: Tensor | None = None,
+        keys: Tensor | None = None,
+        num_groups: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Statistics]:
+        """Return loss and statistics of whole groups from hidden states: the logits are never stored.
+
+        Loss and gradients come from one pass through the LM head, which leaves out candidates whose coefficient
+        is 0. An update that is clipped needs the log-probabilities first and takes two.
+
+        Args:
+            hidden: [N, T, D] the body's last hidden states at the positions that predict `ids`.
+            lm_head: the linear layer that makes logits of them; call this inside the forward of DDP, ZeRO or
+                FSDP, whose hooks synchronise its gradient.
+            ids: [N, T] completion tokens.
+            rewards, mask, group_sizes, ref_logps, old_logps, keys, num_groups, generator: as `forward`.
+            temperature: the logits are divided by it.
+            policy_logps: [N, T] token log-probabilities of the rollout policy where nothing is to be clipped.
+                The settings that need them are scored here if there are none; otherwise the statistics of the
+                policy are left out without them.
+
+        Raises:
+            ValueError: as `forward`; for a head that is quantised or has an adapter that is not merged.
+        """
+        with gathered_head(lm_head) as (weight, bias):
+            head = {"bias": bias, "temperature": temperature}
+            if old_logps is not None:
+                logps = linear_token_logps(hidden, weight, ids, mask=mask, **head)
+            elif policy_logps is None and self.objective.config.needs_old_logps:
+                policy_logps = linear_token_logps(hidden.detach(), weight.detach(), ids, mask=mask, **head).detach()
+            rollout = self.rollout(
+                rewards,
+                mask,
+                group_sizes=group_sizes,
+                ref_logps=ref_logps,
+                old_logps=old_logps,
+                policy_logps=policy_logps,
+                ids=ids,
+                keys=keys,
+                num_groups=num_groups,
+                generator=generator,
+            )
+            if old_logps is not None:
+                return rollout.loss(logps), rollout.statistics
+            result = linear_weighted_nll(hidden, weight, ids, rollout.token_weights(), mask=mask, **head)
+        return result.loss, rollout.statistics
 
     @torch.no_grad()
     def rollout(
@@ -224,14 +292,6 @@ def _summed(name: str, logps: Tensor | None, mask: Tensor) -> Tensor | None:
         return None
     expect_shape(name, logps, mask.shape)
     return logps.masked_fill(~mask, 0.0).sum(-1)
-
-
-def _chosen_logps(logits: Tensor, ids: Tensor | None) -> Tensor:
-    """Return the log-probabilities [N, T] that logits [N, T, V] give to ids [N, T]."""
-    if ids is None:
-        raise ValueError("Expected ids with logits [N, T, V], got ids=None.")
-    expect_shape("ids", ids, logits.shape[:-1])
-    return logits.log_softmax(-1).gather(-1, ids.clamp(min=0).unsqueeze(-1)).squeeze(-1)
 
 
 def _over_ranks(groups: int, ranks: int, device: torch.device) -> int:

@@ -281,6 +281,38 @@ class MaxEntObjective:
             token_weights=token_weights,
         )
 
+    def token_weights(
+        self,
+        coefficients: Tensor,
+        token_mask: Tensor,
+        *,
+        num_groups: float | Tensor,
+        advantages: Tensor | None = None,
+        token_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return what each token's NLL is multiplied by in an unclipped `loss`, for kernels that take it so.
+
+        Such a loss is linear in the token log-probabilities (the surrogate: at a ratio of 1), so these are minus
+        its gradient.
+
+        Args, Raises: as `loss`.
+
+        Returns:
+            [..., T] in the dtype of the coefficients (halves: float32), detached; 0 where masked.
+        """
+        with torch.enable_grad():
+            logps = torch.zeros_like(token_mask, dtype=upcast(coefficients).dtype).requires_grad_()
+            loss = self.loss(
+                logps,
+                coefficients,
+                token_mask,
+                num_groups=num_groups,
+                advantages=advantages,
+                token_weights=token_weights,
+            )
+            (gradient,) = torch.autograd.grad(loss, logps)
+        return -gradient
+
     @torch.no_grad()
     def statistics(self, target: Target, *, policy_logps: Tensor | None = None) -> Statistics:
         """Return the logged statistics of a target, and of a policy on its candidates.

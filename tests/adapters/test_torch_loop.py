@@ -135,6 +135,27 @@ def test_logits_and_ids_stand_in_for_log_probabilities() -> None:
     torch.testing.assert_close(from_logits, from_logps, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("clipped", [False, True])
+def test_hidden_states_and_head_stand_in_for_log_probabilities(config: MaxEntConfig, clipped: bool) -> None:
+    (ids, mask, rewards), generator = batch(), torch.Generator().manual_seed(3)
+    hidden = torch.randn(GROUPS * K, T, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    head = nn.Linear(5, VOCABULARY, dtype=torch.float64)
+    logps = (head(hidden) / 0.7).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    old = logps.detach() - 0.1 if clipped else None
+    given = {"group_sizes": K, "ids": ids, "old_logps": old}
+    expected, _ = MaxEntLoss(config)(logps, rewards, mask, **given)
+    wanted = torch.autograd.grad(expected, (hidden, head.weight, head.bias))
+    given.pop("ids")
+    loss, statistics = MaxEntLoss(config).from_hidden(hidden, head, ids, rewards, mask, temperature=0.7, **given)
+    found = torch.autograd.grad(loss, (hidden, head.weight, head.bias))
+    if clipped or config.projection != "surrogate":  # at a ratio of 1 a surrogate's value is not that of its NLL
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    assert (statistics.forward_kl is None) == (old is None and not config.needs_old_logps)
+
+
 def test_none_marks_a_candidate_that_could_not_be_scored() -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
     listed = [None if math.isnan(reward) else reward for reward in rewards.tolist()]
