@@ -1,0 +1,139 @@
+"""Interleaved timings, peak memory and the machine's own ceilings, for CPUs and CUDA devices."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the rounds; `ratio` is the median of this step's time over the first step's in the same round."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    ratio: float
+    peak_mib: float
+    rounds: int
+
+
+def seconds(step: Step, device: str) -> float:
+    """Wall time of one call: CUDA events on a GPU, a clock on a CPU."""
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        step()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin
+
+
+def interleaved(steps: Mapping[str, Step], rounds: int, device: str) -> dict[str, Timing]:
+    """Time every step once a round, in an order that rotates, so that a busy moment falls on all alike."""
+    names = list(steps)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-2, rounds):
+        for place in range(len(names)):
+            name = names[(place + number) % len(names)]
+            elapsed = seconds(steps[name], device)
+            if number >= 0:  # the first two rounds warm up
+                times[name].append(elapsed)
+    first = times[names[0]]
+    timings = {}
+    for name, taken in times.items():
+        low, middle, high = _quantiles(taken)
+        ratio = statistics.median(one / other for one, other in zip(taken, first, strict=True))
+        timings[name] = Timing(
+            1e3 * middle, 1e3 * low, 1e3 * high, ratio, peak_bytes(steps[name], device) / 2**20, rounds
+        )
+    return timings
+
+
+def _quantiles(values: list[float]) -> tuple[float, float, float]:
+    ordered = sorted(values)
+    tenth = len(ordered) // 10
+    return ordered[tenth], statistics.median(ordered), ordered[-1 - tenth]
+
+
+def peak_bytes(step: Step, device: str) -> int:
+    """Most bytes held at once by what the step allocates, from the allocators' own events."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    held = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def ceilings(device: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> dict[str, float]:
+    """Bytes a second of a large copy (read and write counted) and FLOP/s of a matmul [N, D] x [D, V], best of several."""
+    rows, width, vocabulary = shape
+    source = torch.empty((1 << 30) if device == "cuda" else (1 << 27), dtype=torch.uint8, device=device).random_()
+    target = torch.empty_like(source)
+    hidden = torch.randn(rows, width, device=device).to(dtype)
+    weight = torch.randn(vocabulary, width, device=device).to(dtype)
+    logits = torch.empty(rows, vocabulary, device=device, dtype=dtype)
+    copies = [seconds(lambda: target.copy_(source), device) for _ in range(10)]
+    products = [seconds(lambda: torch.mm(hidden, weight.t(), out=logits), device) for _ in range(8)]
+    return {
+        "bytes_per_second": 2 * source.numel() / min(copies[2:]),
+        "flop_per_second": 2 * rows * width * vocabulary / min(products[2:]),
+    }
+
+
+def surroundings(device: str) -> dict[str, object]:
+    """Hardware, versions, threads and load average: what a figure means nothing without."""
+    names = ["torch", "triton", "trl", "liger-kernel", "cut-cross-entropy", "transformers", "numpy"]
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        hardware = f"{properties.name}, {properties.multi_processor_count} SMs, {properties.total_memory >> 30} GiB"
+    else:
+        hardware = f"{_processor()}, {os.cpu_count()} cores"
+    return {
+        "hardware": hardware,
+        "python": platform.python_version(),
+        "versions": versions,
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo") as lines:
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def as_json(timings: Mapping[str, Timing]) -> dict[str, dict[str, float]]:
+    """Timings as plain dictionaries with four significant digits."""
+    return {
+        name: {key: float(f"{value:.4g}") for key, value in asdict(timing).items()}
+        for name, timing in timings.items()
+    }

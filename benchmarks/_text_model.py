@@ -1,0 +1,62 @@
+"""Hidden states of a small language model trained in this run: real ones are peaked and correlated, random ones not."""
+
+import pkgutil
+import re
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from maxent_grpo.kernels import linear_weighted_nll
+
+
+class _WordModel(nn.Module):
+    """The next word from the four before it."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.mix = nn.Sequential(nn.Linear(4 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, contexts: Tensor) -> Tensor:
+        hidden: Tensor = self.mix(self.embedding(contexts).flatten(-2))
+        return hidden
+
+
+def words(count: int, vocabulary: int) -> Tensor:
+    """The first words and signs of the standard library's source, each hashed into the vocabulary."""
+    found: list[int] = []
+    for module in sorted(pkgutil.iter_modules(), key=lambda module: module.name):
+        path = Path(getattr(module.module_finder, "path", "")) / f"{module.name}.py"
+        if "site-packages" in str(path) or not path.is_file():
+            continue
+        text = path.read_text(errors="ignore")
+        found += [zlib.crc32(word.encode()) % vocabulary for word in re.findall(r"\w+|[^\w\s]", text)]
+        if len(found) > count:
+            break
+    return torch.tensor(found[:count])
+
+
+def trained_hidden(
+    rows: int, width: int, vocabulary: int, steps: int, device: str
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """(hidden [rows, width], weight [vocabulary, width], next words [rows], last loss a word) after `steps` of Adam."""
+    torch.manual_seed(0)
+    text = words(300_000, vocabulary).to(device)
+    model = _WordModel(width, vocabulary).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    loss = torch.zeros(())
+    for _ in range(steps):
+        at = torch.randint(0, len(text) - 5, (256,), device=device)
+        contexts = text[at[:, None] + torch.arange(4, device=device)]
+        weights = torch.full((256,), 1 / 256, device=device)
+        loss = linear_weighted_nll(model(contexts), model.head.weight, text[at + 4], weights).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        at = torch.randint(0, len(text) - 5, (rows,), device=device)
+        hidden = model(text[at[:, None] + torch.arange(4, device=device)])
+    return hidden, model.head.weight.detach(), text[at + 4], float(loss)
