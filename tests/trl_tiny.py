@@ -61,7 +61,8 @@ def prompts(count: int) -> Dataset:
 
 
 def completion_of(prompt: str, copy: int) -> list[int]:
-    """Return a completion that depends on nothing but its prompt and its number in the group."""
+    """Return a completion that depends on nothing but its prompt and its number in the group; some are alike."""
+    copy = 0 if copy == 3 and len(prompt) == 2 else copy
     chance = torch.Generator().manual_seed(1 + sum(map(ord, prompt)) * 31 + len(prompt) * 7 + copy)
     length = int(torch.randint(1, COMPLETION + 1, (), generator=chance))
     ids = torch.randint(3, 3 + len(LETTERS), (length,), generator=chance).tolist()

@@ -1,6 +1,6 @@
-"""The gradient of a real TRL run against the formulas, written out with the NumPy oracle in float64."""
+"""The gradient of real TRL runs against the formulas, for every setting that has a say in it."""
 
-import copy
+import itertools
 import math
 from typing import Any
 
@@ -10,79 +10,9 @@ import torch
 from torch import Tensor
 
 import trl_tiny
-from maxent_grpo import MaxEntConfig, reference
-
-K, PROMPTS = 4, 2
-
-
-def second_reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-    """Score some candidates only."""
-    return [None if len(ids) == 4 else len(ids) / 6 for ids in completion_ids]
-
-
-def no_reward_for_six_tokens(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-    return [None if len(ids) == 6 else trl_tiny.reward([ids])[0] for ids in completion_ids]
-
-
-def groups() -> list[list[tuple[list[int], list[int]]]]:
-    """Return the (prompt, completion) ids of the replayed groups of one optimiser step."""
-    words = trl_tiny.tokenizer()
-    return [
-        [(words(prompt)["input_ids"], trl_tiny.completion_of(prompt, copy)) for copy in range(K)]
-        for prompt in trl_tiny.prompts(PROMPTS)["prompt"]
-    ]
-
-
-def token_logps(model: Any, prompt: list[int], completion: list[int], temperature: float = 1.0) -> Tensor:
-    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / temperature
-    return logits.log_softmax(-1).gather(-1, torch.tensor(completion).unsqueeze(-1)).squeeze(-1)
-
-
-def expected_gradient(
-    policy: Any, frozen: Any, config: MaxEntConfig, utilities: np.ndarray, *, temperature: float = 1.0
-) -> Tensor:
-    """Return the gradient of eq. (7) or (8), summed candidate by candidate."""
-    policy = copy.deepcopy(policy).double()
-    frozen = copy.deepcopy(frozen).double()
-    counted = ~np.isnan(utilities)
-    rewards = np.nan_to_num(utilities)
-    loss = torch.zeros((), dtype=torch.float64)
-    for group, u, mask in zip(groups(), rewards, counted, strict=True):
-        logps = [token_logps(policy, *pair, temperature) for pair in group]
-        lengths = np.array([len(completion) for _, completion in group])
-        sums = np.array([float(one.detach().sum()) for one in logps])
-        scores = sums / lengths if config.nll_reduction == "mean" else sums
-        anchors = {
-            "reference": np.array([token_logps(frozen, *pair, temperature).sum().item() for pair in group]) / lengths,
-            "old": scores,
-        }.get(config.anchor)
-        log_q = reference.listwise_log_q(u, temperature=config.q_temperature, eps=config.q_eps, mask=mask)
-        weights = np.exp(reference.tempered_log_target(log_q, anchors, tau=config.tau, beta=config.beta, mask=mask))
-        advantages = (u - u[mask].mean()) * mask
-        if config.projection == "surrogate":
-            exponents = np.exp(advantages * lengths / config.max_length / config.surrogate_tau) * mask
-            weights = exponents / exponents.sum()
-        if config.dedup > 0:
-            counts = reference.duplicate_counts([hash(tuple(completion)) for _, completion in group], mask=mask)
-            weights = reference.discount_duplicates(weights, counts, strength=config.dedup, mask=mask)
-        if config.center:
-            weights = reference.center_weights(weights, mask=mask)
-        if config.projection == "listwise":
-            weights = weights - np.where(mask, np.exp(scores), 0) / np.exp(scores)[mask].sum()
-        weights = weights * u[mask].mean() ** config.group_scale
-        for one, weight, advantage, length in zip(logps, weights, advantages, lengths, strict=True):
-            divisor = {"sum": 1, "mean": length, "max_length": config.max_length}[config.nll_reduction]
-            if config.projection == "surrogate":
-                loss = loss - weight * advantage / config.max_length * (one - one.detach()).exp().sum()
-            else:
-                loss = loss - weight * one.sum() / divisor
-    (loss / PROMPTS).backward()
-    return torch.cat([parameter.grad.flatten() for parameter in policy.parameters()])
-
-
-def relative_error(got: Tensor, expected: Tensor) -> float:
-    return float((got.double() - expected).norm() / expected.norm())
-
+from maxent_grpo import MaxEntConfig
+from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
+from trl_formulas import expected_gradient, fields, groups, policy_and_reference, relative_error, utilities
 
 SETTINGS = {
     "published": MaxEntConfig(),
@@ -93,66 +23,157 @@ SETTINGS = {
     "surrogate": MaxEntConfig(projection="surrogate", surrogate_tau=0.1, max_length=trl_tiny.COMPLETION),
     "Dr.GRPO": MaxEntConfig(projection="surrogate", surrogate_tau=math.inf, max_length=trl_tiny.COMPLETION),
 }
+HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
 
 
-def fields(config: MaxEntConfig) -> dict[str, Any]:
-    """Return the trainer's arguments for these settings."""
-    settings = {f"maxent_{name}": value for name, value in vars(config).items() if name != "beta"}
-    return {**settings, "init_kl_coeff": config.beta}
+def second_reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+    return [None if len(ids) == 4 else len(ids) / 6 for ids in completion_ids]
 
 
-def policy_and_reference(tmp_path: Any) -> tuple[Any, Any]:
-    """Return a policy whose reference, which TRL loads by name, is another model."""
-    policy = trl_tiny.model(0)
-    policy.config._name_or_path = trl_tiny.saved(tmp_path / "reference", seed=1)
-    return policy, trl_tiny.model(1)
+def no_reward_for_six_tokens(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+    return [None if len(ids) == 6 else trl_tiny.reward([ids])[0] for ids in completion_ids]
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
+@HEADS
 def test_the_gradient_is_that_of_the_formula(config: MaxEntConfig, fused: bool, tmp_path: Any) -> None:
     policy, frozen = policy_and_reference(tmp_path)
-    rewards = np.array([[trl_tiny.reward([completion])[0] for _, completion in group] for group in groups()])
-    expected = expected_gradient(policy, frozen, config, rewards)
+    expected = expected_gradient(policy, frozen, config, utilities())
     got = trl_tiny.gradient(tmp_path, policy=policy, maxent_fused_head=fused, **fields(config))
     assert relative_error(got, expected) < 1e-5
 
 
+def test_groups_hold_duplicates_for_the_discount_to_find() -> None:
+    assert any(len({tuple(completion) for _, completion in group}) < len(group) for group in groups())
+
+
 def test_rewards_are_weighted_and_missing_ones_are_left_out_of_the_sum(tmp_path: Any) -> None:
-    policy = trl_tiny.model(0)
-    rewards = np.array(
-        [
-            [
-                np.nansum(
-                    [2.0 * value if value is not None else np.nan for value in no_reward_for_six_tokens([ids])]
-                    + [0.5 * value if value is not None else np.nan for value in second_reward([ids])]
-                )
-                for _, ids in group
-            ]
-            for group in groups()
-        ]
-    )
-    expected = expected_gradient(policy, policy, MaxEntConfig(), rewards)
+    def weighted(ids: list[int]) -> float:
+        (first,), (second,) = no_reward_for_six_tokens([ids]), second_reward([ids])
+        return 2.0 * (first or 0.0) + 0.5 * (second or 0.0)
+
+    policy = trl_tiny.model()
+    expected = expected_gradient(policy, policy, MaxEntConfig(), utilities(weighted))
     functions = [no_reward_for_six_tokens, second_reward]
     got = trl_tiny.gradient(tmp_path, policy=policy, rewards=functions, reward_weights=[2.0, 0.5])
     assert relative_error(got, expected) < 1e-5
 
 
 def test_a_candidate_that_no_function_scores_has_no_weight(tmp_path: Any) -> None:
-    policy = trl_tiny.model(0)
-    rewards = np.array(
-        [[np.nan if len(ids) == 6 else trl_tiny.reward([ids])[0] for _, ids in group] for group in groups()]
-    )
+    policy = trl_tiny.model()
+    rewards = utilities(lambda ids: np.nan if len(ids) == 6 else trl_tiny.reward([ids])[0])
     assert np.isnan(rewards).any()
     expected = expected_gradient(policy, policy, MaxEntConfig(), rewards)
     got = trl_tiny.gradient(tmp_path, policy=policy, rewards=no_reward_for_six_tokens)
     assert relative_error(got, expected) < 1e-5
 
 
+def test_a_skipped_group_moves_nothing_and_still_counts(tmp_path: Any) -> None:
+    def first_group_fails(completion_ids: list[list[int]], prompts: list[str], **_: Any) -> list[float]:
+        pairs = zip(prompts, completion_ids, strict=True)
+        return [0.0 if prompt == "aa" else float(len(ids) > 3) for prompt, ids in pairs]
+
+    policy, config = trl_tiny.model(), MaxEntConfig(skip="all_min")
+    rewards = utilities(lambda ids: float(len(ids) > 3)) * np.array([[0.0], [1.0]])
+    expected = expected_gradient(policy, policy, config, rewards)
+    got = trl_tiny.gradient(tmp_path, policy=policy, rewards=first_group_fails, **fields(config))
+    assert relative_error(got, expected) < 1e-5
+
+
 def test_log_probabilities_are_those_of_the_sampling_temperature(tmp_path: Any) -> None:
-    policy = trl_tiny.model(0)
-    config = MaxEntConfig(projection="listwise")
-    rewards = np.array([[trl_tiny.reward([completion])[0] for _, completion in group] for group in groups()])
-    expected = expected_gradient(policy, policy, config, rewards, temperature=0.7)
+    policy, config = trl_tiny.model(), MaxEntConfig(projection="listwise")
+    expected = expected_gradient(policy, policy, config, utilities(), temperature=0.7)
     got = trl_tiny.gradient(tmp_path, policy=policy, temperature=0.7, **fields(config))
     assert relative_error(got, expected) < 1e-5
+
+
+@HEADS
+def test_truncated_completions_leave_their_group_when_they_are_masked(fused: bool, tmp_path: Any) -> None:
+    policy, config = trl_tiny.model(), MaxEntConfig(center=True)
+    rewards = utilities(lambda ids: trl_tiny.reward([ids])[0] if ids[-1] == trl_tiny.EOS else np.nan)
+    assert np.isnan(rewards).any()
+    expected = expected_gradient(policy, policy, config, rewards)
+    settings = {"mask_truncated_completions": True, "maxent_fused_head": fused, **fields(config)}
+    got = trl_tiny.gradient(tmp_path, policy=policy, **settings)
+    assert relative_error(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize("config", [MaxEntConfig(nll_reduction="mean"), MaxEntConfig(projection="listwise")])
+def test_tokens_of_tools_are_neither_scored_nor_trained_on(config: MaxEntConfig, tmp_path: Any) -> None:
+    def written_by_policy(ids: list[int]) -> list[bool]:
+        return [place != 1 for place in range(len(ids))]
+
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        output = trl_tiny.replayed(prompts, trainer)
+        return output | {
+            "env_mask": [[int(kept) for kept in written_by_policy(ids)] for ids in output["completion_ids"]]
+        }
+
+    policy = trl_tiny.model()
+    expected = expected_gradient(policy, policy, config, utilities(), counted=written_by_policy)
+    got = trl_tiny.gradient(tmp_path, policy=policy, rollout=rollout, **fields(config))
+    assert relative_error(got, expected) < 1e-5
+
+
+class Corrected(MaxEntGRPOTrainer):
+    """A trainer whose rollouts come with a correction, as vLLM's do."""
+
+    by_token = False
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        rows = super()._generate_and_score_completions(inputs)
+        mask = rows["completion_mask"]
+        ratio = torch.arange(mask.size(1)) * 0.3 if self.by_token else (mask.sum(-1, keepdim=True) - 4.0)
+        return rows | {"importance_sampling_ratio": ratio.expand(len(mask), -1).clamp(min=0)}
+
+
+@pytest.mark.parametrize("config", [MaxEntConfig(), SETTINGS["surrogate"]], ids=["mle", "surrogate"])
+@pytest.mark.parametrize("by_token", [False, True])
+@HEADS
+def test_vllms_correction_scales_tokens_after_the_coefficients(
+    by_token: bool, config: MaxEntConfig, fused: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scale(ids: list[int]) -> Tensor:
+        return torch.arange(len(ids)) * 0.3 if by_token else torch.full((len(ids),), max(len(ids) - 4.0, 0.0))
+
+    policy = trl_tiny.model()
+    expected = expected_gradient(policy, policy, config, utilities(), token_scale=scale)
+    monkeypatch.setattr(Corrected, "by_token", by_token)
+    monkeypatch.setattr(trl_tiny, "MaxEntGRPOTrainer", Corrected)
+    got = trl_tiny.gradient(tmp_path, policy=policy, maxent_fused_head=fused, **fields(config))
+    assert relative_error(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "config", [MaxEntConfig(clip_low=0.1, clip_high=0.1), SETTINGS["listwise"], SETTINGS["surrogate"]]
+)
+def test_the_second_update_on_a_rollout_is_clipped(config: MaxEntConfig, tmp_path: Any) -> None:
+    before, rate = trl_tiny.model(), 0.01
+    first = expected_gradient(before, before, config, utilities())
+    after = trl_tiny.model()
+    torch.nn.utils.vector_to_parameters(
+        torch.nn.utils.parameters_to_vector(after.parameters()).detach() - rate * first.float(), after.parameters()
+    )
+    expected = expected_gradient(after, after, config, utilities(), rollout_policy=before)
+    unclipped = expected_gradient(after, after, config, utilities())
+    kept = trl_tiny.Gradients()
+    settings = {"num_iterations": 2, "max_steps": 2, "learning_rate": rate, **fields(config)}
+    trl_tiny.trainer(tmp_path, policy=before, callbacks=[kept], **settings).train()
+    got = torch.cat([gradient.flatten() for gradient in kept.steps[1].values()])
+    assert relative_error(got, expected) < 1e-4
+    assert relative_error(got, unclipped) > 1e-2
+
+
+def test_the_penalties_are_means_over_tokens_candidates_and_groups(tmp_path: Any) -> None:
+    policy, frozen = policy_and_reference(tmp_path)
+    plain = expected_gradient(policy, frozen, MaxEntConfig(), utilities())
+    loss = torch.zeros(())
+    for prompt, completion in itertools.chain(*groups()):
+        ids, chosen = torch.tensor([prompt + completion]), torch.tensor(completion).unsqueeze(-1)
+        logps = policy(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        gap = (frozen(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).detach() - logps).gather(-1, chosen)
+        loss = loss + 0.3 * (gap.exp() - gap - 1).mean() / 8 - 0.2 * -(logps.exp() * logps).sum(-1).mean() / 8
+    penalties = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
+    settings = {"kl_penalty": 0.3, "entropy_coef": 0.2, "use_bias_correction_kl": False}
+    got = trl_tiny.gradient(tmp_path, policy=policy, **settings)
+    assert relative_error(got, plain + penalties) < 1e-5
