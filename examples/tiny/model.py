@@ -3,26 +3,29 @@
 from collections.abc import Sequence
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 PAD, END = "<pad>", "<end>"
+SIGNS = "+-*/()=:,;?"
 
 
-def build_tokenizer(largest_number: int = 60, words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of whole numbers up to `largest_number`, single digits, arithmetic signs and `words`."""
-    signs = list("+-*/()=:,;?")
-    vocabulary = [PAD, END, *signs, *(str(number) for number in range(largest_number + 1)), *words]
-    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[0-9]+|[A-Za-z]+|."), "isolated")]
+def build_tokenizer(largest_number: int = 60, words: Sequence[str] = ()) -> Qwen2Tokenizer:
+    """Return a tokenizer of whole numbers up to `largest_number`, arithmetic signs and `words`.
+
+    All of them are added tokens that swallow the space before them: `AutoTokenizer` loads the tokenizer of any
+    Qwen2 model as a `Qwen2Tokenizer`, which splits everything else into single digits.
+    """
+    tokenizer = Qwen2Tokenizer(
+        vocab={PAD: 0, END: 1}, merges=[], unk_token=PAD, pad_token=PAD, eos_token=END, padding_side="left"
     )
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left")
+    vocabulary = [*SIGNS, *(str(number) for number in range(largest_number + 1)), *words]
+    tokenizer.add_tokens([AddedToken(token, lstrip=True, normalized=False) for token in vocabulary])
+    return tokenizer
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 96, layers: int = 3, seed: int = 0
+    tokenizer: PreTrainedTokenizerBase, *, hidden_size: int = 96, layers: int = 3, seed: int = 0
 ) -> Qwen2ForCausalLM:
     """Return a randomly initialised model for the tokenizer: 0.3 million parameters by default."""
     torch.manual_seed(seed)
