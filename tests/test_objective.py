@@ -164,6 +164,14 @@ class TestCoefficients:
         assert torch.equal(coefficients(skip="all_min", min_utility=1.0)[1], torch.zeros(4, dtype=torch.float64))
         assert torch.equal(coefficients(skip="all_min", min_utility=1.0)[2], plain[2])
 
+    def test_a_skipped_group_is_zero_even_where_its_anchor_is_broken(self):
+        ref = REF.clone()
+        ref[1:] = NAN
+        objective = MaxEntObjective(MaxEntConfig(beta=0.1, skip="equal"))
+        c = objective.coefficients(objective.target(UTILITIES, mask=MASK, lengths=LENGTHS, ref_logps=ref))
+        assert torch.equal(c[1:], torch.zeros(2, 4, dtype=torch.float64))
+        assert_close(c[0].sum(), torch.tensor(1.0, dtype=torch.float64))
+
     @pytest.mark.parametrize("skip", ["equal", "all_min"])
     @pytest.mark.parametrize("projection", ["mle", "listwise", "surrogate"])
     def test_skipping_holds_for_every_projection(self, skip, projection):
