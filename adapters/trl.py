@@ -97,7 +97,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._fused:
             base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             add_weighted_head(base, temperature=self.temperature, float32=args.cast_lm_head_to_fp32)
-        self.add_callback(_StepEnd(self))
+        self.add_callback(_Resumable(self))
 
     def _can_fuse(self) -> bool:
         """Return whether the loss is linear in the token log-probabilities, or say why it is not."""
@@ -111,6 +111,16 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if against:
             logger.warning("maxent_fused_head falls back to TRL's head: %s.", ", ".join(against))
         return not against
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Return TRL's sampler, kept so that a resumed run can bring it to its epoch."""
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
+    def skip_epochs(self, epochs: int) -> None:
+        """Draw the order of prompts of epochs that a resumed run has behind it: TRL's sampler starts at the first."""
+        for _ in range(epochs if hasattr(self, "_train_sampler") else 0):
+            next(iter(self._train_sampler), None)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         """Keep the raw rewards, [N, F] over all ranks, before TRL makes advantages of them."""
@@ -186,6 +196,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             loss = loss - self.entropy_coef * self._candidate_mean(entropies, mask, constants["num_groups"])
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * aux_loss / accumulation
+            self._log_values({"aux_loss": float(self.accelerator.reduce(aux_loss.detach(), reduction="mean"))})
         if old is not None:
             sums["clip_ratio/region_mean"] = self._clipped(logps, old, rows)
         self._log_token_means(sums, mask)
@@ -285,15 +296,18 @@ def _config_of(path: str, args: MaxEntGRPOConfig) -> Any:
     return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=args.trust_remote_code)
 
 
-class _StepEnd(TrainerCallback):  # type: ignore[misc]
-    """Measures what an update did, and puts off checkpoints until no rollout is half used.
+class _Resumable(TrainerCallback):  # type: ignore[misc]
+    """Lets a resumed run go on as if it had not stopped, and measures what an update did.
 
-    The rest of a rollout is not in a checkpoint: a run resumed from one in mid-rollout would go another way.
+    A checkpoint waits until no rollout is half used, because the rest of a rollout is not in it.
     """
 
     def __init__(self, trainer: MaxEntGRPOTrainer) -> None:
         self.trainer = trainer
         self.due = False
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.skip_epochs(int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         self.trainer.log_after_update()

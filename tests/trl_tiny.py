@@ -56,8 +56,9 @@ def saved(path: Path, seed: int = 0) -> str:
     return str(path)
 
 
-def prompts(count: int) -> Dataset:
-    return Dataset.from_dict({"prompt": [LETTERS[i % 8] + LETTERS[(3 * i) % 8] * (1 + i % 3) for i in range(count)]})
+def prompts(count: int, first: int = 0) -> Dataset:
+    words = [LETTERS[i % 8] + LETTERS[(3 * i) % 8] * (1 + i % 3) for i in range(first, first + count)]
+    return Dataset.from_dict({"prompt": words})
 
 
 def completion_of(prompt: str, copy: int) -> list[int]:
@@ -132,6 +133,7 @@ def trainer(
     *,
     rewards: Callable[..., Any] | list[Callable[..., Any]] = reward,
     count: int = 64,
+    first: int = 0,
     policy: Any = None,
     rollout: Callable[..., Any] | None = replayed,
     callbacks: list[TrainerCallback] | None = None,
@@ -142,7 +144,7 @@ def trainer(
         model() if policy is None else policy,
         rewards,
         arguments(path, **settings),
-        prompts(count),
+        prompts(count, first),
         processing_class=tokenizer(),
         rollout_func=rollout,
         callbacks=callbacks,

@@ -1,5 +1,6 @@
 """The same rollouts give the same gradient, however real TRL splits them over steps, micro-batches and ranks."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -64,6 +65,14 @@ def test_rollouts_of_half_or_twice_an_update_leave_the_gradient_alone(
     assert relative_error(got, expected) < 1e-5
 
 
+def test_the_last_update_of_an_epoch_counts_the_prompts_that_it_has(tmp_path: Any) -> None:
+    kept = trl_tiny.Gradients()
+    trl_tiny.trainer(tmp_path, count=6, callbacks=[kept], **layout(4, 4, 2, steps=2)).train()
+    four, two = (torch.cat([g.flatten() for g in step.values()]) for step in kept.steps)
+    assert relative_error(two, trl_tiny.gradient(tmp_path, first=4, **layout(8))) < 1e-5
+    assert relative_error(four, trl_tiny.gradient(tmp_path, **layout(16))) < 1e-5
+
+
 TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "DDP": (layout(4), {}),
     "DDP, accumulation 2": (layout(2, 2), {}),
@@ -88,13 +97,23 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
     layouts = [[name, split | settings] for name, (split, settings) in TWO_RANKS.items()]
     launch(2, TESTS / "adapters/trl_scripts/layouts.py", str(tmp_path / "out.pt"), json.dumps(layouts))
-    gradients = torch.load(tmp_path / "out.pt")
+    results = torch.load(tmp_path / "out.pt")
     errors = {}
     for name, (split, settings) in TWO_RANKS.items():
         alone = {key: value for key, value in settings.items() if key != "zero"}
         expected = trl_tiny.gradient(tmp_path, **layout(8), **alone)
-        errors[name] = relative_error(gradients[name] / split["max_steps"], expected)
+        errors[name] = relative_error(results[name]["gradient"] / split["max_steps"], expected)
     assert {name: error for name, error in errors.items() if not error < 1e-5} == {}
+    for name in ("DDP, pruned", "ZeRO-3, pruned"):
+        rows = list(itertools.chain(*results[name]["rows"]))
+        assert sum(rows) in (3, 4, 5)  # half of 8, up to the rounding of one draw
+        assert max(rows) - min(rows) <= 1
+        assert len(rows) == 2 * 2  # as many forwards as without pruning
+    alone = trl_tiny.trainer(tmp_path, **layout(8), **LISTWISE)
+    alone.train()
+    statistics = {name: value for name, value in alone.state.log_history[0].items() if name.startswith("maxent/")}
+    assert len(statistics) == 9
+    assert {name: results["DDP, listwise"]["log"][name] for name in statistics} == pytest.approx(statistics, rel=1e-4)
 
 
 def launch(ranks: int, script: Path, *arguments: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from trl_tiny import Gradients, model, trainer
@@ -52,21 +53,34 @@ def whole(run: Any) -> Tensor:
     return torch.cat([state[name].flatten().float().cpu() for name in names])
 
 
-def gradient_of(path: str, settings: dict[str, Any]) -> Tensor:
+def forwarded_rows(run: Any) -> list[int]:
+    """Return a list that fills with the number of rows of every training forward."""
+    rows: list[int] = []
+
+    def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            rows.append(len(kwargs["input_ids"]))
+
+    run.model.register_forward_pre_hook(note, with_kwargs=True)
+    return rows
+
+
+def result_of(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     stage = settings.pop("zero", None)
-    if stage is None:
-        kept = Gradients()
-        trainer(path, callbacks=[kept], **settings).train()
-        return kept.total()
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    deepspeed = zero(stage, settings.get("gradient_accumulation_steps", 1))
-    policy = model()
+    kept, policy = Gradients(), model()
     before = parameters(policy)
-    run = trainer(path, policy=policy, deepspeed=deepspeed, learning_rate=1.0, **settings)
+    if stage is None:
+        run = trainer(path, policy=policy, callbacks=[kept], **settings)
+    else:
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+        deepspeed = zero(stage, settings.get("gradient_accumulation_steps", 1))
+        run = trainer(path, policy=policy, deepspeed=deepspeed, learning_rate=1.0, **settings)
+    rows = forwarded_rows(run)
     run.train()
-    after = whole(run)
-    return before - after if len(after) else after
+    after = whole(run) if stage else before
+    gradient = kept.total() if stage is None else before - after if len(after) else after
+    return {"gradient": gradient, "rows": gather_object([rows]), "log": run.state.log_history[0]}
 
 
 def main() -> None:
@@ -74,7 +88,7 @@ def main() -> None:
     results = {}
     with tempfile.TemporaryDirectory() as path:
         for name, settings in layouts:
-            results[name] = gradient_of(path, settings)
+            results[name] = result_of(path, settings)
     if int(os.environ.get("RANK", "0")) == 0:
         torch.save(results, out)
 
