@@ -20,14 +20,18 @@ def section(run: Path) -> str:
         f" at {values['mean@8']:.3f}"
         for seed, values in matched.items()
     )
+    setting = ", ".join(
+        f"{settings[name]} {label}"
+        for name, label in (("steps", "updates"), ("prompts", "prompts each"), ("samples", "samples a prompt"))
+    )
     return f"""
-Countdown with three numbers, 2 to 8 right answers a problem; {settings["steps"]} updates of {settings["prompts"]} prompts and
-{settings["samples"]} samples from one warm start a seed; means over {len(seeds)} seed(s) on {settings["eval_prompts"]} held-out problems, at sampling
-temperature 1. The last column compares at equal accuracy: each method at the sampling temperature (0.6 to 1.2) that gives
-the highest mean@8 which all of them reach.
+Countdown with three numbers and 2 to 8 right answers a problem; {setting}, all methods from
+one warm start a seed; means over {len(seeds)} seed(s) on {settings["eval_prompts"]} held-out problems at sampling temperature 1.
+The last column compares at equal accuracy: each method at the sampling temperature (0.6 to 1.2) where it has the
+highest mean@8 that all of them reach.
 
 {(run / "results.md").read_text()}
-Coverage@8 of Dr.GRPO and of the diverse setting at matched mean@8, by seed: {by_seed}.
+Coverage@8 of Dr.GRPO and of the diverse setting at the matched mean@8: {by_seed}.
 
 ![Reward, coverage, accuracy against coverage, and the coefficients of one group](docs/assets/demo/curves.png)
 
