@@ -29,7 +29,7 @@ class Field:
         try:
             step = build()
             step()
-        except Exception as error:  # noqa: BLE001 - a peer may fail in any way of its own
+        except Exception as error:
             self.absent[name] = (
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error) else ''}"
             )

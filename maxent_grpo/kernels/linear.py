@@ -227,22 +227,23 @@ class _LinearTokenLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, settings: _Settings
     ) -> Tensor:
-        logps, lse, _ = _scores(hidden, weight, bias, ids, settings)
-        ctx.save_for_backward(hidden, weight, bias, ids, lse)
+        logps, normaliser, _ = _scores(hidden, weight, bias, ids, settings)
+        ctx.save_for_backward(hidden, weight, bias, ids, normaliser)
         ctx.settings = settings
         return logps
 
     @staticmethod
     @once
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, ids, lse = ctx.saved_tensors
+        hidden, weight, bias, ids, normaliser = ctx.saved_tensors
         settings: _Settings = ctx.settings
         with settings.no_autocast():
             chunks = LogitChunks(hidden, weight, bias, settings.dtype, settings.chunk_bytes)
             gradients = HeadGradients(chunks, -upstream, ctx.needs_input_grad[:3])
-            counted = (upstream != 0).to(upstream.dtype)
             for span, logits in chunks:
-                settings.rows.row_gradient(logits, ids[span], lse[span], counted[span], settings.odds, logits)
+                settings.rows.row_gradient(
+                    logits, ids[span], normaliser[span], gradients.mantissas[span], settings.odds, logits
+                )
                 gradients.add(span, logits)
             return *gradients.scaled(1.0, _dtypes(hidden, weight, bias)), None, None
 
@@ -262,10 +263,9 @@ class _LinearWeightedNLL(torch.autograd.Function):
             chunks = LogitChunks(hidden, weight, bias, settings.dtype, settings.chunk_bytes)
             gradients = HeadGradients(chunks, factor, ctx.needs_input_grad[:3])
             results = empty_row_logps(hidden[:, :1], entropy=settings.entropy)
-            counted = torch.ones_like(factor)
             for span, logits in chunks:
                 found = settings.rows.row_logps_and_gradient(
-                    logits, ids[span], counted[span], settings.odds, logits, entropy=settings.entropy
+                    logits, ids[span], gradients.mantissas[span], settings.odds, logits, entropy=settings.entropy
                 )
                 gradients.add(span, logits)
                 _store(results, span, found)

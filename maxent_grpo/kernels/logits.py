@@ -156,16 +156,16 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, rows: ModuleType) -> Tensor:
         logps: Tensor
-        logps, lse, _ = rows.row_logps(logits, ids, keep, odds)
-        ctx.save_for_backward(logits, ids, keep, lse)
+        logps, normaliser, _ = rows.row_logps(logits, ids, keep, odds)
+        ctx.save_for_backward(logits, ids, keep, normaliser)
         ctx.odds, ctx.rows = odds, rows
         return logps
 
     @staticmethod
     @once
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        logits, ids, keep, lse = ctx.saved_tensors
-        return _logits_gradient(ctx, logits, ids, lse, torch.where(keep, -upstream, 0)), None, None, None, None
+        logits, ids, keep, normaliser = ctx.saved_tensors
+        return _logits_gradient(ctx, logits, ids, normaliser, torch.where(keep, -upstream, 0)), None, None, None, None
 
 
 class _SequenceLogps(torch.autograd.Function):
@@ -179,12 +179,12 @@ class _SequenceLogps(torch.autograd.Function):
         rows: ModuleType,
         length_normalize: bool,
     ) -> Tensor:
-        sums, lse = rows.sequence_row_logps(logits, ids, keep, odds)
+        sums, normaliser = rows.sequence_row_logps(logits, ids, keep, odds)
         per_sequence = keep.view(logits.shape[:-1])
         scale = torch.ones_like(sums)
         if length_normalize:
             scale = scale / per_sequence.sum(-1).clamp_min(1).flatten()
-        ctx.save_for_backward(logits, ids, keep, lse, scale)
+        ctx.save_for_backward(logits, ids, keep, normaliser, scale)
         ctx.odds, ctx.rows = odds, rows
         result: Tensor = sums * scale
         return result
@@ -192,9 +192,9 @@ class _SequenceLogps(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        logits, ids, keep, lse, scale = ctx.saved_tensors
+        logits, ids, keep, normaliser, scale = ctx.saved_tensors
         per_row = (-upstream * scale)[:, None].expand(-1, logits.shape[-2]).reshape(-1)
-        return _logits_gradient(ctx, logits, ids, lse, torch.where(keep, per_row, 0)), *[None] * 5
+        return _logits_gradient(ctx, logits, ids, normaliser, torch.where(keep, per_row, 0)), *[None] * 5
 
 
 class _WeightedNLL(torch.autograd.Function):
@@ -255,8 +255,8 @@ def weighted_sum(factor: Tensor, logps: Tensor) -> Tensor:
     return -torch.where(factor != 0, factor * logps, 0).sum()
 
 
-def _logits_gradient(ctx: Any, logits: Tensor, ids: Tensor, lse: Tensor, factor: Tensor) -> Tensor:
+def _logits_gradient(ctx: Any, logits: Tensor, ids: Tensor, normaliser: Tensor, factor: Tensor) -> Tensor:
     """Return the gradient `[..., V]` whose row i is factor_i · (p_i − onehot_i) · slope, in the logits' dtype."""
     gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    ctx.rows.row_gradient(logits, ids, lse, factor, ctx.odds, gradient)
+    ctx.rows.row_gradient(logits, ids, normaliser, factor, ctx.odds, gradient)
     return gradient

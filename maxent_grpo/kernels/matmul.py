@@ -49,31 +49,33 @@ class LogitChunks:
 
 
 class HeadGradients:
-    """dH = diag(f)·G·W, dW = Gᵀ·diag(f)·H and db = Gᵀ·f from chunks of row-normalised logit gradients G.
+    """dH = diag(f)·G·W, dW = Gᵀ·diag(f)·H and db = Gᵀ·f from chunks of logit gradients diag(m)·G, f = m·2ᵉ.
 
-    G = (p − onehot) · slope keeps in float16 what f·G with a coefficient f of 1e-5 would lose. So f enters dW and db
-    through H and 1, relative to max |f|, and enters dH when the gradients are handed out, as does the scale max |f|.
+    Rounded to float16, f·G would lose coefficients f of 1e-5. So the chunks carry only the mantissas ½ <= |m| < 1.
+    The powers 2ᵉ, by which nothing rounds, enter dW and db through H and 1, relative to the largest one, and enter
+    dH when the gradients are handed out, as does the largest power.
     """
 
     def __init__(self, chunks: LogitChunks, factor: Tensor, needed: tuple[bool, ...]) -> None:
         hidden, weight, bias = needed
+        self.mantissas = torch.frexp(factor).mantissa
+        self._powers = torch.where(factor == 0, 0, factor / self.mantissas)
+        self._peak = torch.cat([self._powers, factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
         self._chunks = chunks
-        self._factor = factor
-        self._peak = torch.cat([factor.abs(), factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
         self._hidden = torch.empty_like(chunks.hidden) if hidden else None
         self._weight = _Sum(chunks.weight, factor.dtype) if weight else None
         self._bias = _Sum(chunks.weight[:, :1], factor.dtype) if bias else None
 
     def add(self, span: slice, row_gradients: Tensor) -> None:
-        """Take in the rows `span` of G `[rows, V]`."""
+        """Take in the rows `span` of diag(m)·G `[rows, V]`."""
         chunks = self._chunks
         if self._hidden is not None:
             torch.mm(row_gradients, chunks.weight, out=self._hidden[span])
         if self._weight is None and self._bias is None:
             return
-        relative = (self._factor[span] / self._peak)[:, None]
+        relative = (self._powers[span] / self._peak)[:, None]
         if not row_gradients.is_cuda:
-            row_gradients = row_gradients.to(self._factor.dtype)
+            row_gradients = row_gradients.to(self._powers.dtype)
         if self._weight is not None:
             self._weight.add(row_gradients.t(), chunks.hidden[span] * relative)
         if self._bias is not None:
@@ -83,7 +85,7 @@ class HeadGradients:
         """Hand out (dH, dW, db) times `upstream`, in `dtypes`; the sums are written over."""
         hidden, weight, bias = dtypes
         return (
-            None if self._hidden is None else self._hidden.mul_((self._factor * upstream)[:, None]).to(hidden),
+            None if self._hidden is None else self._hidden.mul_((self._powers * upstream)[:, None]).to(hidden),
             None if self._weight is None else self._weight.total(self._peak * upstream, weight),
             None if self._bias is None else self._bias.total(self._peak * upstream, bias).squeeze(-1),
         )

@@ -58,22 +58,18 @@ class LogitMap(NamedTuple):
 
 
 class RowLogps(NamedTuple):
-    """Per row `[N]`: log p of its id, the log-sum-exp of its mapped logits, and its entropy when asked for."""
+    """Per row: log p of its id `[N]`, what `row_gradient` needs of it `[N, 2]`, its entropy `[N]` when asked for."""
 
     logps: Tensor
-    lse: Tensor
+    normaliser: Tensor
     entropy: Tensor | None
 
 
 def empty_row_logps(logits: Tensor, *, entropy: bool) -> RowLogps:
     """Zeros for every row of `logits [..., V]`, in the accumulation dtype."""
-    zeros = torch.zeros(
-        3 if entropy else 2,
-        logits.shape[:-1].numel(),
-        dtype=accumulation_dtype(logits.dtype),
-        device=logits.device,
-    )
-    return RowLogps(zeros[0], zeros[1], zeros[2] if entropy else None)
+    rows, dtype = logits.shape[:-1].numel(), accumulation_dtype(logits.dtype)
+    logps, *entropies = logits.new_zeros(2 if entropy else 1, rows, dtype=dtype)
+    return RowLogps(logps, logits.new_zeros(rows, 2, dtype=dtype), *entropies or [None])
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

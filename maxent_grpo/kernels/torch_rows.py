@@ -6,6 +6,7 @@ the slope of a soft cap or the terms of an entropy, and a copy of the kept rows 
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,13 @@ BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 """Bytes of one block in the accumulation dtype: what a CPU's cache holds, what keeps a GPU busy."""
 
 
+class _BlockLogps(NamedTuple):
+    logps: Tensor
+    entropy: Tensor | None
+
+
 def row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, *, entropy: bool = False) -> RowLogps:
-    """Log-probability, log-sum-exp and entropy of every kept row, 0 elsewhere."""
+    """Log-probability and entropy of every kept row, 0 elsewhere."""
     result = empty_row_logps(logits, entropy=entropy)
     scratch = _scratch(logits)
     for span, (block,) in row_blocks(logits):
@@ -29,17 +35,19 @@ def row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, *, entr
 
 
 def sequence_row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap) -> tuple[Tensor, Tensor]:
-    """Per sequence of `logits [..., T, V]` the sum of its kept rows' log-probabilities; per row the log-sum-exp."""
-    logps, lse, _ = row_logps(logits, ids, keep, odds)
-    return logps.view(logits.shape[:-1]).sum(-1).flatten(), lse
+    """Per sequence of `logits [..., T, V]` the sum of its kept rows' log-probabilities; per row the normaliser."""
+    logps, normaliser, _ = row_logps(logits, ids, keep, odds)
+    return logps.view(logits.shape[:-1]).sum(-1).flatten(), normaliser
 
 
-def row_gradient(logits: Tensor, ids: Tensor, lse: Tensor, factor: Tensor, odds: LogitMap, out: Tensor) -> None:
+def row_gradient(
+    logits: Tensor, ids: Tensor, normaliser: Tensor, factor: Tensor, odds: LogitMap, out: Tensor
+) -> None:
     """Write `factor · ∂(−log p)/∂logits` to `out [..., V]`, which may be `logits`; zeros where the factor is 0.
 
-    `lse` has no use here: a softmax over a cached block costs no more than an exponential.
+    The normaliser has no use here: a softmax over a cached block costs no more than an exponential.
     """
-    del lse
+    del normaliser
     row_logps_and_gradient(logits, ids, factor, odds, out)
 
 
@@ -109,10 +117,10 @@ def _scratch(logits: Tensor) -> Tensor:
 
 def _softmax(
     block: Tensor, ids: Tensor, odds: LogitMap, work: Tensor, *, entropy: bool
-) -> tuple[RowLogps, Tensor | None]:
+) -> tuple[_BlockLogps, Tensor | None]:
     """Leave the probabilities of `block [n, V]` in `work`; return the rows' results and the slope of a soft cap.
 
-    log Σ exp z = max z − log max p: no second exponential, no second buffer.
+    log p(id) = z(id) − max z + log max p: no second exponential, no second buffer.
     """
     values, slope = block, None
     if odds != LogitMap() or block.dtype != work.dtype:
@@ -127,9 +135,9 @@ def _softmax(
     target = values.gather(-1, torch.where(inside, ids, 0).long()[:, None]).squeeze(-1)
     top = values.amax(-1)
     torch.softmax(values, -1, out=work)
-    lse = top - work.amax(-1).log()
-    logps = torch.where(inside, target - lse, torch.nan)
-    return RowLogps(logps, lse, torch.special.entr(work).sum(-1) if entropy else None), slope
+    logps = torch.where(inside, target - top + work.amax(-1).log(), torch.nan)
+    entropies = torch.special.entr(work).sum(-1) if entropy else None
+    return _BlockLogps(logps, entropies), slope
 
 
 def _subtract_onehot_(probabilities: Tensor, ids: Tensor) -> None:
@@ -138,8 +146,8 @@ def _subtract_onehot_(probabilities: Tensor, ids: Tensor) -> None:
     probabilities.scatter_add_(-1, at, probabilities.new_full(at.shape, -1.0))
 
 
-def _store(result: RowLogps, span: slice, rows: slice | Tensor, found: RowLogps) -> None:
+def _store(result: RowLogps, span: slice, rows: slice | Tensor, found: _BlockLogps) -> None:
     """Write the results of some rows of a block into those of all rows."""
-    for values, part in zip(result, found, strict=True):
-        if values is not None and part is not None:
-            values[span][rows] = part
+    result.logps[span][rows] = found.logps
+    if result.entropy is not None and found.entropy is not None:
+        result.entropy[span][rows] = found.entropy

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from kernel_cases import DEVICE, naive_logps, peak_bytes
 
+from kernel_cases import DEVICE, naive_logps, peak_bytes
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, sequence_logps, token_logps, weighted_nll
 from maxent_grpo.kernels.torch_rows import BLOCK_BYTES
 

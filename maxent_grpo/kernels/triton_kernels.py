@@ -1,0 +1,221 @@
+"""The Triton kernels: one program a row, one read of its logits, nothing stored but the result.
+
+Rows that are not kept are never read; their gradient is written as zeros. A label outside the vocabulary makes its
+row NaN. Reductions have a fixed order, so results repeat bit by bit.
+"""
+# ruff: noqa: PLR0917 - a kernel takes its pointers and strides by position
+# mypy: ignore-errors - the kernel language has no types
+
+import triton
+import triton.language as tl
+
+LN2: tl.constexpr = 0.6931471805599453
+TWO_LOG2E: tl.constexpr = 2.8853900817779268
+
+
+@triton.jit
+def _tanh(x):
+    # 1 − 2/(1 + e^2x): e^2x may overflow to infinity, whose reciprocal is the 0 wanted.
+    return 1.0 - 2.0 / (1.0 + tl.exp2(x * TWO_LOG2E))
+
+
+@triton.jit
+def _row_start(row, per_batch, batch_stride, row_stride):
+    # 64-bit: N·V and the strides may exceed 2³¹.
+    return (row // per_batch).to(tl.int64) * batch_stride + (row % per_batch).to(tl.int64) * row_stride
+
+
+@triton.jit
+def _odds(z, inner, softcap, CAPPED: tl.constexpr):
+    # The maximum is subtracted before the scale log2(e)/T: z·scale would round by an ulp of z where z − max is small.
+    if CAPPED:
+        return _tanh(z * inner) * softcap
+    return z
+
+
+@triton.jit
+def _row_scan(
+    start,
+    column_stride,
+    width,
+    inner,
+    softcap,
+    scale,
+    CAPPED: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # Online softmax with one exponential an element: a scalar maximum, one running sum a lane.
+    top = -float("inf")
+    sums = tl.zeros([BLOCK], tl.float32)
+    weighted = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, width, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        inside = columns < width
+        z = tl.load(start + columns.to(tl.int64) * column_stride, mask=inside, other=-float("inf")).to(tl.float32)
+        y = tl.where(inside, _odds(z, inner, softcap, CAPPED), -float("inf"))
+        higher = tl.maximum(top, tl.max(y, axis=0))
+        # While every value is −∞ the differences would be NaN; any finite maximum does.
+        finite = tl.where(higher == -float("inf"), 0.0, higher)
+        x = (y - finite) * scale
+        powers = tl.exp2(x)
+        lower = (top - finite) * scale
+        shrink = tl.exp2(lower)
+        if ENTROPY:
+            moved = weighted + sums * tl.where(top == -float("inf"), 0.0, lower)
+            weighted = moved * shrink + powers * tl.where(powers > 0.0, x, 0.0)
+        sums = sums * shrink + powers
+        top = higher
+    total = tl.sum(sums, axis=0)
+    log_total = tl.where(total > 0.0, tl.log2(total), float("nan"))
+    entropy = log_total - tl.sum(weighted, axis=0) / total
+    return top, log_total, entropy
+
+
+@triton.jit
+def _label_odds(start, column_stride, label, width, inner, softcap, CAPPED: tl.constexpr):
+    inside = (label >= 0) & (label < width)
+    z = tl.load(start + label.to(tl.int64) * column_stride, mask=inside, other=float("nan")).to(tl.float32)
+    return _odds(z, inner, softcap, CAPPED)
+
+
+@triton.jit
+def _write_gradient(
+    start,
+    column_stride,
+    out,
+    out_stride,
+    width,
+    label,
+    top,
+    log_total,
+    factor,
+    inner,
+    softcap,
+    scale,
+    slope,
+    CAPPED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # factor · (p − onehot) · slope in float32, rounded once by the store; NaN for a label outside the vocabulary.
+    # `out` may be `start`: every element is read by the thread that writes it.
+    factor = tl.where((label >= 0) & (label < width), factor * slope, float("nan"))
+    for first in range(0, width, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        inside = columns < width
+        z = tl.load(start + columns.to(tl.int64) * column_stride, mask=inside, other=0.0).to(tl.float32)
+        p = tl.exp2((_odds(z, inner, softcap, CAPPED) - top) * scale - log_total)
+        gradient = factor * (p - tl.where(columns == label, 1.0, 0.0))
+        if CAPPED:
+            t = _tanh(z * inner)
+            gradient *= 1.0 - t * t
+        tl.store(out + columns.to(tl.int64) * out_stride, gradient.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _write_zeros(out, out_stride, width, BLOCK: tl.constexpr):
+    for first in range(0, width, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        tl.store(
+            out + columns.to(tl.int64) * out_stride,
+            tl.zeros([BLOCK], tl.float32).to(out.dtype.element_ty),
+            mask=columns < width,
+        )
+
+
+@triton.jit
+def logps_kernel(
+    logits, ids, keep, logps, tops, entropies, sums, arrivals,
+    per_batch, batch_stride, row_stride, column_stride, width, inner, softcap, scale,
+    CAPPED: tl.constexpr, ENTROPY: tl.constexpr, SEQUENCE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Score one row; with SEQUENCE the last row of a sequence to finish also adds up the sequence."""
+    row = tl.program_id(0)
+    if tl.load(keep + row) != 0:
+        start = logits + _row_start(row, per_batch, batch_stride, row_stride)
+        top, log_total, entropy = _row_scan(
+            start, column_stride, width, inner, softcap, scale, CAPPED, ENTROPY, BLOCK
+        )
+        label = _label_odds(start, column_stride, tl.load(ids + row), width, inner, softcap, CAPPED)
+        tl.store(logps + row, ((label - top) * scale - log_total) * LN2)
+        tl.store(tops + 2 * row, top)
+        tl.store(tops + 2 * row + 1, log_total)
+        if ENTROPY:
+            tl.store(entropies + row, entropy * LN2)
+    if SEQUENCE:
+        sequence = row // per_batch
+        if tl.atomic_add(arrivals + sequence, 1, sem="acq_rel") == per_batch - 1:
+            total = tl.zeros([256], tl.float32)
+            for first in range(0, per_batch, 256):
+                tokens = first + tl.arange(0, 256)
+                # Other programs wrote these: past the first-level cache, which may hold older values.
+                total += tl.load(
+                    logps + sequence * per_batch + tokens, mask=tokens < per_batch, other=0.0, cache_modifier=".cg"
+                )
+            tl.store(sums + sequence, tl.sum(total, axis=0))
+
+
+@triton.jit
+def gradient_kernel(
+    logits, ids, tops, factors, out,
+    per_batch, batch_stride, row_stride, column_stride, out_batch_stride, out_row_stride, out_column_stride,
+    width, inner, softcap, scale, slope,
+    CAPPED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write one row of the gradient from what `logps_kernel` kept of it."""
+    row = tl.program_id(0)
+    factor = tl.load(factors + row)
+    target = out + _row_start(row, per_batch, out_batch_stride, out_row_stride)
+    if factor == 0.0:
+        _write_zeros(target, out_column_stride, width, BLOCK)
+    else:
+        start = logits + _row_start(row, per_batch, batch_stride, row_stride)
+        label = tl.load(ids + row)
+        top = tl.load(tops + 2 * row)
+        log_total = tl.load(tops + 2 * row + 1)
+        _write_gradient(
+            start, column_stride, target, out_column_stride, width, label, top, log_total, factor,
+            inner, softcap, scale, slope, CAPPED, BLOCK,
+        )  # fmt: skip
+
+
+@triton.jit
+def one_pass_kernel(
+    logits, ids, factors, logps, entropies, out,
+    per_batch, batch_stride, row_stride, column_stride, out_batch_stride, out_row_stride, out_column_stride,
+    width, inner, softcap, scale, slope,
+    CAPPED: tl.constexpr, ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Score one row and write its gradient, which reads the row again while the second-level cache still holds it."""
+    row = tl.program_id(0)
+    factor = tl.load(factors + row)
+    target = out + _row_start(row, per_batch, out_batch_stride, out_row_stride)
+    if factor == 0.0:
+        _write_zeros(target, out_column_stride, width, BLOCK)
+    else:
+        start = logits + _row_start(row, per_batch, batch_stride, row_stride)
+        top, log_total, entropy = _row_scan(
+            start, column_stride, width, inner, softcap, scale, CAPPED, ENTROPY, BLOCK
+        )
+        label = tl.load(ids + row)
+        odds = _label_odds(start, column_stride, label, width, inner, softcap, CAPPED)
+        tl.store(logps + row, ((odds - top) * scale - log_total) * LN2)
+        if ENTROPY:
+            tl.store(entropies + row, entropy * LN2)
+        # The label's logit is read before any thread may write over it.
+        tl.debug_barrier()
+        _write_gradient(
+            start, column_stride, target, out_column_stride, width, label, top, log_total, factor,
+            inner, softcap, scale, slope, CAPPED, BLOCK,
+        )  # fmt: skip
+
+
+@triton.jit
+def scale_kernel(values, factor, count, BLOCK: tl.constexpr):
+    """Multiply by a factor read on the device; the usual 1 costs no pass over memory."""
+    by = tl.load(factor).to(tl.float32)
+    if by != 1.0:
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = at < count
+        x = tl.load(values + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(values + at, (x * by).to(values.dtype.element_ty), mask=inside)

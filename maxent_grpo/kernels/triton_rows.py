@@ -1,0 +1,125 @@
+"""The row operations by the Triton kernels, on a GPU or in Triton's interpreter: the functions of `torch_rows`."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton  # type: ignore[import-untyped]
+from torch import Tensor
+
+from maxent_grpo.kernels import triton_kernels as kernels
+from maxent_grpo.kernels.rows import LogitMap, RowLogps, empty_row_logps
+
+WIDEST_BLOCK = 8192
+"""Elements a program holds at once: 16 a thread of 16 warps, so that loads overlap and nothing spills."""
+SCALE_BLOCK = 4096
+
+
+class Launch(NamedTuple):
+    """Block and warps of a launch."""
+
+    block: int
+    warps: int
+
+
+def launch(width: int) -> Launch:
+    """Return the launch for rows of this width: 16 elements a thread, as far as the row reaches.
+
+    >>> launch(151936)
+    Launch(block=8192, warps=16)
+    """
+    block = min(WIDEST_BLOCK, max(16, 1 << (width - 1).bit_length()))
+    return Launch(block, min(16, max(1, block // 512)))
+
+
+def row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, *, entropy: bool = False) -> RowLogps:
+    """Log-probability and entropy of every kept row, 0 elsewhere."""
+    result = empty_row_logps(logits, entropy=entropy)
+    _score(logits, ids, keep, odds, result, None)
+    return result
+
+
+def sequence_row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap) -> tuple[Tensor, Tensor]:
+    """Per sequence of `logits [..., T, V]` the sum of its kept rows' log-probabilities; per row the normaliser."""
+    result = empty_row_logps(logits, entropy=False)
+    sums = result.logps.new_zeros(logits.shape[:-2].numel())
+    _score(logits, ids, keep, odds, result, sums)
+    return sums, result.normaliser
+
+
+def row_gradient(
+    logits: Tensor, ids: Tensor, normaliser: Tensor, factor: Tensor, odds: LogitMap, out: Tensor
+) -> None:
+    """Write `factor · ∂(−log p)/∂logits` to `out [..., V]`, which may be `logits`; zeros where the factor is 0."""
+    if ids.numel() == 0:
+        return
+    source, target = _batched(logits), _batched(out)
+    block, warps = launch(logits.shape[-1])
+    kernels.gradient_kernel[(ids.numel(),)](
+        *(source, ids, normaliser, factor, target),
+        *(source.shape[1], *source.stride(), *target.stride()),
+        *(logits.shape[-1], *_constants(odds), odds.slope),
+        CAPPED=odds.softcap is not None,
+        BLOCK=block,
+        num_warps=warps,
+    )
+
+
+def row_logps_and_gradient(
+    logits: Tensor, ids: Tensor, factor: Tensor, odds: LogitMap, out: Tensor, *, entropy: bool = False
+) -> RowLogps:
+    """Both in one launch: `row_logps` of the rows whose factor is not 0, and `row_gradient` into `out`."""
+    result = empty_row_logps(logits, entropy=entropy)
+    if ids.numel() == 0:
+        return result
+    source, target = _batched(logits), _batched(out)
+    block, warps = launch(logits.shape[-1])
+    kernels.one_pass_kernel[(ids.numel(),)](
+        *(source, ids, factor, result.logps, result.entropy, target),
+        *(source.shape[1], *source.stride(), *target.stride()),
+        *(logits.shape[-1], *_constants(odds), odds.slope),
+        CAPPED=odds.softcap is not None,
+        ENTROPY=entropy,
+        BLOCK=block,
+        num_warps=warps,
+    )
+    return result
+
+
+def scale_(gradient: Tensor, upstream: Tensor) -> None:
+    """Multiply in place by a scalar that stays on the device; a factor of 1 costs no pass over memory."""
+    if not gradient.is_contiguous():
+        gradient.mul_(upstream)
+    elif gradient.numel():
+        grid = (triton.cdiv(gradient.numel(), SCALE_BLOCK),)
+        kernels.scale_kernel[grid](gradient, upstream, gradient.numel(), BLOCK=SCALE_BLOCK)
+
+
+def _score(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, result: RowLogps, sums: Tensor | None) -> None:
+    if ids.numel() == 0:
+        return
+    source = _batched(logits)
+    block, warps = launch(logits.shape[-1])
+    arrivals = None if sums is None else torch.zeros(sums.shape, dtype=torch.int32, device=sums.device)
+    kernels.logps_kernel[(ids.numel(),)](
+        *(source, ids, keep, result.logps, result.normaliser, result.entropy, sums, arrivals),
+        *(source.shape[1], *source.stride()),
+        *(logits.shape[-1], *_constants(odds)),
+        CAPPED=odds.softcap is not None,
+        ENTROPY=result.entropy is not None,
+        SEQUENCE=sums is not None,
+        BLOCK=block,
+        num_warps=warps,
+    )
+
+
+def _constants(odds: LogitMap) -> tuple[float, float, float]:
+    """(factor inside the tanh, the cap, log2(e) · the factor on the odds before the powers of 2)."""
+    if odds.softcap is None:
+        return 1.0, 1.0, odds.slope * math.log2(math.e)
+    return odds.scale / odds.softcap, odds.softcap, math.log2(math.e) / odds.temperature
+
+
+def _batched(logits: Tensor) -> Tensor:
+    """View `[..., V]` as `[batch, rows, V]`, whatever the strides of those three."""
+    return logits[None] if logits.ndim == 2 else logits.flatten(0, -3)
