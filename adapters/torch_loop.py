@@ -14,6 +14,7 @@ rollout once with `MaxEntLoss.rollout` and take the loss of any of its rows with
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -196,7 +197,7 @@ class MaxEntLoss(nn.Module):
             ValueError: as `forward`; for a head that is quantised or has an adapter that is not merged.
         """
         with gathered_head(lm_head) as (weight, bias):
-            head = {"bias": bias, "temperature": temperature}
+            head: dict[str, Any] = {"bias": bias, "temperature": temperature}
             if old_logps is not None:
                 logps = linear_token_logps(hidden, weight, ids, mask=mask, **head)
             elif policy_logps is None and self.objective.config.needs_old_logps:
@@ -244,25 +245,26 @@ class MaxEntLoss(nn.Module):
         sizes = [group_sizes] * (len(mask) // group_sizes) if isinstance(group_sizes, int) else group_sizes
         per_group, present = pad_groups(torch.arange(len(mask), device=mask.device), sizes)
 
-        def grouped(rows: Tensor | None) -> Tensor | None:
-            return None if rows is None else rows[per_group]
+        def summed(name: str, logps: Tensor | None) -> Tensor | None:
+            """Return token log-probabilities [N, T] summed over each completion, [G, K]."""
+            if logps is None:
+                return None
+            expect_shape(name, logps, mask.shape)
+            return logps.masked_fill(~mask, 0.0).sum(-1)[per_group]
 
-        scored = present & ~utilities.isnan()[per_group]
-        rollout_logps = old_logps if old_logps is not None else policy_logps
         if keys is None and ids is not None:
             keys = completion_keys(ids, mask)
+        rollout_sums = summed("old_logps", policy_logps if old_logps is None else old_logps)
         target = self.objective.target(
             utilities[per_group],
-            mask=scored,
+            mask=present & ~utilities.isnan()[per_group],
             lengths=mask.sum(-1)[per_group],
-            ref_logps=grouped(_summed("ref_logps", ref_logps, mask)),
-            old_logps=grouped(_summed("old_logps", rollout_logps, mask)),
-            keys=grouped(keys),
+            ref_logps=summed("ref_logps", ref_logps),
+            old_logps=rollout_sums,
+            keys=None if keys is None else keys[per_group],
         )
-        sums = grouped(_summed("policy_logps", rollout_logps if policy_logps is None else policy_logps, mask))
-        coefficients = self.objective.coefficients(
-            target, old_logps=grouped(_summed("old_logps", rollout_logps, mask)), generator=generator
-        )
+        coefficients = self.objective.coefficients(target, old_logps=rollout_sums, generator=generator)
+        policy_sums = rollout_sums if policy_logps is None else summed("policy_logps", policy_logps)
         ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         return Rollout(
             coefficients=flatten_groups(coefficients, present),
@@ -270,7 +272,7 @@ class MaxEntLoss(nn.Module):
             mask=mask,
             old_logps=old_logps,
             target=target,
-            statistics=self.objective.statistics(target, policy_logps=sums),
+            statistics=self.objective.statistics(target, policy_logps=policy_sums),
             num_groups=num_groups if num_groups is not None else _over_ranks(len(sizes), ranks, mask.device),
             rank_scale=ranks if self.gradients_averaged else 1,
             objective=self.objective,
@@ -284,14 +286,6 @@ def _as_utilities(rewards: Rewards, mask: Tensor) -> Tensor:
     expect_shape("rewards", rewards, mask.shape[:1])
     dtype = rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype()
     return rewards.detach().to(mask.device, dtype)
-
-
-def _summed(name: str, logps: Tensor | None, mask: Tensor) -> Tensor | None:
-    """Return token log-probabilities [N, T] summed over each completion, [N]."""
-    if logps is None:
-        return None
-    expect_shape(name, logps, mask.shape)
-    return logps.masked_fill(~mask, 0.0).sum(-1)
 
 
 def _over_ranks(groups: int, ranks: int, device: torch.device) -> int:

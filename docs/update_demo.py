@@ -24,9 +24,10 @@ def section(run: Path) -> str:
         f"{settings[name]} {label}"
         for name, label in (("steps", "updates"), ("prompts", "prompts each"), ("samples", "samples a prompt"))
     )
+    held_out = f"{len(seeds)} seed(s) on {settings['eval_prompts']} held-out problems"
     return f"""
 Countdown with three numbers and 2 to 8 right answers a problem; {setting}, all methods from
-one warm start a seed; means over {len(seeds)} seed(s) on {settings["eval_prompts"]} held-out problems at sampling temperature 1.
+one warm start a seed; means over {held_out} at sampling temperature 1.
 The last column compares at equal accuracy: each method at the sampling temperature (0.6 to 1.2) where it has the
 highest mean@8 that all of them reach.
 
