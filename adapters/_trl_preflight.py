@@ -103,7 +103,9 @@ def _longest_prompt(dataset: Dataset | IterableDataset | None, tokenizer: Any | 
     for prompt in dataset[:_PROMPTS_READ]["prompt"]:
         if isinstance(prompt, str):
             ids = tokenizer(text=prompt)["input_ids"]
-        else:
+        elif getattr(tokenizer, "chat_template", None):
             ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        else:
+            ids = []
         lengths.append(len(ids))
     return max(lengths)

@@ -81,16 +81,12 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         args.expect_supported()
         self.objective = MaxEntObjective(args.maxent_config())
         config = self.objective.config
-        loading = {
-            "trust_remote_code": args.trust_remote_code,
-            "revision": (args.model_init_kwargs or {}).get("revision"),
-        }
-        model_config = AutoConfig.from_pretrained(model, **loading) if isinstance(model, str) else model.config
+        model_config = _config_of(model, args) if isinstance(model, str) else model.config
         report = preflight_report(args, model_config, train_dataset, kwargs.get("processing_class"))
         if args.process_index == 0:
             logger.warning(report)
-        self._whole_batch = args.kl_penalty != 0 or args.entropy_coef != 0
-        self._drops = not self._whole_batch and (config.prune is not None or config.skip != "none")
+        whole_batch = args.kl_penalty != 0 or args.entropy_coef != 0
+        self._drops = not whole_batch and (config.prune is not None or config.skip != "none")
         self._frozen: tuple[Rows, Target] | None = None
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         self._fused = args.maxent_fused_head and self._can_fuse()
@@ -316,3 +312,11 @@ class _Resumable(TrainerCallback):  # type: ignore[misc]
         control.should_save = self.due and between_rollouts
         self.due &= not between_rollouts
         return control
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.due:
+            logger.warning(
+                "The checkpoint of step %d is not saved: training ended in mid-rollout, and could not be resumed "
+                "exactly. The model is there for save_model().",
+                state.global_step,
+            )

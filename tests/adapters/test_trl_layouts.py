@@ -88,6 +88,7 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ZeRO-3": (layout(4), {"zero": 3}),
     "ZeRO-3, rollouts of half an update, groups over both ranks": (layout(1, 4, 2), {"zero": 3}),
     "ZeRO-3, one-pass head": (layout(2, 2), {"zero": 3, "maxent_fused_head": True}),
+    "ZeRO-3, one-pass head, tied embeddings": (layout(4), {"zero": 3, "maxent_fused_head": True, "tied": True}),
     "ZeRO-3, pruned": (layout(2, 2), {"zero": 3, "maxent_prune": 0.5}),
 }
 
@@ -100,8 +101,9 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
     results = torch.load(tmp_path / "out.pt")
     errors = {}
     for name, (split, settings) in TWO_RANKS.items():
-        alone = {key: value for key, value in settings.items() if key != "zero"}
-        expected = trl_tiny.gradient(tmp_path, **layout(8), **alone)
+        alone = {key: value for key, value in settings.items() if key not in ("zero", "tied")}
+        policy = trl_tiny.model(tie_word_embeddings=settings.get("tied", False))
+        expected = trl_tiny.gradient(tmp_path, policy=policy, **layout(8), **alone)
         errors[name] = relative_error(results[name]["gradient"] / split["max_steps"], expected)
     assert {name: error for name, error in errors.items() if not error < 1e-5} == {}
     for name in ("DDP, pruned", "ZeRO-3, pruned"):

@@ -69,6 +69,14 @@ def test_a_checkpoint_in_mid_rollout_waits_for_its_end(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_that_ends_in_mid_rollout_says_that_its_last_checkpoint_is_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trl_tiny.trainer(tmp_path, **GENERATING | {"num_iterations": 2, "save_steps": 2, "max_steps": 3}).train()
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert "checkpoint of step 3 is not saved" in caplog.text
+
+
 def test_checkpoints_stay_where_they_are_if_updates_end_with_their_rollout(tmp_path: Path) -> None:
     trl_tiny.trainer(tmp_path, **GENERATING | {"save_steps": 3}).train()
     assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]

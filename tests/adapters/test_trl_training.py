@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM, TrainerCallback
 
@@ -129,7 +130,14 @@ def mean_forward_kl(model: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"maxent_projection": "listwise"}, {"num_iterations": 2}, {"maxent_prune": 0.5}]
+    "settings",
+    [
+        {},
+        {"maxent_projection": "listwise"},
+        {"num_iterations": 2},
+        {"maxent_prune": 0.5},
+        {"maxent_fused_head": True},
+    ],
 )
 def test_evaluation_takes_the_same_loss_of_its_own_groups(settings: dict[str, Any], tmp_path: Any) -> None:
     extra = {"eval_dataset": trl_tiny.prompts(2)}
@@ -260,4 +268,30 @@ def test_the_one_pass_head_says_once_why_it_is_not_used(
     run.train()
     (message,) = [record.getMessage() for record in caplog.records if "falls back" in record.getMessage()]
     assert reason in message
+    assert math.isfinite(run.state.log_history[0]["loss"])
+
+
+def test_prompts_can_be_streamed(tmp_path: Any) -> None:
+    run = trl_tiny.trainer(tmp_path)
+    streamed = trl_tiny.MaxEntGRPOTrainer(
+        trl_tiny.model(),
+        trl_tiny.reward,
+        trl_tiny.arguments(tmp_path),
+        trl_tiny.prompts(8).to_iterable_dataset(),
+        processing_class=trl_tiny.tokenizer(),
+        rollout_func=trl_tiny.replayed,
+    )
+    run.train()
+    streamed.train()
+    assert streamed.state.log_history[0]["loss"] == run.state.log_history[0]["loss"]
+
+
+def test_chats_are_prompts_too(tmp_path: Any) -> None:
+    words = trl_tiny.tokenizer()
+    words.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    dataset = Dataset.from_dict({"prompt": [[{"role": "user", "content": letter * 3}] for letter in "abcd"]})
+    run = trl_tiny.MaxEntGRPOTrainer(
+        trl_tiny.model(), trl_tiny.reward, trl_tiny.arguments(tmp_path), dataset, processing_class=words
+    )
+    run.train()
     assert math.isfinite(run.state.log_history[0]["loss"])

@@ -39,15 +39,12 @@ def zero(stage: int, accumulation: int) -> dict[str, Any]:
 
 
 def parameters(policy: Any) -> Tensor:
-    names = [name for name, _ in model().named_parameters()]
-    state = policy.state_dict()
-    return torch.cat([state[name].flatten().cpu().clone() for name in names])
+    return torch.cat([parameter.detach().flatten().clone() for parameter in policy.parameters()])
 
 
-def whole(run: Any) -> Tensor:
+def whole(run: Any, names: list[str]) -> Tensor:
     """Return the parameters of a model that ZeRO may have sharded."""
     state = run.accelerator.get_state_dict(run.model_wrapped)
-    names = [name for name, _ in model().named_parameters()]
     if not run.accelerator.is_main_process:
         return torch.zeros(0)
     return torch.cat([state[name].flatten().float().cpu() for name in names])
@@ -67,8 +64,8 @@ def forwarded_rows(run: Any) -> list[int]:
 
 def result_of(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     stage = settings.pop("zero", None)
-    kept, policy = Gradients(), model()
-    before = parameters(policy)
+    kept, policy = Gradients(), model(tie_word_embeddings=settings.pop("tied", False))
+    before, names = parameters(policy), [name for name, _ in policy.named_parameters()]
     if stage is None:
         run = trainer(path, policy=policy, callbacks=[kept], **settings)
     else:
@@ -78,7 +75,7 @@ def result_of(path: str, settings: dict[str, Any]) -> dict[str, Any]:
         run = trainer(path, policy=policy, deepspeed=deepspeed, learning_rate=1.0, **settings)
     rows = forwarded_rows(run)
     run.train()
-    after = whole(run) if stage else before
+    after = whole(run, names) if stage else before
     gradient = kept.total() if stage is None else before - after if len(after) else after
     return {"gradient": gradient, "rows": gather_object([rows]), "log": run.state.log_history[0]}
 
