@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
@@ -40,23 +40,28 @@ def seconds(step: Step, device: str) -> float:
     return time.perf_counter() - begin
 
 
-def interleaved(steps: Mapping[str, Step], rounds: int, device: str) -> dict[str, Timing]:
-    """Time every step once a round, in an order that rotates, so that a busy moment falls on all alike."""
+def interleaved(
+    steps: Mapping[str, Step], rounds: int, device: str, often: Collection[str] | None = None
+) -> dict[str, Timing]:
+    """Time every step once a round, in an order that rotates, so that a busy moment falls on all alike.
+
+    With `often` given, the other steps take part in every fourth round only. Every step has run once before.
+    """
     names = list(steps)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(-2, rounds):
+    times: dict[str, dict[int, float]] = {name: {} for name in names}
+    for number in range(-2 if device == "cuda" else 0, rounds):
         for place in range(len(names)):
             name = names[(place + number) % len(names)]
-            elapsed = seconds(steps[name], device)
-            if number >= 0:  # the first two rounds warm up
-                times[name].append(elapsed)
-    first = times[names[0]]
+            if number % 4 == 0 or often is None or name in often:
+                times[name][number] = seconds(steps[name], device)
+    taken = {name: {at: value for at, value in series.items() if at >= 0} for name, series in times.items()}
+    first = taken[names[0]]
     timings = {}
-    for name, taken in times.items():
-        low, middle, high = _quantiles(taken)
-        ratio = statistics.median(one / other for one, other in zip(taken, first, strict=True))
+    for name, series in taken.items():
+        low, middle, high = _quantiles(list(series.values()))
+        ratio = statistics.median(value / first[at] for at, value in series.items())
         timings[name] = Timing(
-            1e3 * middle, 1e3 * low, 1e3 * high, ratio, peak_bytes(steps[name], device) / 2**20, rounds
+            1e3 * middle, 1e3 * low, 1e3 * high, ratio, peak_bytes(steps[name], device) / 2**20, len(series)
         )
     return timings
 
@@ -86,7 +91,7 @@ def peak_bytes(step: Step, device: str) -> int:
 
 
 def ceilings(device: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> dict[str, float]:
-    """Bytes a second of a large copy (read and write counted) and FLOP/s of a matmul [N, D] x [D, V], best of several."""
+    """Bytes a second of a large copy (read and write counted) and FLOP/s of a matmul [N, D] x [D, V]; the best."""
     rows, width, vocabulary = shape
     source = torch.empty((1 << 30) if device == "cuda" else (1 << 27), dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
@@ -132,7 +137,7 @@ def _processor() -> str:
 
 
 def as_json(timings: Mapping[str, Timing]) -> dict[str, dict[str, float]]:
-    """Timings as plain dictionaries with four significant digits."""
+    """Turn timings into plain dictionaries with four significant digits."""
     return {
         name: {key: float(f"{value:.4g}") for key, value in asdict(timing).items()}
         for name, timing in timings.items()

@@ -1,4 +1,5 @@
 """The same step by each peer. A peer that cannot run here is named with its reason, never left out in silence."""
+# ruff: noqa: PLC0415 - a peer is imported where it runs: it may be absent
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,15 +55,15 @@ def head_train(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor) -> 
     compiled = torch.compile(lambda h, w: -(weights * naive(h @ w.t(), ids)).sum())
     field.enter("torch.compile", trained(compiled))
     field.enter("TRL ChunkedLogProbFunction", trained(_trl_head(ids, weights)))
-    field.enter("torch linear_cross_entropy (uniform)", lambda: trained(_torch_linear(ids))())
-    field.enter("Liger fused linear CE (uniform)", lambda: trained(_liger(ids))())
-    field.enter("cut-cross-entropy", lambda: trained(_cut(ids, weights))())
+    field.enter("torch linear_cross_entropy (uniform)", trained(_torch_linear(ids)))
+    field.enter("Liger fused linear CE (uniform)", trained(_liger(ids)))
+    field.enter("cut-cross-entropy", trained(_cut(ids, weights)))
     field.enter("maxent_grpo two passes", trained(lambda h, w: -(weights * linear_token_logps(h, w, ids)).sum()))
     return field
 
 
 def head_pruned(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor) -> Field:
-    """The same with most coefficients zero: only TRL beside ours, the goal's own comparison."""
+    """Run the same with most coefficients zero: only TRL beside ours, the goal's own comparison."""
     leaves = (hidden, weight)
     trl = _trl_head(ids, weights)
     field = Field()
@@ -100,10 +101,10 @@ def logits_score(logits: Tensor, ids: Tensor, weights: Tensor) -> Field:
     field.enter("maxent_grpo", scored(lambda: token_logps(logits, ids)))
     field.enter("eager", scored(lambda: naive(logits, ids)))
     field.enter("torch.compile", scored(torch.compile(lambda: naive(logits, ids))))
-    field.enter("TRL selective_log_softmax", lambda: scored(lambda: _trl("selective_log_softmax")(logits, ids))())
+    field.enter("TRL selective_log_softmax", scored(lambda: _trl("selective_log_softmax")(logits, ids)))
     field.enter(
         "TRL selective_log_softmax_and_entropy",
-        lambda: scored(lambda: _trl("selective_log_softmax_and_entropy")(logits, ids))(),
+        scored(lambda: _trl("selective_log_softmax_and_entropy")(logits, ids)),
     )
     return field
 
@@ -126,11 +127,11 @@ def logits_train(logits: Tensor, ids: Tensor, weights: Tensor) -> Field:
     field.enter("torch.compile", trained(torch.compile(lambda z: -(weights * naive(z, ids)).sum())))
     field.enter(
         "TRL selective_log_softmax",
-        lambda: trained(lambda z: -(weights * _trl("selective_log_softmax")(z, ids)).sum())(),
+        trained(lambda z: -(weights * _trl("selective_log_softmax")(z, ids)).sum()),
     )
     field.enter(
         "TRL selective_log_softmax_and_entropy",
-        lambda: trained(lambda z: -(weights * _trl("selective_log_softmax_and_entropy")(z, ids)[0]).sum())(),
+        trained(lambda z: -(weights * _trl("selective_log_softmax_and_entropy")(z, ids)[0]).sum()),
     )
     field.enter("Liger GRPO loss", lambda: _liger_grpo(logits, ids, weights))
     return field
@@ -190,19 +191,22 @@ def _trl_head(ids: Tensor, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor
 
 
 def _torch_linear(ids: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    from torch.nn import LinearCrossEntropyOptions
-    from torch.nn.functional import linear_cross_entropy
+    def loss(hidden: Tensor, weight: Tensor) -> Tensor:
+        from torch.nn import LinearCrossEntropyOptions
+        from torch.nn.functional import linear_cross_entropy
 
-    return lambda hidden, weight: linear_cross_entropy(
-        hidden, weight, ids, reduction="sum", options=LinearCrossEntropyOptions()
-    )
+        return linear_cross_entropy(hidden, weight, ids, reduction="sum", options=LinearCrossEntropyOptions())
+
+    return loss
 
 
 def _liger(ids: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    def loss(hidden: Tensor, weight: Tensor) -> Tensor:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    module = LigerFusedLinearCrossEntropyLoss(reduction="sum")
-    return lambda hidden, weight: module(weight, hidden, ids)
+        return LigerFusedLinearCrossEntropyLoss(reduction="sum")(weight, hidden, ids)
+
+    return loss
 
 
 def _liger_grpo(logits: Tensor, ids: Tensor, weights: Tensor) -> Step:
@@ -230,9 +234,10 @@ def _liger_grpo(logits: Tensor, ids: Tensor, weights: Tensor) -> Step:
 
 
 def _cut(ids: Tensor, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    from cut_cross_entropy import linear_cross_entropy
+    def loss(hidden: Tensor, weight: Tensor) -> Tensor:
+        from cut_cross_entropy import linear_cross_entropy
 
-    kind = "cce" if ids.is_cuda else "torch_compile"
-    return lambda hidden, weight: (
-        weights * linear_cross_entropy(hidden, weight, ids, reduction="none", impl=kind)
-    ).sum()
+        kind = "cce" if ids.is_cuda else "torch_compile"
+        return (weights * linear_cross_entropy(hidden, weight, ids, reduction="none", impl=kind)).sum()
+
+    return loss

@@ -83,10 +83,10 @@ def goals(result: dict) -> list[tuple[str, float, bool]]:
 
 def chart(result: dict, path: Path) -> None:
     """Bars of the medians, one panel a case, ours dark."""
-    import matplotlib
+    import matplotlib  # noqa: PLC0415 - the table does without
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # noqa: PLC0415
 
     cases = [case for case in result["cases"] if len(case["timings"]) > 1]
     columns = 2

@@ -1,4 +1,4 @@
-"""Hidden states of a small language model trained in this run: real ones are peaked and correlated, random ones not."""
+"""Hidden states of a small language model trained in this run: real ones are peaked and correlated."""
 
 import pkgutil
 import re
@@ -26,7 +26,7 @@ class _WordModel(nn.Module):
 
 
 def words(count: int, vocabulary: int) -> Tensor:
-    """The first words and signs of the standard library's source, each hashed into the vocabulary."""
+    """Hash the first words and signs of the standard library's source into the vocabulary."""
     found: list[int] = []
     for module in sorted(pkgutil.iter_modules(), key=lambda module: module.name):
         path = Path(getattr(module.module_finder, "path", "")) / f"{module.name}.py"
@@ -42,7 +42,7 @@ def words(count: int, vocabulary: int) -> Tensor:
 def trained_hidden(
     rows: int, width: int, vocabulary: int, steps: int, device: str
 ) -> tuple[Tensor, Tensor, Tensor, float]:
-    """(hidden [rows, width], weight [vocabulary, width], next words [rows], last loss a word) after `steps` of Adam."""
+    """Train for `steps`; return hidden [rows, width], weight [vocabulary, width], next words [rows], last loss."""
     torch.manual_seed(0)
     text = words(300_000, vocabulary).to(device)
     model = _WordModel(width, vocabulary).to(device)
