@@ -157,6 +157,18 @@ def test_a_checkpoint_that_cannot_wait_for_the_end_of_a_rollout_is_refused(tmp_p
                            metric_for_best_model="loss")  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_device_train_batch_size": 6}, "must be divisible by num_generations"),
+        ({"num_generations": 1}, "at least 2 generations per prompt"),
+    ],
+)
+def test_batches_that_hold_no_whole_groups_are_refused(settings: dict[str, Any], message: str, tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        trl_tiny.arguments(tmp_path, **settings)
+
+
 def test_too_high_a_floor_for_the_group_is_refused(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="maxent_q_eps <= 1/K with K=4"):
         trl_tiny.arguments(tmp_path, maxent_q_eps=0.3)

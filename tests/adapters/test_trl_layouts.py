@@ -84,11 +84,13 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "DDP, pruned to next to nothing": (layout(1, 4), {"maxent_prune": 0.13}),
     "DDP, diverse": (layout(1, 4), DIVERSE),
     "DDP, listwise": (layout(2, 2), LISTWISE),
+    "DDP, anchored at the reference": (layout(2, 2), {"init_kl_coeff": 0.5, "reference": ""}),
     "ZeRO-2, accumulation 2": (layout(2, 2), {"zero": 2}),
     "ZeRO-3": (layout(4), {"zero": 3}),
     "ZeRO-3, rollouts of half an update, groups over both ranks": (layout(1, 4, 2), {"zero": 3}),
     "ZeRO-3, one-pass head": (layout(2, 2), {"zero": 3, "maxent_fused_head": True}),
     "ZeRO-3, one-pass head, tied embeddings": (layout(4), {"zero": 3, "maxent_fused_head": True, "tied": True}),
+    "ZeRO-3, anchored at the reference": (layout(2, 2), {"zero": 3, "init_kl_coeff": 0.5, "reference": ""}),
     "ZeRO-3, pruned": (layout(2, 2), {"zero": 3, "maxent_prune": 0.5}),
 }
 
@@ -96,13 +98,19 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
-    layouts = [[name, split | settings] for name, (split, settings) in TWO_RANKS.items()]
+    reference = trl_tiny.saved(tmp_path / "reference", seed=1)
+
+    def given(settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: reference if name == "reference" else value for name, value in settings.items()}
+
+    layouts = [[name, split | given(settings)] for name, (split, settings) in TWO_RANKS.items()]
     launch(2, TESTS / "adapters/trl_scripts/layouts.py", str(tmp_path / "out.pt"), json.dumps(layouts))
     results = torch.load(tmp_path / "out.pt")
     errors = {}
     for name, (split, settings) in TWO_RANKS.items():
-        alone = {key: value for key, value in settings.items() if key not in ("zero", "tied")}
+        alone = {key: value for key, value in settings.items() if key not in ("zero", "tied", "reference")}
         policy = trl_tiny.model(tie_word_embeddings=settings.get("tied", False))
+        policy.config._name_or_path = reference
         expected = trl_tiny.gradient(tmp_path, policy=policy, **layout(8), **alone)
         errors[name] = relative_error(results[name]["gradient"] / split["max_steps"], expected)
     assert {name: error for name, error in errors.items() if not error < 1e-5} == {}

@@ -65,6 +65,8 @@ def forwarded_rows(run: Any) -> list[int]:
 def result_of(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     stage = settings.pop("zero", None)
     kept, policy = Gradients(), model(tie_word_embeddings=settings.pop("tied", False))
+    if "reference" in settings:
+        policy.config._name_or_path = settings.pop("reference")
     before, names = parameters(policy), [name for name, _ in policy.named_parameters()]
     if stage is None:
         run = trainer(path, policy=policy, callbacks=[kept], **settings)
