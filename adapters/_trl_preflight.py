@@ -34,7 +34,7 @@ def preflight_report(
     lines = [
         f"MaxEnt-GRPO: {rows // candidates} prompts x {candidates} candidates per rollout "
         f"({args.steps_per_generation} micro-batches of {size} on {args.world_size} ranks), "
-        f"{num_groups(args, args.gradient_accumulation_steps):g} prompts per optimiser step, "
+        f"{size * args.world_size * args.gradient_accumulation_steps / candidates:g} prompts per optimiser step, "
         f"updates {'clipped' if args.updates_off_policy else 'on-policy'}",
         _target_line(config, candidates),
     ]
@@ -56,12 +56,6 @@ def preflight_report(
     return "\n  ".join(lines)
 
 
-def num_groups(args: MaxEntGRPOConfig, accumulation: int, rows: int | None = None, generations: int = 0) -> float:
-    """Return G, the prompts of an optimiser step over ranks: known before its first backward, maybe a fraction."""
-    rows = args.per_device_train_batch_size if rows is None else rows
-    return float(rows * args.world_size * accumulation / (generations or args.num_generations))
-
-
 def _target_line(config: MaxEntConfig, candidates: int) -> str:
     """Return τ, β and the effective sample size of the target at binary rewards."""
     if config.projection == "surrogate":
@@ -72,8 +66,9 @@ def _target_line(config: MaxEntConfig, candidates: int) -> str:
         rewards[row, :count] = 1.0
     counted = torch.ones_like(rewards, dtype=torch.bool)
     zeros = torch.zeros_like(rewards)
+    different = torch.arange(candidates).expand(rewards.shape)
     target = MaxEntObjective(config).target(
-        rewards, mask=counted, lengths=counted.long(), ref_logps=zeros, old_logps=zeros, keys=_all_different(rewards)
+        rewards, mask=counted, lengths=counted.long(), ref_logps=zeros, old_logps=zeros, keys=different
     )
     shares = ", ".join(
         f"{1 / float(weights.square().sum()):.1f} of {candidates} with {count} right (the first right one gets "
@@ -84,10 +79,6 @@ def _target_line(config: MaxEntConfig, candidates: int) -> str:
     power = "argmax" if heat == 0 else "uniform" if math.isinf(heat) else f"q^{1 / heat:.3g}"
     ess = "" if config.target_ess is None else f", tau per group for an ESS of {config.target_ess:g}"
     return f"target {power} (tau={config.tau:g}, beta={config.beta:g}{ess}); ESS at binary rewards: {shares}"
-
-
-def _all_different(rewards: torch.Tensor) -> torch.Tensor:
-    return torch.arange(rewards.shape[-1]).expand(rewards.shape)
 
 
 def _expect_text(dataset: Dataset | IterableDataset | None) -> None:

@@ -20,7 +20,7 @@ from maxent_grpo._checks import expect
 from maxent_grpo.adapters._trl_config import MaxEntGRPOConfig
 from maxent_grpo.adapters._trl_groups import gathered_groups
 from maxent_grpo.adapters._trl_head import add_weighted_head, token_weights
-from maxent_grpo.adapters._trl_preflight import num_groups, preflight_report
+from maxent_grpo.adapters._trl_preflight import preflight_report
 from maxent_grpo.adapters._trl_rows import (
     Rows,
     over_micro_batches,
@@ -128,8 +128,9 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Return TRL's rollout with a coefficient a candidate, and the surrogate's advantages."""
         rows: Rows = super()._generate_and_score_completions(inputs)
         expect("pixel_values" not in rows, "prompts and tool results of text", images=True)
-        train, args = self.model.training, self.args
-        old, measured = rows.get("old_per_token_logps"), train and self._measures_this_step()
+        train, args, old = self.model.training, self.args, rows.get("old_per_token_logps")
+        every = args.maxent_measure_every
+        measured = train and every > 0 and self.state.global_step % every == 0
         if old is None and (measured or self.objective.config.needs_old_logps):
             old = self._score(rows)
         groups = gathered_groups(self.accelerator, rows, old, self._generations())
@@ -164,16 +165,17 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return rows
 
     def _compute_loss(self, model: Any, inputs: Rows) -> Tensor:
-        """Return the loss of a micro-batch: over the micro-batches and ranks of a step they add up to eq. (7).
+        """Return the loss of a micro-batch: eq. (7) is the sum over the micro-batches, the mean over the ranks.
 
-        Ranks' gradients are averaged, hence the factor of their number.
+        Ranks' gradients are averaged, so G is divided by their number: what is left are the prompts of this rank's
+        micro-batches, a fraction maybe, known before the first backward.
         """
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
-        groups = num_groups(self.args, accumulation, len(inputs["prompt_ids"]), self._generations())
+        groups = len(inputs["prompt_ids"]) * accumulation / self._generations()
         rows = self._trained_on(inputs)
         mask, ratio = token_mask(rows), rows.get("importance_sampling_ratio")
         constants = {
-            "num_groups": groups / self.accelerator.num_processes,
+            "num_groups": groups,
             "advantages": rows["advantages"],
             "token_weights": None if ratio is None else ratio.expand(mask.shape),
         }
@@ -187,9 +189,9 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         sums = {"entropy": entropies}
         if self.args.kl_penalty != 0:
             sums["kl"] = self._token_kl(logps, rows["ref_per_token_logps"], old)
-            loss = loss + self.args.kl_penalty * self._candidate_mean(sums["kl"], mask, constants["num_groups"])
+            loss = loss + self.args.kl_penalty * self._candidate_mean(sums["kl"], mask, groups)
         if self.entropy_coef != 0:
-            loss = loss - self.entropy_coef * self._candidate_mean(entropies, mask, constants["num_groups"])
+            loss = loss - self.entropy_coef * self._candidate_mean(entropies, mask, groups)
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * aux_loss / accumulation
             self._log_values({"aux_loss": float(self.accelerator.reduce(aux_loss.detach(), reduction="mean"))})
@@ -259,10 +261,6 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _generations(self) -> int:
         return int(self.num_generations if self.model.training else self.num_generations_eval)
-
-    def _measures_this_step(self) -> bool:
-        every = self.args.maxent_measure_every
-        return every > 0 and int(self.state.global_step) % every == 0
 
     @torch.no_grad()
     def _score(self, rows: Rows) -> Tensor:
