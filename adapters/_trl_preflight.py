@@ -38,6 +38,11 @@ def preflight_report(
         f"updates {'clipped' if args.updates_off_policy else 'on-policy'}",
         _target_line(config, candidates),
     ]
+    if config.projection == "listwise" and config.skip == "none" and (config.anchor != "old" or config.beta == 0):
+        lines.append(
+            "listwise without an anchor at the rollout policy levels the candidates of groups whose rewards are all "
+            "equal, which can diverge: set maxent_anchor='old' with init_kl_coeff > 0, or maxent_skip='equal'"
+        )
     text_config = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
     context = getattr(text_config, "max_position_embeddings", None)
     longest = _longest_prompt(dataset, tokenizer)

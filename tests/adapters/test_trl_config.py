@@ -208,6 +208,22 @@ def test_the_preflight_says_what_the_target_will_be(tmp_path: Any, caplog: pytes
     assert "prompt 4 + completion 6 <= context 64" in report
 
 
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"maxent_projection": "listwise"}, True),
+        ({"maxent_projection": "listwise", "maxent_skip": "equal"}, False),
+        ({"maxent_projection": "listwise", "maxent_anchor": "old", "init_kl_coeff": 1.0}, False),
+        ({}, False),
+    ],
+)
+def test_the_preflight_warns_of_levelling_where_nothing_is_to_be_learnt(
+    settings: dict[str, Any], warned: bool, tmp_path: Any
+) -> None:
+    report = preflight_report(trl_tiny.arguments(tmp_path, **settings), None, None, None)
+    assert ("maxent_skip='equal'" in report) == warned
+
+
 def test_an_untested_version_says_which_are_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_require, "version", lambda package: "1.17.0")
     with pytest.raises(ImportError, match=r"Expected trl>=1.16,<1.17, got 1.17.0: pip install 'maxent-grpo\[trl\]'"):
