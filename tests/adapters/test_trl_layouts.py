@@ -90,7 +90,10 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ZeRO-3, rollouts of half an update, groups over both ranks": (layout(1, 4, 2), {"zero": 3}),
     "ZeRO-3, one-pass head": (layout(2, 2), {"zero": 3, "maxent_fused_head": True}),
     "ZeRO-3, one-pass head, tied embeddings": (layout(4), {"zero": 3, "maxent_fused_head": True, "tied": True}),
-    "ZeRO-3, anchored at the reference": (layout(2, 2), {"zero": 3, "init_kl_coeff": 0.5, "reference": ""}),
+    "ZeRO-3, anchored at the reference": (
+        layout(2, 2),
+        {"zero": 3, "init_kl_coeff": 0.5, "reference": "", "maxent_measure_every": 1},
+    ),
     "ZeRO-3, pruned": (layout(2, 2), {"zero": 3, "maxent_prune": 0.5}),
 }
 
