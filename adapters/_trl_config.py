@@ -6,13 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+from trl import GRPOConfig
+
 from maxent_grpo._checks import expect, expect_in
-from maxent_grpo.adapters._require import require
 from maxent_grpo.config import MaxEntConfig
-
-require("trl", (1, 16), (1, 17), "trl")
-
-from trl import GRPOConfig  # noqa: E402  (only after the check of its version)
 
 _CHOSEN = "maxent_projection and maxent_nll_reduction choose the loss"
 _RAW = "the target is built from raw rewards; maxent_utilities='zscore' standardises them in their group"

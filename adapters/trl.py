@@ -1,4 +1,4 @@
-"""MaxEnt-GRPO in TRL: change one import, or one line of YAML.
+"""MaxEnt-GRPO in TRL: another trainer and its arguments, everything else as it was.
 
     from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 
@@ -9,12 +9,18 @@ Targets and coefficients are computed once per rollout, where the groups are who
 the candidates, each carrying its coefficient, and the loss only multiplies. Nothing of TRL is patched or copied.
 """
 
+# isort: off
+import maxent_grpo.adapters._trl_version  # noqa: F401  (before anything that a missing TRL would bring)
+
+# isort: on
 import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, TrainerCallback, TrainerControl, TrainerState
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters._trl_config import MaxEntGRPOConfig
@@ -32,9 +38,6 @@ from maxent_grpo.adapters._trl_rows import (
 )
 from maxent_grpo.loss import maxent_weighted_nll
 from maxent_grpo.objective import MaxEntObjective, Target
-
-from trl import GRPOTrainer  # isort: skip  (after the check of its version in _trl_config)
-from trl.models.utils import disable_gradient_checkpointing  # isort: skip
 
 __all__ = ["MaxEntGRPOConfig", "MaxEntGRPOTrainer"]
 

@@ -1,7 +1,9 @@
 """What the TRL trainer accepts, refuses and says before it loads a model."""
 
 import dataclasses
+import importlib
 import logging
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from trl import GRPOConfig
 
 import trl_tiny
 from maxent_grpo import MaxEntConfig
-from maxent_grpo.adapters import _require
+from maxent_grpo.adapters import _require, _trl_version
 from maxent_grpo.adapters._trl_config import REFUSED
 from maxent_grpo.adapters._trl_preflight import preflight_report
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
@@ -224,7 +226,16 @@ def test_the_preflight_warns_of_levelling_where_nothing_is_to_be_learnt(
     assert ("maxent_skip='equal'" in report) == warned
 
 
-def test_an_untested_version_says_which_are_supported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_require, "version", lambda package: "1.17.0")
-    with pytest.raises(ImportError, match=r"Expected trl>=1.16,<1.17, got 1.17.0: pip install 'maxent-grpo\[trl\]'"):
-        _require.require("trl", (1, 16), (1, 17), "trl")
+@pytest.mark.parametrize("installed", ["1.15.0", "1.17.0", None])
+def test_an_untested_or_missing_version_says_what_to_install(
+    installed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(package: str) -> str:
+        if installed is None:
+            raise PackageNotFoundError(package)
+        return installed
+
+    monkeypatch.setattr(_require, "version", version)
+    message = rf"Expected trl>=1.16,<1.17, got {installed or 'none'}.*: pip install 'maxent-grpo\[trl\]'"
+    with pytest.raises(ImportError, match=message):
+        importlib.reload(_trl_version)
