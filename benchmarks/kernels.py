@@ -6,7 +6,8 @@ from it; `--report FILE` makes those again.
 
 import argparse
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,15 +67,15 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    result = measured(PRESETS[arguments.preset], device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"kernels-{arguments.preset}.json"
-    path.write_text(json.dumps({"preset": arguments.preset, **result}, indent=1) + "\n")
+    for result in measured(PRESETS[arguments.preset], device):
+        path.write_text(json.dumps({"preset": arguments.preset, **result}, indent=1) + "\n")
     print(_report.written(path))
 
 
-def measured(preset: Preset, device: str) -> dict[str, object]:
-    """Everything the preset asks for, as plain JSON values."""
+def measured(preset: Preset, device: str) -> Iterator[dict[str, object]]:
+    """Yield what has been measured so far, as plain JSON values, after every shape: a run may be cut off."""
     result = _measure.surroundings(device)
     cases: list[dict[str, object]] = []
     for name, shape in preset.heads.items():
@@ -91,10 +92,10 @@ def measured(preset: Preset, device: str) -> dict[str, object]:
             cases.append(run(case, name, shape, values, runner, floor, preset, device, part=part))
         cases += logits_cases(name, shape, inputs, ceilings, preset, device)
         cases.append(sweep(name, shape, inputs, preset, device))
-        result.setdefault("ceilings", {})[name] = ceilings
+        result[f"ceilings {name}"] = ceilings
+        yield {**result, "load_average_after": os.getloadavg(), "cases": cases}
     cases += extra_cases(preset, device)
-    result["load_average_after"] = _measure.surroundings(device)["load_average"]
-    return {**result, "cases": cases}
+    yield {**result, "load_average_after": os.getloadavg(), "cases": cases}
 
 
 def random_head(

@@ -47,8 +47,8 @@ def _row_scan(
 ):
     # Online softmax with one exponential an element: a scalar maximum, one running sum a lane.
     top = -float("inf")
-    sums = tl.zeros([BLOCK], tl.float32)
-    weighted = tl.zeros([BLOCK], tl.float32)
+    sums = tl.full([BLOCK], 0.0, tl.float32)
+    weighted = tl.full([BLOCK], 0.0, tl.float32)
     for first in range(0, width, BLOCK):
         columns = first + tl.arange(0, BLOCK)
         inside = columns < width
@@ -118,7 +118,7 @@ def _write_zeros(out, out_stride, width, BLOCK: tl.constexpr):
         columns = first + tl.arange(0, BLOCK)
         tl.store(
             out + columns.to(tl.int64) * out_stride,
-            tl.zeros([BLOCK], tl.float32).to(out.dtype.element_ty),
+            tl.full([BLOCK], 0.0, tl.float32).to(out.dtype.element_ty),
             mask=columns < width,
         )
 
@@ -145,7 +145,7 @@ def logps_kernel(
     if SEQUENCE:
         sequence = row // per_batch
         if tl.atomic_add(arrivals + sequence, 1, sem="acq_rel") == per_batch - 1:
-            total = tl.zeros([256], tl.float32)
+            total = tl.full([256], 0.0, tl.float32)
             for first in range(0, per_batch, 256):
                 tokens = first + tl.arange(0, 256)
                 # Other programs wrote these: past the first-level cache, which may hold older values.

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Kernel tests, then the benchmark, on a machine with one NVIDIA GPU and no network; ends within 9 minutes.
+#
+#   benchmarks/run_gpu.sh [FOLDER_OF_WHEELS]
+#
+# Needs Python 3.12 with torch 2.11 and triton 3.6. Packages that the machine lacks (pytest and hypothesis for the tests,
+# trl, liger-kernel and cut-cross-entropy as peers) are taken from the folder of wheels if one is given; a peer that is
+# still missing is reported as absent. JSON, table and chart go to $OUT, or to benchmarks/results.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+out="${OUT:-benchmarks/results}"
+site="$(mktemp -d)"
+trap 'rm -rf "$site"' EXIT
+export PYTHONUNBUFFERED=1 PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+mkdir -p "$out"
+
+if [ $# -ge 1 ]; then
+  python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$site" "$1"/*.whl ||
+    echo "Some wheels of $1 could not be installed."
+fi
+python3 -c 'import torch; assert torch.cuda.is_available(), "no GPU"; print(torch.cuda.get_device_name(), torch.__version__)' || exit 1
+
+tests=1
+if python3 -c 'import pytest, hypothesis' 2>/dev/null; then
+  # The data-parallel tests spawn gloo processes and the offline compilation needs no GPU: both run in `make test`.
+  timeout 180 python3 -m pytest -q -p no:cacheprovider tests/kernels --ignore tests/kernels/test_head.py \
+    --ignore tests/kernels/test_compiled.py 2>&1 | tee "$out/kernels-tests.log" | tail -n 15
+  tests=${PIPESTATUS[0]}
+else
+  echo "pytest and hypothesis are not installed: no tests were run."
+fi
+
+timeout 330 python3 benchmarks/kernels.py --preset h200 --out "$out" > "$out/kernels-h200.log" 2>&1
+bench=$?
+
+echo "tests: $([ "$tests" = 0 ] && echo passed || echo "NOT passed ($tests)"); benchmark: $([ "$bench" = 0 ] && echo complete || echo "stopped ($bench)")"
+grep -E '^[A-Za-z0-9.-]+: (LM head|logits)|^\| .* (met|missed) \|$' "$out/kernels-h200.log" | cut -c1-300
+[ "$tests" = 0 ] && [ "$bench" = 0 ]
