@@ -1,13 +1,8 @@
 """Both backends in every test: the Triton kernels run on a GPU if there is one, else in Triton's interpreter."""
 
 import importlib.util
-import os
 
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: before the backend's first use
 
 BACKENDS = ["torch", "triton"] if importlib.util.find_spec("triton") else ["torch"]
 
