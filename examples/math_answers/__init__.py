@@ -1,0 +1,1 @@
+"""Answers to mathematics problems: found in a completion, brought to one spelling, or compared as mathematics."""

@@ -1,0 +1,82 @@
+r"""The answer that a completion gives, and one spelling for answers that are written alike.
+
+Nothing here does mathematics: `canonical` joins spellings (`\dfrac12`, `\frac{1}{2}`, `1/2`), not values.
+"""
+
+import re
+
+TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+BOX = "\\boxed{"
+_WORDS = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox|operatorname)\s*\{([^{}]*)\}")
+_SPACES = re.compile(r"(?<!\\)\\[ ,;:!]|\\q?quad(?![a-zA-Z])|~|\s+")
+_BARE_ARGUMENT = re.compile(r"\\(frac|sqrt)(?=[0-9a-zA-Z])([0-9a-zA-Z])")
+_SLASH = re.compile(r"([+-]?)(\d+)/(\d+)")
+_FRACTION = re.compile(r"\\frac\{([^{}]*)\}([0-9a-zA-Z])")
+_DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?")
+_THOUSANDS = re.compile(r"([+-]?)\d{1,3}(?:,\d{3})+(\.\d+)?")
+_BRACES = re.compile(r"\\[{}]")
+_DROPPED = re.compile(r"\$|\\left(?![a-z])|\\right(?![a-z])|\\\(|\\\)|\\\[|\\\]|\^\{?\\circ\}?|°")
+
+
+def tagged_answer(completion: str) -> str | None:
+    """Return what stands in the last <answer>...</answer>, or None.
+
+    >>> tagged_answer("<answer>1</answer>, no: <answer> 2 </answer>")
+    '2'
+    """
+    found = TAGGED.findall(completion)
+    return found[-1].strip() if found else None
+
+
+def given_answer(completion: str) -> str | None:
+    r"""Return the tagged answer, or else what stands in the last \boxed{...}; None without one or with open braces.
+
+    >>> given_answer(r"so \boxed{\frac{1}{2}}."), given_answer("it is 3")
+    ('\\frac{1}{2}', None)
+    """
+    tagged = tagged_answer(completion)
+    answer = boxed_answer(completion) if tagged is None else boxed_answer(tagged) or tagged
+    return answer if answer and _BRACES.sub("", answer).count("{") == _BRACES.sub("", answer).count("}") else None
+
+
+def boxed_answer(text: str) -> str | None:
+    r"""Return what stands in the last \boxed{...} that is closed, or None."""
+    start = text.rfind(BOX)
+    if start < 0:
+        return None
+    depth = 1
+    for end, character in enumerate(text[start + len(BOX) :], start + len(BOX)):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return text[start + len(BOX) : end].strip()
+    return None
+
+
+def canonical(answer: str) -> str:
+    r"""Return an answer in the one spelling that all ways of writing it share.
+
+    Dropped: dollar signs, boxes, \left and \right, \text and its like, spaces, degree signs, a full stop at the end,
+    thousands separators, a leading plus, needless zeros. Capitals and the order of terms stay.
+
+    >>> canonical(r"$\dfrac12$"), canonical("1/2"), canonical("1{,}000.50"), canonical(" .5")
+    ('\\frac{1}{2}', '\\frac{1}{2}', '1000.5', '0.5')
+    """
+    text = boxed_answer(answer) or answer
+    text = text.replace("−", "-").replace("{,}", ",").replace("\\%", "%").replace("\\$", "")
+    text = re.sub(r"\\[dt]frac(?![a-z])", r"\\frac", text)
+    text = _DROPPED.sub("", _WORDS.sub(r"\1", text))
+    text = _SPACES.sub("", text)
+    if len(text) > 1 and text.endswith("."):
+        text = text[:-1]
+    for pattern, brace in ((_BARE_ARGUMENT, r"\\\1{\2}"), (_FRACTION, r"\\frac{\1}{\2}")):
+        text = pattern.sub(brace, text)
+    if _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    if fraction := _SLASH.fullmatch(text):
+        sign, numerator, denominator = fraction.groups()
+        return f"{sign.replace('+', '')}\\frac{{{int(numerator)}}}{{{int(denominator)}}}"
+    if text and (number := _DECIMAL.fullmatch(text)) and (number[2] or number[3]):
+        sign, whole, part = number.groups()
+        part = (part or "").rstrip("0")
+        return f"{sign.replace('+', '')}{whole.lstrip('0') or '0'}{'.' + part if part else ''}"
+    return text

@@ -1,0 +1,183 @@
+"""Rewards by name, for `reward_funcs` of a recipe; any other reward goes by its dotted path.
+
+A reward takes completions (texts, or chats whose last message counts) and the columns it needs, and returns a number
+for each, or None where it cannot tell: such a completion is masked, which is not the same as being wrong.
+"""
+
+import importlib
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from math_answers.text import canonical, given_answer, tagged_answer
+from math_answers.verifier import Comparison, Verifier
+from tasks import countdown as countdown_task
+from tasks import graph_coloring as graph_coloring_task
+
+logger = logging.getLogger(__name__)
+
+Completion = str | list[dict[str, Any]]
+Function = Callable[..., Sequence[float | None]]
+
+_FORMAT = re.compile(r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL)
+
+
+def pure_accuracy_math(completions: Sequence[Completion], solution: Sequence[str], **_: Any) -> list[float]:
+    r"""Return 1.0 where what stands in <answer> tags is spelt like the solution, once both are canonical.
+
+    >>> pure_accuracy_math(["<answer>1/2</answer>", "1/2"], [r"$\frac12$"] * 2)
+    [1.0, 0.0]
+    """
+    answers = [tagged_answer(text_of(completion)) for completion in completions]
+    return [
+        float(bool(answer) and canonical(str(answer)) == canonical(str(gold)))
+        for answer, gold in zip(answers, solution, strict=True)
+    ]
+
+
+def math_verify(
+    completions: Sequence[Completion],
+    solution: Sequence[str],
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> list[float | None]:
+    """Return 1.0 where the answer in <answer> tags or a box equals the solution; None where that cannot be told.
+
+    No answer, or one whose braces stay open, is 0.0. A comparison that fails or takes too long is None: it is
+    counted (`math_verify/errors`) and logged, and too many of them stop the run.
+    """
+    answers = [given_answer(text_of(completion)) for completion in completions]
+    asked = [(str(gold), answer) for gold, answer in zip(solution, answers, strict=True) if answer is not None]
+    told = iter(_verifier().compare_all(asked))
+    compared = [next(told) if answer is not None else Comparison(equal=False) for answer in answers]
+    errors = _errors().count(compared)
+    if log_metric is not None:
+        log_metric("math_verify/errors", float(errors))
+    return [None if each.equal is None else float(each.equal) for each in compared]
+
+
+def answer_format(completions: Sequence[Completion], **_: Any) -> list[float]:
+    """Return 1.0 for <think>...</think> followed by <answer>...</answer> and nothing else.
+
+    >>> answer_format(["<think>1+1</think> <answer>2</answer>", "<answer>2</answer>"])
+    [1.0, 0.0]
+    """
+    return [float(_FORMAT.fullmatch(text_of(completion)) is not None) for completion in completions]
+
+
+def countdown(
+    completions: Sequence[Completion],
+    numbers: Sequence[Sequence[int]],
+    target: Sequence[int],
+    whole_steps: Sequence[bool] | None = None,
+    **_: Any,
+) -> list[float]:
+    r"""Return 1.0 where the numbers, each used once, make the target; a \boxed{...} answer or the whole text.
+
+    >>> countdown([r"\boxed{(3+5)*2}", "3+5+2"], [[2, 3, 5]] * 2, [16, 16])
+    [1.0, 0.0]
+    """
+    whole = whole_steps or [False] * len(completions)
+    problems = [countdown_task.Problem(tuple(n), t, (), w) for n, t, w in zip(numbers, target, whole, strict=True)]
+    return [countdown_task.reward(p, text_of(c)) for p, c in zip(problems, completions, strict=True)]
+
+
+def graph_coloring(
+    completions: Sequence[Completion], edges: Sequence[Any], partial: Sequence[str], **_: Any
+) -> list[float]:
+    """Return 1.0 where the hidden vertices' colours are given and no edge joins two of one colour."""
+    problems = [
+        graph_coloring_task.Problem(tuple((a, b) for a, b in each), colors, ())
+        for each, colors in zip(edges, partial, strict=True)
+    ]
+    return [graph_coloring_task.reward(p, text_of(c)) for p, c in zip(problems, completions, strict=True)]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward and the columns that the dataset must have for it."""
+
+    function: Function
+    columns: tuple[str, ...] = ()
+
+
+REWARDS = {
+    "pure_accuracy_math": Reward(pure_accuracy_math, ("solution",)),
+    "math_verify": Reward(math_verify, ("solution",)),
+    "format": Reward(answer_format),
+    "countdown": Reward(countdown, ("numbers", "target")),
+    "graph_coloring": Reward(graph_coloring, ("edges", "partial")),
+}
+
+
+def reward_of(name: str) -> Reward:
+    """Return a reward by its name in `REWARDS`, or by a dotted path such as `my_package.rewards.brevity`.
+
+    Raises:
+        ValueError: if there is none.
+
+    >>> reward_of("countdown").columns
+    ('numbers', 'target')
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    module, _, attribute = name.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), attribute) if module else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Expected a dotted path that can be imported, got {name!r}: {error}.") from error
+    if not callable(function):
+        raise ValueError(f"Expected one of {', '.join(REWARDS)}, or a dotted path to a function, got {name!r}.")
+    return Reward(function)
+
+
+def text_of(completion: Completion) -> str:
+    """Return the text of a completion: itself, or the content of a chat's last message."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"] or "")
+
+
+class ErrorCount:
+    """Counts the comparisons that failed, and stops a run in which most of them do.
+
+    Args:
+        window: how many of the last comparisons are looked at.
+        least: how many of them may fail, however few there are.
+        share: the share of them that may fail.
+    """
+
+    def __init__(self, *, window: int = 512, least: int = 32, share: float = 0.5) -> None:
+        self.recent: deque[bool] = deque(maxlen=window)
+        self.least, self.share, self.total = least, share, 0
+
+    def count(self, compared: Sequence[Comparison]) -> int:
+        """Return how many of these failed; log the first of them.
+
+        Raises:
+            RuntimeError: if too many of the last comparisons failed.
+        """
+        failed = [each.error for each in compared if each.equal is None]
+        self.total += len(failed)
+        self.recent.extend(each.equal is None for each in compared)
+        if failed:
+            told = (len(failed), len(compared), self.total, failed[0])
+            logger.warning("math_verify: no verdict on %d of %d answers (%d so far), for example: %s", *told)
+        if sum(self.recent) > max(self.least, self.share * len(self.recent)):
+            raise RuntimeError(
+                f"Expected verdicts on most answers, got {sum(self.recent)} errors in the last {len(self.recent)}; "
+                f"the last one: {failed[-1]}."
+            )
+        return len(failed)
+
+
+@cache
+def _verifier() -> Verifier:
+    return Verifier()
+
+
+@cache
+def _errors() -> ErrorCount:
+    return ErrorCount()
