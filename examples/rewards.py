@@ -99,16 +99,16 @@ def graph_coloring(
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward and the columns that the dataset must have for it."""
+    """A reward and the columns that it reads; None where that is not known, so that all are kept for it."""
 
     function: Function
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
 
 
 REWARDS = {
     "pure_accuracy_math": Reward(pure_accuracy_math, ("solution",)),
     "math_verify": Reward(math_verify, ("solution",)),
-    "format": Reward(answer_format),
+    "format": Reward(answer_format, ()),
     "countdown": Reward(countdown, ("numbers", "target")),
     "graph_coloring": Reward(graph_coloring, ("edges", "partial")),
 }

@@ -1,0 +1,151 @@
+"""Train a language model by MaxEnt-GRPO, or by TRL's GRPO, as a recipe says.
+
+    python examples/train.py --config examples/recipes/tiny-cpu/maxent/config_countdown.yaml   # no GPU, no network
+    accelerate launch --config_file examples/accelerate/zero3.yaml examples/train.py \
+        --config examples/recipes/Qwen2.5-1.5B-Instruct/maxent/config_math.yaml
+
+A recipe is YAML of the fields of `GRPOScriptArguments`, `MaxEntGRPOConfig` and trl's `ModelConfig`; flags of the same
+names override it. `--task grpo` runs TRL's own trainer from the same recipe, without the method's fields;
+`--preflight-only` says what the run would do and the memory it takes; `--resume_from_checkpoint last` goes on.
+The Hub login is that of HF_TOKEN or of `hf auth login`.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOTrainer, get_peft_config, get_quantization_config
+
+from maxent_grpo.adapters._trl_preflight import preflight_report
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
+from training.arguments import Run, run_of
+from training.memory import memory_report, model_shape
+from training.prompts import prompts_of
+from training.starts import start_folder
+
+logger = logging.getLogger(__name__)
+
+
+def preflight(run: Run) -> str:
+    """Return what a run would do and the memory it takes; needs no GPU, no network and no weights."""
+    args = run.training
+    lines = [description(run)]
+    try:
+        train, evaluated = prompts_of(run)
+        lines.append(f"prompts: {len(train)} to train on, {0 if evaluated is None else len(evaluated)} to evaluate on")
+    except ValueError as error:
+        train = None
+        lines.append(f"prompts: not looked at. {error}")
+    if isinstance(args, MaxEntGRPOConfig):
+        shape, _ = model_shape(run.model, trust_remote_code=args.trust_remote_code)
+        lines.append(preflight_report(args, shape, train, None))
+    return "\n".join([*lines, memory_report(run)])
+
+
+def description(run: Run) -> str:
+    """Return the trainer, the model and the rewards in a line, and what of the recipe is left out."""
+    kind = "MaxEntGRPOTrainer" if isinstance(run.training, MaxEntGRPOConfig) else "TRL's GRPOTrainer"
+    line = f"{run.recipe or 'command line'}: {kind} on {run.model.model_name_or_path}, rewards {run.script.reward_funcs}"
+    if run.dropped:
+        line += "\nleft out with --task grpo: " + ", ".join(f"{name}={value}" for name, value in run.dropped.items())
+    return line
+
+
+def trainer_of(run: Run) -> GRPOTrainer:
+    """Return the trainer of a run, its model loaded.
+
+    Raises:
+        ValueError: before the model is loaded, on data or a tokenizer that cannot be trained with.
+    """
+    args, model = run.training, run.model
+    if args.disable_tqdm:
+        datasets.disable_progress_bars()
+    with args.main_process_first(local=False, desc="data and start"):
+        train, evaluated = prompts_of(run)
+        folder = start_folder(str(model.model_name_or_path), Path(args.output_dir).parent)
+    if args.process_index == 0:
+        logger.warning(description(run))
+    args.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+    } | (args.model_init_kwargs or {})
+    kind = MaxEntGRPOTrainer if isinstance(args, MaxEntGRPOConfig) else GRPOTrainer
+    return kind(
+        folder,
+        [reward.function for reward in run.rewards],
+        args,
+        train,
+        eval_dataset=evaluated,
+        processing_class=tokenizer_of(run, folder),
+        peft_config=get_peft_config(model),
+        quantization_config=get_quantization_config(model),
+    )
+
+
+def tokenizer_of(run: Run, folder: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, with the chat template of the recipe if it has one.
+
+    Raises:
+        ValueError: if prompts are chats and there is no template for them.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder,
+        revision=run.model.model_revision,
+        trust_remote_code=run.training.trust_remote_code,
+        padding_side="left",
+        truncation_side="left",
+    )
+    template = run.script.chat_template
+    if template is not None:
+        tokenizer.chat_template = Path(template).read_text() if "{" not in template else template
+    if run.script.prompt_format == "chat" and not tokenizer.chat_template:
+        raise ValueError(
+            f"{run.recipe or 'command line'}: Expected a chat template, or prompt_format: text, for a model without "
+            f"one, got prompt_format=chat with model_name_or_path={folder!r}."
+        )
+    return tokenizer
+
+
+def checkpoint_of(args: Any) -> str | None:
+    """Return the checkpoint to go on from: with `last`, the newest one if there is any.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    wanted = args.resume_from_checkpoint
+    if wanted in (None, "false", "False"):
+        return None
+    if wanted in ("last", "true", "True"):
+        return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    if not Path(wanted).is_dir():
+        raise ValueError(f"Expected a checkpoint, or last, got resume_from_checkpoint={wanted!r}.")
+    return wanted
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as the command line says."""
+    try:
+        run = run_of(sys.argv[1:] if arguments is None else arguments)
+        if run.script.preflight_only:
+            print(preflight(run))
+            return
+        checkpoint = checkpoint_of(run.training)
+        trainer = trainer_of(run)
+    except ValueError as error:
+        raise SystemExit(f"train.py: {error}") from error
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if run.training.do_eval:
+        trainer.log_metrics("eval", trainer.evaluate())
+    trainer.save_model(run.training.output_dir)
+    trainer.save_state()
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

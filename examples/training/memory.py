@@ -1,0 +1,152 @@
+r"""The memory a run takes on a GPU, estimated before anything is loaded.
+
+With P parameters of which p are trained, N GPUs, h the hidden size, i the intermediate size, L layers, k the width
+of keys and values, V the vocabulary, B rows of a micro-batch of S tokens:
+
+    weights       2P with DeepSpeed; else P·(bytes of dtype), and 2P more where autocast copies float32 to bfloat16
+    gradients     the trained weights once more
+    optimiser     12p with DeepSpeed (float32 copy and two moments); else 2p·(bytes of dtype)
+    activations   2BS·(L·h + 6h + 2k + 4i): inputs of all layers and one layer recomputed, or L of them without
+                  gradient checkpointing
+    logits        4·min(B·T, 4096)·V: a chunk of them, T tokens of a completion; no head here holds them all
+    generation    4BS·L·k for each micro-batch of a rollout, and under ZeRO-3 the gathered weights; with vLLM in the
+                  same process its share of the GPU instead
+
+Stage 1 shares the optimiser's part over the N, stage 2 the gradients too, stage 3 and FSDP the weights too, but for
+the layer at work. It is an estimate: allocators, CUDA contexts and buffers of communication take some GiB more.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl import GRPOConfig, ModelConfig, get_peft_config
+
+from training.arguments import Run
+from training.starts import STARTS, start_config
+
+SHAPES = Path(__file__).with_name("model_shapes.json")
+CHARACTERS_A_TOKEN = 3
+ROWS_OF_LOGITS = 4096
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which states are shared over the GPUs, and whether DeepSpeed keeps float32 copies for the optimiser."""
+
+    deepspeed: bool
+    shares_optimiser: bool
+    shares_gradients: bool
+    shares_weights: bool
+
+
+LAYOUTS = {
+    "ddp": Layout(False, False, False, False),
+    "zero1": Layout(True, True, False, False),
+    "zero2": Layout(True, True, True, False),
+    "zero3": Layout(True, True, True, True),
+    "fsdp2": Layout(False, True, True, True),
+}
+
+
+def model_shape(model: ModelConfig, *, trust_remote_code: bool = False) -> tuple[Any, str]:
+    """Return the model's configuration and where it is from.
+
+    Raises:
+        ValueError: if neither a folder, the Hub nor the table of shapes has it.
+    """
+    name = model.model_name_or_path
+    if name in STARTS:
+        return start_config(name), "made on the spot"
+    try:
+        found = AutoConfig.from_pretrained(
+            name, revision=model.model_revision, trust_remote_code=trust_remote_code
+        )
+        return found, "its own config.json"
+    except Exception as error:  # offline, gated, misspelt: the Hub client has an exception for each
+        shapes = json.loads(SHAPES.read_text())
+        if name not in shapes:
+            first = str(error).splitlines()[0]
+            raise ValueError(f"Expected a model that can be read, got model_name_or_path={name!r}: {first}") from error
+        return AutoConfig.for_model(**shapes[name]), f"{SHAPES.name}, the Hub being out of reach"
+
+
+def parameter_counts(shape: Any, model: ModelConfig) -> tuple[int, int]:
+    """Return how many parameters a model has, and how many of them are trained; nothing is allocated."""
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(shape)
+        whole = sum(parameter.numel() for parameter in built.parameters())
+        if (adapter := get_peft_config(model)) is None:
+            return whole, whole
+        from peft import get_peft_model  # noqa: PLC0415  (only where an adapter is asked for)
+
+        adapted = get_peft_model(built, adapter)
+        return whole, sum(each.numel() for each in adapted.parameters() if each.requires_grad)
+
+
+def memory_parts(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str, float]:
+    """Return the bytes that each part takes on one GPU, and their total at the worst moment."""
+    args, text = run.training, shape.get_text_config()
+    whole, trained = parameter_counts(shape, run.model)
+    width = 2 if layout.deepspeed or run.model.dtype != "float32" else 4
+    copies = 2 * whole if width == 4 and args.bf16 else 0
+    rows, tokens = args.per_device_train_batch_size, _tokens(run)
+    completion = args.max_completion_length or 0
+    kv = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    one_layer = 6 * text.hidden_size + 2 * kv + 4 * text.intermediate_size
+    recomputed = 1 if args.gradient_checkpointing else text.num_hidden_layers
+    share = {True: gpus, False: 1}
+    gathered = 2 * whole / text.num_hidden_layers if layout.shares_weights else 0.0
+    parts = {
+        "weights": whole * width / share[layout.shares_weights] + copies / share[layout.shares_weights] + gathered,
+        "gradients": trained * width / share[layout.shares_gradients],
+        "optimiser": trained * (12 if layout.deepspeed else 2 * width) / share[layout.shares_optimiser],
+        "reference": _reference(run, trained == whole) * whole * width / share[layout.shares_weights],
+        "activations": 2.0 * rows * tokens * (text.num_hidden_layers * text.hidden_size + recomputed * one_layer),
+        "logits": 4.0 * min(rows * completion, ROWS_OF_LOGITS) * text.vocab_size,
+        "generation": _generation(run, 4.0 * rows * tokens * text.num_hidden_layers * kv, 2.0 * whole, layout),
+    }
+    states = sum(parts[name] for name in ("weights", "gradients", "optimiser", "reference"))
+    training = parts["activations"] + parts["logits"]
+    beside = args.use_vllm and args.vllm_mode == "colocate" and not args.vllm_enable_sleep_mode
+    at_work = training + parts["generation"] if beside else max(training, parts["generation"])
+    return parts | {"total": states + at_work}
+
+
+def memory_report(run: Run) -> str:
+    """Return the estimate for every layout as a table."""
+    shape, origin = model_shape(run.model, trust_remote_code=run.training.trust_remote_code)
+    whole, trained = parameter_counts(shape, run.model)
+    gpus, memory = run.script.gpus, run.script.gpu_memory
+    lines = [
+        f"{run.model.model_name_or_path}: {whole:,} parameters, {trained:,} of them trained (shape from {origin})",
+        f"memory on each of {gpus} GPUs of {memory:g} GiB, estimated in GiB, for sequences of {_tokens(run)} tokens:",
+    ]
+    for name, layout in LAYOUTS.items():
+        parts = memory_parts(run, shape, layout, gpus)
+        if len(lines) == 2:
+            lines.append(f"{'':8}" + "".join(f"{part:>12}" for part in parts))
+        verdict = "fits" if parts["total"] < 0.9 * memory * GIB else "too much"
+        lines.append(f"{name:8}" + "".join(f"{value / GIB:12.1f}" for value in parts.values()) + f"  {verdict}")
+    return "\n  ".join(lines)
+
+
+def _tokens(run: Run) -> int:
+    """Return how long a sequence may get: the longest prompt by its characters, and the completion."""
+    return run.script.max_prompt_chars // CHARACTERS_A_TOKEN + (run.training.max_completion_length or 0)
+
+
+def _reference(run: Run, all_trained: bool) -> bool:
+    """Return whether a second model is held: an adapter's reference is the model without it."""
+    return all_trained and run.training.beta != 0
+
+
+def _generation(run: Run, cache: float, gathered: float, layout: Layout) -> float:
+    args: GRPOConfig = run.training
+    if args.use_vllm:
+        return args.vllm_gpu_memory_utilization * run.script.gpu_memory * GIB if args.vllm_mode == "colocate" else 0.0
+    return cache * args.steps_per_generation + (gathered if layout.shares_weights else 0.0)
