@@ -33,11 +33,14 @@ logger = logging.getLogger(__name__)
 
 def preflight(run: Run) -> str:
     """Return what a run would do and the memory it takes; needs no GPU, no network and no weights."""
+    datasets.disable_progress_bars()
     args = run.training
     lines = [description(run)]
     try:
         train, evaluated = prompts_of(run)
-        lines.append(f"prompts: {len(train)} to train on, {0 if evaluated is None else len(evaluated)} to evaluate on")
+        lines.append(
+            f"prompts: {len(train)} to train on, {0 if evaluated is None else len(evaluated)} to evaluate on"
+        )
     except ValueError as error:
         train = None
         lines.append(f"prompts: not looked at. {error}")
@@ -50,7 +53,9 @@ def preflight(run: Run) -> str:
 def description(run: Run) -> str:
     """Return the trainer, the model and the rewards in a line, and what of the recipe is left out."""
     kind = "MaxEntGRPOTrainer" if isinstance(run.training, MaxEntGRPOConfig) else "TRL's GRPOTrainer"
-    line = f"{run.recipe or 'command line'}: {kind} on {run.model.model_name_or_path}, rewards {run.script.reward_funcs}"
+    line = (
+        f"{run.recipe or 'command line'}: {kind} on {run.model.model_name_or_path}, rewards {run.script.reward_funcs}"
+    )
     if run.dropped:
         line += "\nleft out with --task grpo: " + ", ".join(f"{name}={value}" for name, value in run.dropped.items())
     return line

@@ -1,4 +1,4 @@
-"""The arguments of `train.py`: a recipe, changed by the command line, and refused with file, field and value named."""
+"""The arguments of `train.py`: a recipe, changed by flags, and refused with file, field and value named."""
 
 import dataclasses
 import difflib
@@ -7,7 +7,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -18,7 +18,12 @@ from rewards import Reward, reward_of
 
 MAX_PROMPT_CHARS = 2048
 SECRETS = ("hub_token", "push_to_hub_token", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "generation_batch_size")
+BATCH = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "generation_batch_size",
+)
 
 
 @dataclass
@@ -59,7 +64,7 @@ class GRPOScriptArguments(ScriptArguments):
         default=False, metadata={"help": "Say what the run would do and the memory it takes, then stop."}
     )
     gpus: int = field(default=8, metadata={"help": "GPUs that the memory estimate is for."})
-    gpu_memory: float = field(default=80.0, metadata={"help": "Memory of each of them, in GB."})
+    gpu_memory: float = field(default=80.0, metadata={"help": "Memory of each of them, in GiB."})
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,11 @@ class RecipeParser(TrlParser):
     def _expect_known(self, recipe: dict[str, Any]) -> None:
         hints = {name: hint for kind in self.kinds for name, hint in get_type_hints(kind).items()}
         known = {each.name for kind in self.kinds for each in dataclasses.fields(kind) if each.init}
+        choices = {action.dest: action.choices for action in self._actions if action.choices}
         for name, value in recipe.items():
+            if name in choices and value is not None and value not in choices[name]:
+                allowed = ", ".join(map(str, choices[name]))
+                raise ValueError(f"{self.path}: Expected {name} of {allowed}, got {name}={value!r}.")
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
@@ -187,6 +196,14 @@ class RecipeParser(TrlParser):
                 f"{self.source('num_generations')}: Expected completions per rollout ({rollout} of {ranks} ranks) "
                 f"divisible by num_generations={candidates}, got {given}."
             )
+        asked = values["num_generations_eval"] or candidates
+        evaluated = values["per_device_eval_batch_size"] * ranks
+        if values["do_eval"] and evaluated % asked:
+            raise ValueError(
+                f"{self.source('per_device_eval_batch_size')}: Expected completions per evaluation batch "
+                f"({evaluated} of {ranks} ranks) divisible by num_generations_eval={asked}, "
+                f"got per_device_eval_batch_size={values['per_device_eval_batch_size']}."
+            )
         weights, rewards = values["reward_weights"], values["reward_funcs"]
         if weights is not None and len(weights) != len(rewards):
             raise ValueError(
@@ -198,6 +215,15 @@ class RecipeParser(TrlParser):
                 raise ValueError(f"{self.source(name)}: Expected {name}, got none.")
 
 
+_PLAIN: dict[Any, Any] = {
+    int: int,
+    float: (int, float),
+    bool: bool,
+    str: str,
+    list: list,
+    dict: dict,
+    type(None): type(None),
+}
 _MAXENT_FIELDS = {each.name for each in dataclasses.fields(MaxEntGRPOConfig)} - {
     each.name for each in dataclasses.fields(GRPOConfig)
 }
@@ -257,18 +283,12 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, part) for part in parts if isinstance(value, str) <= (part is not type(None)))
-    if hint in (None, type(None)):
-        return value is None
-    if origin is Literal:
-        return value in parts
     plain = origin or hint
+    if plain not in _PLAIN:
+        return True
     if isinstance(value, str):
-        return plain not in (list, dict)
-    if plain is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if plain in (int, str, bool, list, dict):
-        return isinstance(value, plain) and (plain is not int or not isinstance(value, bool))
-    return True
+        return plain not in (list, dict, type(None))
+    return isinstance(value, _PLAIN[plain]) and (plain is bool or not isinstance(value, bool))
 
 
 def _named(hint: Any) -> str:

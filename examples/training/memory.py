@@ -54,25 +54,26 @@ LAYOUTS = {
 
 
 def model_shape(model: ModelConfig, *, trust_remote_code: bool = False) -> tuple[Any, str]:
-    """Return the model's configuration and where it is from.
+    """Return the model's configuration and where it is from: a folder, the Hub's cache, our table, or the Hub.
 
     Raises:
-        ValueError: if neither a folder, the Hub nor the table of shapes has it.
+        ValueError: if none of them has it.
     """
-    name = model.model_name_or_path
+    name = str(model.model_name_or_path)
     if name in STARTS:
-        return start_config(name), "made on the spot"
+        return start_config(name), "the model made on the spot"
+    settings: dict[str, Any] = {"revision": model.model_revision, "trust_remote_code": trust_remote_code}
     try:
-        found = AutoConfig.from_pretrained(
-            name, revision=model.model_revision, trust_remote_code=trust_remote_code
-        )
-        return found, "its own config.json"
-    except Exception as error:  # offline, gated, misspelt: the Hub client has an exception for each
+        return AutoConfig.from_pretrained(name, local_files_only=True, **settings), "its own config.json"
+    except OSError:
         shapes = json.loads(SHAPES.read_text())
-        if name not in shapes:
-            first = str(error).splitlines()[0]
-            raise ValueError(f"Expected a model that can be read, got model_name_or_path={name!r}: {first}") from error
-        return AutoConfig.for_model(**shapes[name]), f"{SHAPES.name}, the Hub being out of reach"
+    if name in shapes:
+        return AutoConfig.for_model(**shapes[name]), f"{SHAPES.name}, as its config.json is not on this machine"
+    try:
+        return AutoConfig.from_pretrained(name, **settings), "the Hub"
+    except Exception as error:  # offline, gated, misspelt: the Hub client has an exception for each
+        first = str(error).splitlines()[0]
+        raise ValueError(f"Expected a model that can be read, got model_name_or_path={name!r}: {first}") from error
 
 
 def parameter_counts(shape: Any, model: ModelConfig) -> tuple[int, int]:
@@ -102,7 +103,7 @@ def memory_parts(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str, f
     share = {True: gpus, False: 1}
     gathered = 2 * whole / text.num_hidden_layers if layout.shares_weights else 0.0
     parts = {
-        "weights": whole * width / share[layout.shares_weights] + copies / share[layout.shares_weights] + gathered,
+        "weights": (whole * width + copies) / share[layout.shares_weights] + gathered,
         "gradients": trained * width / share[layout.shares_gradients],
         "optimiser": trained * (12 if layout.deepspeed else 2 * width) / share[layout.shares_optimiser],
         "reference": _reference(run, trained == whole) * whole * width / share[layout.shares_weights],
@@ -124,7 +125,7 @@ def memory_report(run: Run) -> str:
     gpus, memory = run.script.gpus, run.script.gpu_memory
     lines = [
         f"{run.model.model_name_or_path}: {whole:,} parameters, {trained:,} of them trained (shape from {origin})",
-        f"memory on each of {gpus} GPUs of {memory:g} GiB, estimated in GiB, for sequences of {_tokens(run)} tokens:",
+        f"{_batch_line(run, gpus)}; memory on each of them, of {memory:g} GiB, estimated in GiB:",
     ]
     for name, layout in LAYOUTS.items():
         parts = memory_parts(run, shape, layout, gpus)
@@ -133,6 +134,17 @@ def memory_report(run: Run) -> str:
         verdict = "fits" if parts["total"] < 0.9 * memory * GIB else "too much"
         lines.append(f"{name:8}" + "".join(f"{value / GIB:12.1f}" for value in parts.values()) + f"  {verdict}")
     return "\n  ".join(lines)
+
+
+def _batch_line(run: Run, gpus: int) -> str:
+    args = run.training
+    completions = args.per_device_train_batch_size * gpus
+    candidates = args.num_generations
+    return (
+        f"on {gpus} GPUs {completions * args.steps_per_generation / candidates:g} prompts x {candidates} candidates "
+        f"per rollout, {completions * args.gradient_accumulation_steps / candidates:g} prompts per optimiser step, "
+        f"sequences of {_tokens(run)} tokens"
+    )
 
 
 def _tokens(run: Run) -> int:

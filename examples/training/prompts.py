@@ -22,7 +22,8 @@ class Source:
     """One dataset of a mixture.
 
     Attributes:
-        path: a dataset of the Hub, a .jsonl, .json, .parquet or .csv file, a folder of `save_to_disk`, or `task:NAME`.
+        path: a dataset of the Hub, a .jsonl, .json, .parquet or .csv file, a folder of `save_to_disk`, or
+            `task:NAME`.
         name: its configuration.
         split: its split.
         data_files: files of it, as in `datasets.load_dataset`.
@@ -100,7 +101,11 @@ def _rows(sources: Sequence[Source], script: GRPOScriptArguments, rewards: Seque
             "%d of %d prompts are longer than max_prompt_chars=%d and were cut.",
             *(too_long, len(mixed), script.max_prompt_chars),
         )
-    settings = {"limit": script.max_prompt_chars, "chat": script.prompt_format == "chat", "system": script.system_prompt}
+    settings = {
+        "limit": script.max_prompt_chars,
+        "chat": script.prompt_format == "chat",
+        "system": script.system_prompt,
+    }
     return mixed.map(_formatted, fn_kwargs=settings, remove_columns=["prompt"], load_from_cache_file=False)
 
 
@@ -116,10 +121,12 @@ def _loaded(source: Source, script: GRPOScriptArguments) -> Dataset:
             if not path.exists():
                 raise ValueError("no such file")
             if path.stat().st_size == 0:
-                raise ValueError("the file is empty")
+                raise IndexError("no data")
             return load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train")
         return load_dataset(source.path, source.name, data_files=source.data_files, split=source.split)
     except Exception as error:  # whatever the Hub client, the readers of formats or a missing split may raise
+        if isinstance(error, IndexError) or "no data" in str(error):  # so `datasets` says that there are no rows
+            raise ValueError(f"Expected prompts in dataset {source.path!r}, got 0 rows.") from error
         wanted = f"dataset {source.path!r}, split {source.split!r}"
         raise ValueError(f"Expected a {wanted}, got {type(error).__name__}: {_first_line(error)}") from error
 
@@ -128,11 +135,8 @@ def _with_columns(source: Source, rows: Dataset, needed: set[str]) -> Dataset:
     """Return the rows with the columns under the names that prompts and rewards need."""
     for name, own in ({name: name for name in sorted(needed)} | source.columns).items():
         if own not in rows.column_names:
-            raise ValueError(
-                f"Expected column {own!r} (for {name}) in dataset {source.path!r}, got {', '.join(rows.column_names)}."
-            )
-    if len(rows) == 0:
-        raise ValueError(f"Expected prompts in dataset {source.path!r}, got 0 rows.")
+            found = ", ".join(rows.column_names)
+            raise ValueError(f"Expected column {own!r} (for {name}) in dataset {source.path!r}, got {found}.")
     taken = {own: name for name, own in source.columns.items() if own != name}
     rows = rows.remove_columns([name for name in taken.values() if name in rows.column_names])
     return rows.rename_columns(taken)
@@ -144,7 +148,9 @@ def _weighted(parts: Sequence[Dataset], sources: Sequence[Source]) -> list[Datas
     if not weights:
         return list(parts)
     if len(weights) != len(parts) or min(weights) <= 0:
-        raise ValueError(f"Expected weight > 0 in all sources or in none, got {[source.weight for source in sources]}.")
+        raise ValueError(
+            f"Expected weight > 0 in all sources or in none, got {[source.weight for source in sources]}."
+        )
     rows = min(len(part) / weight for part, weight in zip(parts, weights, strict=True))
     return [
         part.shuffle(seed=0).select(range(max(1, round(rows * weight))))

@@ -41,7 +41,7 @@ def start_config(name: str) -> Any:
 
 
 def start_folder(name: str, root: Path) -> str:
-    """Return the folder of a model: made under root if `STARTS` has it and it is not there yet, else the name itself."""
+    """Return a model's name or, for one of `STARTS`, the folder under root where it is, made now if it is not."""
     if name not in STARTS:
         return name
     folder = root / name

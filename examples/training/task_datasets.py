@@ -40,9 +40,7 @@ def _coloring_columns(problem: graph_coloring.Problem) -> dict[str, Any]:
 
 TASKS = {
     "countdown": TaskDataset(countdown, countdown.problems, 87, _countdown_columns),
-    "countdown-4": TaskDataset(
-        countdown, lambda: countdown.problems(countdown.MODEBENCH_4), 512, _countdown_columns
-    ),
+    "countdown-4": TaskDataset(countdown, lambda: countdown.problems(countdown.MODEBENCH_4), 512, _countdown_columns),
     "countdown-wide": TaskDataset(countdown, lambda: countdown.problems(countdown.WIDE), 512, _countdown_columns),
     "graph-coloring": TaskDataset(
         graph_coloring, lambda: graph_coloring.problems(5, sample=5000), 512, _coloring_columns

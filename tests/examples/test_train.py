@@ -1,0 +1,302 @@
+"""The training entry point: what it refuses and says before a model loads, which prompts it makes, that it trains."""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
+
+import train
+from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
+from quickstart import TOKENIZER
+from tiny.model import build_model
+from tiny.storage import save_checkpoint
+from training.arguments import MAX_PROMPT_CHARS, run_of
+from training.prompts import prompts_of
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "examples/recipes/tiny-cpu/maxent/config_countdown.yaml"
+SHORT = ["--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "16", "--eval_limit", "4"]
+SHORT += ["--per_device_eval_batch_size", "32"]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a test that gets as far as a model."""
+
+    def loaded(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", loaded)
+    monkeypatch.setattr(train, "start_folder", loaded)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """A folder for outputs beside an untrained `tiny-countdown`, so that none has to be taught."""
+    save_checkpoint(build_model(TOKENIZER), TOKENIZER, tmp_path / "tiny-countdown")
+    return tmp_path
+
+
+def recipe(folder: Path, **fields: Any) -> Path:
+    """Return the tiny recipe with other fields; None takes one out."""
+    settings = yaml.safe_load(TINY.read_text()) | {"output_dir": str(folder / "run")} | fields
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump({name: value for name, value in settings.items() if value is not None}))
+    return file
+
+
+def rows(folder: Path, name: str = "rows.jsonl", **columns: list[Any]) -> str:
+    file = folder / name
+    Dataset.from_dict(columns).to_json(file)
+    return str(file)
+
+
+MATH = {"dataset_name": None, "prompt_format": "chat", "reward_funcs": ["pure_accuracy_math"], "do_eval": False}
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("fields", "flags", "complaint"),
+    [
+        ({"maxent_tua": 0.3}, [], r"recipe\.yaml: .*got maxent_tua=0\.3 \(did you mean maxent_tau\?\)"),
+        ({"num_generations": "eight"}, [], r"recipe\.yaml: argument --num_generations.*'eight'"),
+        ({"num_generations": 7.5}, [], r"recipe\.yaml: .* num_generations of type int.*, got num_generations=7\.5"),
+        ({"reward_funcs": "countdown"}, [], r"recipe\.yaml: Expected reward_funcs of type list.*'countdown'"),
+        ({"use_cpu": 1}, [], r"recipe\.yaml: Expected use_cpu of type bool, got use_cpu=1"),
+        ({"num_generations": 7}, [], r"recipe\.yaml: .*\(256 of 1 ranks\) divisible by num_generations=7"),
+        ({}, ["--num_generations", "7"], r"command line: .*divisible by num_generations=7"),
+        ({"num_generations": 1}, [], r"recipe\.yaml: Expected num_generations >= 2, got 1"),
+        ({"gradient_accumulation_steps": 0}, [], r"recipe\.yaml: .*got gradient_accumulation_steps=0"),
+        ({"num_generations_eval": 3}, [], r"recipe\.yaml: .*_eval=3, got per_device_eval_batch_size=256"),
+        ({"reward_funcs": ["count_down"]}, [], r"recipe\.yaml: reward_funcs: .*got 'count_down'"),
+        ({"reward_funcs": []}, [], r"recipe\.yaml: Expected reward_funcs, got none"),
+        ({"reward_weights": [1.0, 2.0]}, [], r"recipe\.yaml: .*reward_weights=\[1\.0, 2\.0\]"),
+        ({"model_name_or_path": None}, [], r"recipe\.yaml: Expected model_name_or_path, got none"),
+        ({"task": "ppo"}, [], r"recipe\.yaml: Expected task of maxent, grpo, got task='ppo'"),
+        ({}, ["--task", "ppo"], r"command line: argument --task: invalid choice: 'ppo'"),
+        ({"save_strategy": False}, [], r"recipe\.yaml: Expected save_strategy of no, .*got save_strategy=False"),
+        ({"maxent_tau": -1.0}, [], r"recipe\.yaml: .*tau >= 0, got .*-1"),
+        ({"loss_type": "dapo"}, [], r"recipe\.yaml: .*got loss_type='dapo'"),
+        ({"hub_token": "hf_secret"}, [], r"recipe\.yaml: .*HF_TOKEN.*got hub_token"),
+        ({"env": {"HF_TOKEN": "hf_secret"}}, [], r"recipe\.yaml: .*got HF_TOKEN"),
+        ({}, ["--hub-token=hf_secret"], r"command line: .*HF_TOKEN.*got hub-token"),
+        ({}, ["--no_such_flag", "3"], r"command line: Expected fields of this script, got --no_such_flag 3"),
+        ({"dataset_name": "task:chess"}, [], r"recipe\.yaml: .*'task:chess'"),
+        ({"dataset_name": "nobody/nothing"}, [], r"recipe\.yaml: Expected a dataset 'nobody/nothing', split 'train'"),
+        ({"dataset_train_split": "validation"}, [], r"recipe\.yaml: .*got 'validation'"),
+        ({"dataset_name": None}, [], r"recipe\.yaml: Expected dataset_name or datasets, got neither"),
+        ({"datasets": [{"name": "x"}]}, [], r"recipe\.yaml: Expected entries of datasets with path.*'name': 'x'"),
+        ({"dataset_name": "task:graph-coloring"}, [], r"recipe\.yaml: Expected column 'numbers'.*coloring'"),
+        ({"resume_from_checkpoint": "nowhere"}, [], r"resume_from_checkpoint='nowhere'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_before_a_model_loads(
+    fields: dict[str, Any], flags: list[str], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=complaint) as refused:
+        train.main(["--config", str(recipe(tmp_path, **fields)), *flags])
+    assert "hf_secret" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_missing_column_and_an_empty_dataset_are_named(tmp_path: Path) -> None:
+    file = rows(tmp_path, problem=["1+1"], answer=["2"])
+    with pytest.raises(
+        SystemExit, match=r"recipe\.yaml: Expected column 'prompt' .*rows\.jsonl', got problem, answer"
+    ):
+        train.main(["--config", str(recipe(tmp_path, **MATH | {"dataset_name": file}))])
+    named = {"dataset_name": file, "prompt_column": "problem"}
+    with pytest.raises(SystemExit, match=r"recipe\.yaml: Expected column 'solution' "):
+        train.main(["--config", str(recipe(tmp_path, **MATH | named))])
+    none = Dataset.from_dict({"prompt": ["x"], "solution": ["y"]}).select([])
+    none.save_to_disk(tmp_path / "empty")
+    none.to_parquet(tmp_path / "empty.parquet")
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "empty.csv").write_text("prompt,solution\n")
+    for name in ("empty", "empty.parquet", "empty.jsonl", "empty.csv"):
+        complaint = rf"recipe\.yaml: Expected prompts in dataset .*{re.escape(name)}', got 0 rows"
+        with pytest.raises(SystemExit, match=complaint):
+            train.main(["--config", str(recipe(tmp_path, **MATH | {"dataset_name": str(tmp_path / name)}))])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("- a\n- b\n", "a mapping of fields"), ("task: [maxent\n", r"Expected YAML, got .*line 2")],
+)
+def test_a_file_that_is_no_recipe_is_named(text: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(text)
+    with pytest.raises(SystemExit, match=rf"broken\.yaml: .*{complaint}"):
+        train.main(["--config", str(tmp_path / "broken.yaml")])
+    with pytest.raises(SystemExit, match=r"none\.yaml: Expected a recipe, got No such file"):
+        train.main(["--config", str(tmp_path / "none.yaml")])
+
+
+def prompts(folder: Path, **fields: Any) -> tuple[Dataset, Dataset | None]:
+    return prompts_of(run_of(["--config", str(recipe(folder, **fields))]))
+
+
+def test_local_files_of_every_kind_give_the_same_prompts(tmp_path: Path) -> None:
+    given = Dataset.from_dict({"problem": ["1+1", "1+2"], "answer": ["2", "3"]})
+    given.to_json(tmp_path / "a.jsonl")
+    given.to_parquet(tmp_path / "a.parquet")
+    given.to_csv(tmp_path / "a.csv", index=False)
+    given.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": given}).save_to_disk(tmp_path / "several")
+    columns = {"prompt_column": "problem", "solution_column": "answer", "system_prompt": "Think."}
+    for name in ("a.jsonl", "a.parquet", "a.csv", "one", "several"):
+        made, _ = prompts(tmp_path, **MATH | columns | {"dataset_name": str(tmp_path / name)})
+        assert [str(row["solution"]) for row in made] == ["2", "3"]
+        assert made[1]["prompt"] == [
+            {"content": "Think.", "role": "system"},
+            {"content": "1+2", "role": "user"},
+        ]
+
+
+def test_chats_keep_their_messages(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1"}]
+    file = rows(tmp_path, prompt=[chat], solution=["2"])
+    made, _ = prompts(tmp_path, **MATH | {"dataset_name": file, "system_prompt": "Think."})
+    assert made[0]["prompt"] == chat
+
+
+def test_a_mixture_has_its_weights_and_one_name_for_each_column(tmp_path: Path) -> None:
+    many = rows(tmp_path, "many.jsonl", question=[f"a{i}" for i in range(30)], gold=["1"] * 30)
+    few = rows(tmp_path, "few.jsonl", prompt=[f"b{i}" for i in range(10)], solution=["2"] * 10)
+    mapped = {"path": many, "columns": {"prompt": "question", "solution": "gold"}}
+    whole, _ = prompts(tmp_path, **MATH | {"datasets": [mapped, {"path": few}]})
+    assert [row["solution"] for row in whole] == ["1"] * 30 + ["2"] * 10
+    shares, _ = prompts(tmp_path, **MATH | {"datasets": [mapped | {"weight": 1.0}, {"path": few, "weight": 0.5}]})
+    assert sorted(row["solution"] for row in shares) == ["1"] * 20 + ["2"] * 10  # 10 / 0.5 = 20 times the weights
+    with pytest.raises(ValueError, match=r"weight > 0 in all sources or in none, got \[1\.0, None\]"):
+        prompts(tmp_path, **MATH | {"datasets": [mapped | {"weight": 1.0}, {"path": few}]})
+
+
+def test_long_prompts_are_cut_with_one_warning_that_counts_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = rows(tmp_path, prompt=["a" * 2048, "b" * 2049, "c" * 9000], solution=["1"] * 3)
+    with caplog.at_level(logging.WARNING, logger="training.prompts"):
+        made, _ = prompts(tmp_path, **MATH | {"dataset_name": file, "max_prompt_chars": None})
+    assert [len(row["prompt"][-1]["content"]) for row in made] == [MAX_PROMPT_CHARS] * 3
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "training.prompts"]
+    assert warning == "2 of 3 prompts are longer than max_prompt_chars=2048 and were cut."
+
+
+def test_evaluation_is_on_a_seeded_sample_of_prompts_that_are_never_trained_on(tmp_path: Path) -> None:
+    trained, evaluated = prompts(tmp_path, eval_limit=16)
+    again = prompts(tmp_path, eval_limit=16)[1]
+    other = prompts(tmp_path, eval_limit=16, seed=1)[1]
+    assert evaluated is not None
+    assert again is not None
+    assert other is not None
+    assert len(evaluated) == 16
+    assert evaluated["prompt"] == again["prompt"] != other["prompt"]
+    assert not set(evaluated["prompt"]) & set(trained["prompt"])
+
+
+def test_a_reward_by_dotted_path_sees_all_columns(tmp_path: Path) -> None:
+    file = rows(tmp_path, prompt=["x"], solution=["1"], hint=["y"])
+    named, _ = prompts(tmp_path, **MATH | {"dataset_name": file})
+    dotted, _ = prompts(tmp_path, **MATH | {"dataset_name": file, "reward_funcs": ["rewards.answer_format"]})
+    assert set(named.column_names) == {"prompt", "solution"}
+    assert set(dotted.column_names) == {"prompt", "solution", "hint"}
+
+
+@pytest.mark.parametrize(("task", "kind"), [("maxent", MaxEntGRPOTrainer), ("grpo", GRPOTrainer)])
+def test_either_trainer_trains_evaluates_and_saves(task: str, kind: type, start: Path) -> None:
+    varied = {"reward_funcs": ["countdown", "trl_tiny.reward"]}  # an untrained model is never right
+    flags = ["--config", str(recipe(start, **varied)), "--task", task, *SHORT]
+    trainer = train.trainer_of(run_of(flags))
+    assert type(trainer) is kind
+    train.main(flags)
+    logged = json.loads((start / "run/trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in logged if "reward" in entry] == [1, 2, 3, 4, 5, 6]
+    assert any("maxent/ess" in entry for entry in logged) == (task == "maxent")
+    assert [entry["step"] for entry in logged if "eval_reward" in entry] == [6]
+    before = AutoModelForCausalLM.from_pretrained(start / "tiny-countdown").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(start / "run").state_dict()
+    assert not all(torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_an_adapter_is_trained_in_place_of_the_model(start: Path) -> None:
+    flags = ["--config", str(recipe(start)), *SHORT, "--max_steps", "1", "--use_peft", "--lora_r", "2"]
+    train.main([*flags, "--lora_target_modules", "q_proj", "v_proj"])
+    assert (start / "run/adapter_model.safetensors").exists()
+
+
+def test_chats_without_a_template_are_refused_before_the_model_loads(
+    start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", loaded)
+    with pytest.raises(SystemExit, match=r"recipe\.yaml: Expected a chat template.*tiny-countdown"):
+        train.main(["--config", str(recipe(start, prompt_format="chat"))])
+    template = start / "template.jinja"
+    template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    run = run_of(["--config", str(recipe(start, prompt_format="chat", chat_template=str(template)))])
+    assert train.tokenizer_of(run, str(start / "tiny-countdown")).chat_template == template.read_text()
+
+
+def command(folder: Path, *flags: str, launcher: str = "") -> list[str]:
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "examples/accelerate" / launcher)]
+    start = [sys.executable, *(launch if launcher else []), str(ROOT / "examples/train.py")]
+    return [*start, "--config", str(recipe(folder)), *SHORT, *flags]
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(start: Path) -> None:
+    running = subprocess.Popen(command(start), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not list((start / "run").glob("checkpoint-2/trainer_state.json")):
+        assert running.poll() is None, running.stdout.read().decode()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (start / "run/trainer_state.json").exists()
+    train.main(command(start, "--resume_from_checkpoint", "last")[2:])
+    whole = start / "whole"
+    train.main([*command(start)[2:], "--output_dir", str(whole)])
+    expected = AutoModelForCausalLM.from_pretrained(whole).state_dict()
+    for name, value in AutoModelForCausalLM.from_pretrained(start / "run").state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["cpu_ddp.yaml", "cpu_zero3.yaml"])
+def test_two_processes_train_under_accelerate(launcher: str, start: Path) -> None:
+    done = subprocess.run(
+        command(start, "--max_steps", "2", launcher=launcher),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    logged = json.loads((start / "run/trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in logged if "reward" in entry] == [1, 2]
+    assert "on 2 ranks" in done.stderr
+    AutoModelForCausalLM.from_pretrained(start / "run")
