@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 TYPES := build/types
 
-.PHONY: help setup demo test test-fast lint types clean
+.PHONY: help setup demo test test-fast nightly bench lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,10 +26,20 @@ demo: $(INSTALLED)  ## train a small model on Countdown with Dr.GRPO and MaxEnt-
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(INSTALLED)  ## the test suite
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-fail-under=95 $(ARGS)
 
 test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+nightly: $(INSTALLED)  ## what takes longer than a change should wait for: every property with 2,000 examples
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_*.py tests/kernels tests/tasks
+
+bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
+	$(BIN)/python benchmarks/kernels.py $(ARGS)
+
+$(PEERS): $(INSTALLED)
+	$(BIN)/pip install --quiet --editable ".[bench]"
+	touch $@
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch loads: the profiler reports every start and stop
+
 import torch
 from torch.profiler import ProfilerActivity, profile
 

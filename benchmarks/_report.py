@@ -38,7 +38,7 @@ def table(result: dict) -> str:
                 f"| {name} | {timing['median_ms']:.4g} | {timing['ratio']:.2f} | {timing['peak_mib']:.0f} | {share} |"
             )
         lines += [f"| {name} | absent: {reason} | | | |" for name, reason in case["absent"].items()]
-    if result["preset"] != "tiny":
+    if result["preset"] in ("cpu-goals", "h200"):
         lines += ["", "## Goals", "", "| goal | measured | |", "|---|---:|---|"]
         lines += [f"| {name} | {value:.2f} | {'met' if met else 'missed'} |" for name, value, met in goals(result)]
     return "\n".join(lines) + "\n"

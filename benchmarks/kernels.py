@@ -38,7 +38,8 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset({"tiny": (64, 32, 512)}, (2, 8, 512), torch.float32, 3, 2, (1,)),
-    "cpu": Preset({"small": (1024, 512, 32768)}, (8, 512, 32768), torch.float32, 15, 20, (8, 16, 32, 64, 128)),
+    "cpu": Preset({"small": (256, 256, 32768)}, (2, 256, 32768), torch.float32, 15, 20, (4, 8, 16, 32)),
+    "cpu-goals": Preset({"small": (1024, 512, 32768)}, (8, 512, 32768), torch.float32, 15, 20, (8, 16, 32, 64, 128)),
     "h200": Preset(
         {
             "Qwen2.5-1.5B": (8192, 1536, 151936),
@@ -88,8 +89,7 @@ def measured(preset: Preset, device: str) -> Iterator[dict[str, object]]:
             ("LM head, score", inputs, _peers.head_score, 2.0),
         ):
             floor = passes * shape[0] * shape[1] * shape[2] / ceilings["flop_per_second"]
-            part = 1 if "train" in case else 2
-            cases.append(run(case, name, shape, values, runner, floor, preset, device, part=part))
+            cases.append(run(case, name, shape, values, runner, floor, preset, device))
         cases += logits_cases(name, shape, inputs, ceilings, preset, device)
         cases.append(sweep(name, shape, inputs, preset, device))
         result[f"ceilings {name}"] = ceilings
@@ -120,7 +120,7 @@ def run(
     preset: Preset,
     device: str,
     *,
-    part: int = 2,
+    part: int = 1,
 ) -> dict[str, object]:
     """Time one case's field over 1/part of the rounds; ratios are to the first, ours."""
     field = runner(*values)
