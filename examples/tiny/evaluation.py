@@ -63,22 +63,38 @@ def guesser_metrics(guess: Callable[[Any], str], task: Task, problems: Sequence[
 
 
 def coverage_at(level: float, frontier: Mapping[float, Row]) -> float | None:
-    """Return the coverage@8 that a model reaches at mean@8 = level, by choice of its sampling temperature.
+    """Return the coverage@8 that a model reaches at mean@8 = level, by choice of its sampling temperature."""
+    rows = [row for _, row in sorted(frontier.items())]
+    return value_at(level, [row["mean@8"] for row in rows], [row["coverage@8"] for row in rows])
 
-    Linear between neighbouring temperatures. A model that is more accurate than the level even at its hottest
-    is taken there; None for a model that reaches the level at no temperature.
+
+def value_at(level: float, accuracies: Sequence[float], values: Sequence[float]) -> float | None:
+    """Return a frontier's value where its accuracy is `level`, linear between neighbouring temperatures.
+
+    A frontier that crosses the level more than once counts with its largest value there, and one that is more
+    accurate than the level even at its hottest with its value there.
+
+    Args:
+        level: the accuracy wanted.
+        accuracies: at each sampling temperature, the coldest first.
+        values: at each sampling temperature.
+
+    Returns:
+        The value, or None where the level is reached at no temperature.
+
+    >>> value_at(0.5, [0.75, 0.25], [0.2, 0.4])
+    0.30000000000000004
     """
-    points = [(row["mean@8"], row["coverage@8"]) for _, row in sorted(frontier.items(), reverse=True)]
-    if level > max(mean for mean, _ in points):
+    if level > max(accuracies):
         return None
-    if level <= points[0][0]:
-        return points[0][1]
+    if level <= accuracies[-1]:
+        return float(values[-1])
     reached = []
-    for (mean, coverage), (next_mean, next_coverage) in pairwise(points):
-        if min(mean, next_mean) <= level <= max(mean, next_mean):
-            part = (level - mean) / (next_mean - mean) if next_mean != mean else 0.0
-            reached.append(coverage + part * (next_coverage - coverage))
-    return max(reached)
+    for (accuracy, value), (next_accuracy, next_value) in pairwise(zip(accuracies, values, strict=True)):
+        if min(accuracy, next_accuracy) <= level <= max(accuracy, next_accuracy):
+            part = (level - accuracy) / (next_accuracy - accuracy) if next_accuracy != accuracy else 0.0
+            reached.append(value + part * (next_value - value))
+    return float(max(reached))
 
 
 def average_rows(rows: Sequence[Row]) -> Row:

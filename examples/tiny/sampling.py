@@ -82,6 +82,11 @@ def sample(
 
 def token_logps(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> Tensor:
     """Return the log-probabilities [N, T] of completion tokens after left-padded prompts."""
+    return completion_logits(model, prompts, ids).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+
+def completion_logits(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> Tensor:
+    """Return the float logits [N, T, V] that predict completion tokens after left-padded prompts."""
     pad = model.config.pad_token_id
     inputs = torch.cat([prompts, ids], dim=1)
     attention = torch.cat([prompts != pad, torch.ones_like(ids, dtype=torch.bool)], dim=1).long()
@@ -89,4 +94,4 @@ def token_logps(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> Tensor:
     logits = model(
         input_ids=inputs, attention_mask=attention, position_ids=positions, logits_to_keep=ids.shape[1] + 1
     ).logits[:, :-1]
-    return logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    return logits.float()

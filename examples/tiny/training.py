@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from maxent_grpo import MaxEntConfig, Statistics
 from maxent_grpo.adapters.torch_loop import MaxEntLoss
-from tiny.sampling import Samples, Task, sample, token_logps
+from tiny.sampling import Samples, Task, completion_logits, sample
 
 
 def warm_start(
@@ -49,7 +50,16 @@ def warm_start(
 
 
 class Reinforcement:
-    """One run of reinforcement learning: on-policy batches, one update each, resumable between updates."""
+    """One run of reinforcement learning: on-policy batches, one update each, resumable between updates.
+
+    Args:
+        temperature: of the sampling; the policy in training is the model at this temperature.
+        entropy_bonus: λ; the loss falls by λ times the entropy of the tokens, divided like the loss by
+            `max_new_tokens` and averaged over completions.
+        active_only: leave completions whose coefficient is 0 out of forward and backward. The gradient is the
+            same; statistics of the policy are left out. An entropy bonus needs all completions.
+        keys: integers [N], equal for the same answer, for κ; by default completions are compared by their text.
+    """
 
     def __init__(
         self,
@@ -64,6 +74,9 @@ class Reinforcement:
         num_samples: int,
         max_new_tokens: int,
         temperature: float = 1.0,
+        entropy_bonus: float = 0.0,
+        active_only: bool = False,
+        keys: Callable[[Samples], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         self.model, self.tokenizer, self.task = model, tokenizer, task
@@ -72,6 +85,7 @@ class Reinforcement:
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         self.prompts_per_step, self.num_samples = prompts_per_step, num_samples
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.entropy_bonus, self.active_only, self.keys = entropy_bonus, active_only, keys
         self.seed, self.step = seed, 0
 
     def update(self, problems: Sequence[Any]) -> tuple[Samples, Statistics]:
@@ -91,26 +105,53 @@ class Reinforcement:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
         )
-        ref_logps = None
-        if self.reference is not None:
-            with torch.no_grad():
-                ref_logps = token_logps(self.reference, samples.prompts, samples.ids)
         self.model.train()
-        logps = token_logps(self.model, samples.prompts, samples.ids)
-        loss, statistics = self.loss_fn(
-            logps,
-            samples.rewards,
-            samples.mask,
-            group_sizes=self.num_samples,
-            ref_logps=ref_logps,
-            ids=samples.ids,
-            generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.step),
-        )
+        loss, statistics = self._loss(samples)
         self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        if loss is not None:
+            loss.backward()
+            self.optimizer.step()
         self.step += 1
         return samples, statistics
+
+    def _loss(self, samples: Samples) -> tuple[Tensor | None, Statistics]:
+        """Return the loss of a batch, None where no completion has a coefficient, and its statistics."""
+        inputs: dict[str, Any] = {
+            "group_sizes": self.num_samples,
+            "ref_logps": self._frozen_logps(self.reference, samples),
+            "ids": samples.ids,
+            "keys": None if self.keys is None else self.keys(samples),
+            "generator": torch.Generator().manual_seed(self.seed * 1_000_003 + self.step),
+        }
+        rows: Tensor | slice = slice(None)
+        if self.active_only and not self.entropy_bonus:
+            scored = self.model if self.loss_fn.objective.config.needs_old_logps else None
+            inputs["policy_logps"] = self._frozen_logps(scored, samples)
+            rollout = self.loss_fn.rollout(samples.rewards, samples.mask, **inputs)
+            rows = rollout.token_weights().any(-1).nonzero().squeeze(-1)
+            if len(rows) == 0:
+                return None, rollout.statistics
+            log_probs = self._log_probs(self.model, samples, rows)
+            logps = _chosen(log_probs, samples.ids[rows])
+        else:
+            log_probs = self._log_probs(self.model, samples, rows)
+            logps = _chosen(log_probs, samples.ids)
+            rollout = self.loss_fn.rollout(samples.rewards, samples.mask, policy_logps=logps.detach(), **inputs)
+        loss = rollout.loss(logps, rows)
+        if self.entropy_bonus:
+            entropy = -(log_probs.exp() * log_probs).sum(-1).masked_fill(~samples.mask, 0.0).sum(-1)
+            loss = loss - self.entropy_bonus * entropy.mean() / self.max_new_tokens
+        return loss, rollout.statistics
+
+    def _log_probs(self, model: PreTrainedModel, samples: Samples, rows: Tensor | slice) -> Tensor:
+        """Return the log-probabilities [n, T, V] of every token at the training temperature."""
+        logits = completion_logits(model, samples.prompts[rows], samples.ids[rows])
+        return (logits / self.temperature).log_softmax(-1)
+
+    @torch.no_grad()
+    def _frozen_logps(self, model: PreTrainedModel | None, samples: Samples) -> Tensor | None:
+        """Return a model's token log-probabilities [N, T] as constants."""
+        return None if model is None else _chosen(self._log_probs(model, samples, slice(None)), samples.ids)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later `load_state_dict` needs to go on."""
@@ -121,3 +162,7 @@ class Reinforcement:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+
+
+def _chosen(log_probs: Tensor, ids: Tensor) -> Tensor:
+    return log_probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,1 @@
+"""ModeBench: accuracy and diversity of training methods, at equal samples, with statistics."""

@@ -1,0 +1,100 @@
+"""The methods that are compared, as settings of the library's objective."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maxent_grpo import MaxEntConfig, MaxEntObjective, Target
+from tiny.sampling import Samples
+
+
+class GrpoObjective(MaxEntObjective):
+    """GRPO: coefficients z_i / K, z the z-scored rewards, and each completion's NLL a mean over its tokens.
+
+    The surrogate knows centred advantages alone, so the division by the deviation is made here.
+    """
+
+    @torch.no_grad()
+    def coefficients(
+        self, target: Target, *, old_logps: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the z-scores over the number of candidates, [..., K]; 0 in a group of equal rewards."""
+        counted = target.mask.sum(-1, keepdim=True).clamp(min=1)
+        deviation = (target.advantages.square().sum(-1, keepdim=True) / counted).sqrt()
+        return torch.where(deviation > 0, target.advantages / deviation, 0.0) / counted
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method.
+
+    Attributes:
+        name: how it is called in tables.
+        config: its settings; `max_length` is filled in by `objective`.
+        make: the class that composes the loss of the settings.
+        entropy_bonus: λ of the loop's entropy bonus.
+        temperature: the sampling temperature in training.
+        keys: what counts as the same answer: its text, or the mode that the verifier reports.
+    """
+
+    name: str
+    config: MaxEntConfig = field(default_factory=MaxEntConfig)
+    make: Callable[[MaxEntConfig], MaxEntObjective] = MaxEntObjective
+    entropy_bonus: float = 0.0
+    temperature: float = 1.0
+    keys: str = "text"
+
+    def sized(self, max_length: int) -> MaxEntConfig:
+        """Return the settings with the generation limit filled in."""
+        return replace(self.config, max_length=max_length)
+
+
+def mode_keys(samples: Samples) -> Tensor:
+    """Return integers [N], equal where right answers have the same mode or wrong ones the same text."""
+    numbers: dict[Any, int] = {}
+    answers = [
+        verdict.mode if verdict.correct else ("wrong", text)
+        for verdict, text in zip(samples.verdicts, samples.texts, strict=True)
+    ]
+    return torch.tensor([numbers.setdefault(answer, len(numbers)) for answer in answers])
+
+
+SURROGATE = MaxEntConfig(projection="surrogate")
+CENTRED = MaxEntConfig(center=True, nll_reduction="max_length")
+DIVERSE = MaxEntConfig.diverse()
+
+
+def _diverse(name: str, **changes: Any) -> Arm:
+    return Arm(name, replace(DIVERSE, **changes))
+
+
+ARMS = {
+    "grpo": Arm("GRPO", MaxEntConfig(nll_reduction="mean"), make=GrpoObjective),
+    "dr_grpo": Arm("Dr.GRPO", SURROGATE),
+    "entropy_low": Arm("Dr.GRPO + entropy .02", SURROGATE, entropy_bonus=0.02),
+    "entropy_high": Arm("Dr.GRPO + entropy .05", SURROGATE, entropy_bonus=0.05),
+    "hot": Arm("Dr.GRPO sampled at 1.3", SURROGATE, temperature=1.3),
+    "raft": Arm("RAFT", MaxEntConfig(tau=0.0, skip="all_min")),
+    "maxrl": Arm("MaxRL", replace(CENTRED, tau=0.0, skip="all_min")),
+    "tpo": Arm(
+        "TPO",
+        MaxEntConfig(tau=0.0, beta=1.0, anchor="old", projection="listwise", utilities="zscore", q_eps=0.0),
+    ),
+    "xdr": Arm("xDr.GRPO τ=.05", replace(SURROGATE, surrogate_tau=0.05)),
+    "xdr_mild": Arm("xDr.GRPO τ=.25", replace(SURROGATE, surrogate_tau=0.25)),
+    "maxent": Arm("MaxEnt, published"),
+    "centred": Arm("MaxEnt, centred", CENTRED),
+    "diverse": Arm("MaxEnt, diverse", DIVERSE),
+    "half_0": _diverse("MaxEnt κ=½ a=0", group_scale=0.0),
+    "half_half": _diverse("MaxEnt κ=½ a=½", group_scale=0.5),
+    "full_0": _diverse("MaxEnt κ=1 a=0", dedup=1.0, group_scale=0.0),
+    "full_half": _diverse("MaxEnt κ=1 a=½", dedup=1.0, group_scale=0.5),
+    "full_1": _diverse("MaxEnt κ=1 a=1", dedup=1.0),
+    "ess": _diverse("MaxEnt, diverse, ESS 4", target_ess=4.0),
+    "pruned": _diverse("MaxEnt, diverse, pruned to half", prune=0.5),
+    "mode_keys": Arm("MaxEnt, diverse, modes as keys", DIVERSE, keys="mode"),
+}
+CORE = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "diverse")

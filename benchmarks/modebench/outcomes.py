@@ -1,0 +1,93 @@
+"""What a model answers at each sampling temperature: the probability of every mode, exactly or from samples.
+
+A task whose right answers can be listed as texts needs no samples: one pass over the texts of all problems
+gives the probability of each mode at every temperature, and with them mean, pass@k and coverage@k for every k
+without any noise of the evaluation.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.modebench.presets import Family
+from tiny.sampling import completion_logits, sample
+
+Outcomes = np.ndarray
+"""[temperatures, problems, modes] float: the probability of each mode, NaN beyond a problem's last one."""
+
+
+@torch.no_grad()
+def exact_outcomes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    family: Family,
+    problems: Sequence[Any],
+    temperatures: Sequence[float],
+    *,
+    batch_size: int = 1024,
+) -> Outcomes:
+    """Return the probability of each mode: the sum over the texts that `family.solutions` lists for it."""
+    rows = [
+        (which, mode, text)
+        for which, problem in enumerate(problems)
+        for mode, texts in enumerate(family.solutions(problem).values())
+        for text in texts
+    ]
+    outcomes = _empty(problems, len(temperatures))
+    model.eval()
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        asked = tokenizer([family.prompt(problems[which]) for which, _, _ in part], return_tensors="pt", padding=True)
+        texts = [text + tokenizer.eos_token for _, _, text in part]
+        told = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
+        logits = completion_logits(model, asked["input_ids"], told["input_ids"])
+        chosen = logits.gather(-1, told["input_ids"].unsqueeze(-1)).squeeze(-1)
+        for heat, temperature in enumerate(temperatures):
+            logps = chosen / temperature - (logits / temperature).logsumexp(-1)
+            chances = logps.masked_fill(told["attention_mask"] == 0, 0.0).sum(-1).exp().numpy()
+            np.add.at(outcomes[heat], tuple(np.array([row[:2] for row in part]).T), chances)
+    return outcomes
+
+
+def sampled_outcomes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    family: Family,
+    problems: Sequence[Any],
+    temperatures: Sequence[float],
+    *,
+    num_samples: int,
+    batch_size: int = 2048,
+    seed: int = 0,
+) -> Outcomes:
+    """Return how many of `num_samples` answers are of each mode, for tasks whose right answers are too many."""
+    outcomes = _empty(problems, len(temperatures))
+    step = max(1, batch_size // num_samples)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for heat, temperature in enumerate(temperatures):
+            for start in range(0, len(problems), step):
+                part = problems[start : start + step]
+                verdicts = sample(
+                    model,
+                    tokenizer,
+                    family.task,
+                    part,
+                    num_samples=num_samples,
+                    max_new_tokens=family.max_new_tokens,
+                    temperature=temperature,
+                ).verdicts
+                for row, verdict in enumerate(verdicts):
+                    if verdict.correct:
+                        which = start + row // num_samples
+                        outcomes[heat, which, problems[which].modes.index(verdict.mode)] += 1
+    return outcomes
+
+
+def _empty(problems: Sequence[Any], temperatures: int) -> Outcomes:
+    sizes = np.array([len(problem.modes) for problem in problems])
+    grid = np.where(np.arange(sizes.max()) < sizes[:, None], 0.0, np.nan)
+    return np.repeat(grid[None], temperatures, axis=0)

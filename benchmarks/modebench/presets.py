@@ -1,0 +1,143 @@
+"""The tasks and sizes of a study."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tasks import countdown, graph_coloring
+from tasks.splits import split
+from tiny.model import build_tokenizer
+from tiny.sampling import Task
+
+
+@dataclass(frozen=True)
+class Family:
+    """A task: its problems, and how they are asked and judged."""
+
+    module: ModuleType
+    pool: Callable[[], list[Any]]
+    control_pool: Callable[[], list[Any]]
+    words: tuple[str, ...] = ()
+    largest_number: int = 60
+    max_new_tokens: int = 8
+    enumerable: bool = True
+
+    @property
+    def task(self) -> Task:
+        """How the loop sees it."""
+        return Task(prompt=self.module.prompt, verify=self.module.verify)
+
+    @property
+    def prompt(self) -> Callable[[Any], str]:
+        """How a problem is asked."""
+        return self.module.prompt
+
+    def solutions(self, problem: Any) -> dict[str, tuple[str, ...]]:
+        """Return the texts of every mode."""
+        return self.module.solutions(problem)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer of its prompts and answers."""
+        return build_tokenizer(self.largest_number, self.words)
+
+
+def _countdown(rules: countdown.Rules, **changes: Any) -> Family:
+    return Family(
+        countdown,
+        pool=lambda: countdown.problems(rules),
+        control_pool=lambda: countdown.problems(replace(rules, min_modes=1, max_modes=1)),
+        **changes,
+    )
+
+
+FAMILIES = {
+    "countdown": _countdown(countdown.WIDE),
+    "countdown4": _countdown(countdown.MODEBENCH_4, max_new_tokens=12, enumerable=False),
+    "graph": Family(
+        graph_coloring,
+        pool=lambda: graph_coloring.problems(5, sample=8000),
+        control_pool=lambda: graph_coloring.problems(5, sample=400, min_modes=1, max_modes=1),
+        words=("R", "G", "B", "?"),
+        max_new_tokens=4,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The sizes of a study."""
+
+    family_name: str = "countdown"
+    hidden_size: int = 96
+    layers: int = 3
+    warm_steps: int = 400
+    updates: int = 300
+    prompts: int = 32
+    samples: int = 8
+    learning_rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4)
+    tuning_seeds: tuple[int, ...] = (100,)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    eval_every: int = 60
+    validation: int = 256
+    test: int = 512
+    eval_samples: int = 64
+    level: float = 0.6
+    temperatures: tuple[float, ...] = field(default=(0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2))
+
+    @property
+    def family(self) -> Family:
+        """The task."""
+        return FAMILIES[self.family_name]
+
+
+PRESETS = {
+    "cpu": Preset(),
+    "smoke": Preset(
+        warm_steps=60,
+        updates=20,
+        learning_rates=(1e-4,),
+        seeds=(0,),
+        eval_every=10,
+        validation=64,
+        test=64,
+        level=0.1,
+    ),
+    "graph": Preset(family_name="graph", level=0.4),
+}
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Problems by their use; no problem has two uses."""
+
+    train: Sequence[Any]
+    validation: Sequence[Any]
+    test: Sequence[Any]
+    control: Sequence[Any]
+
+
+@cache
+def problems_of(preset: Preset) -> Problems:
+    """Return the problems of a preset. The control problems have one right answer each, and none is trained on."""
+    family = preset.family
+    sides = split(family.pool(), held_out=preset.test + preset.validation, seed=0)
+    control = split(family.control_pool(), held_out=preset.validation, seed=0)
+    return Problems(sides.train, sides.held_out[preset.test :], sides.held_out[: preset.test], control.held_out)
+
+
+def skewed_pairs(family: Family, problems: Sequence[Any]) -> Callable[[random.Random], tuple[str, str]]:
+    """Return a sampler of (prompt, answer): each mode half as likely as the one before, written in any way."""
+    solutions = [family.solutions(problem) for problem in problems]
+
+    def pair(rng: random.Random) -> tuple[str, str]:
+        which = rng.randrange(len(problems))
+        modes = sorted(solutions[which])
+        rank = next((rank for rank in range(len(modes) - 1) if rng.random() < 0.5), len(modes) - 1)
+        return family.prompt(problems[which]), rng.choice(solutions[which][modes[rank]])
+
+    return pair
