@@ -38,6 +38,7 @@ class Arm:
         entropy_bonus: λ of the loop's entropy bonus.
         temperature: the sampling temperature in training.
         keys: what counts as the same answer: its text, or the mode that the verifier reports.
+        tuned_as: the arm whose learning rate it takes over, for variants of a recipe; None: it is tuned itself.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Arm:
     entropy_bonus: float = 0.0
     temperature: float = 1.0
     keys: str = "text"
+    tuned_as: str | None = None
 
     def sized(self, max_length: int) -> MaxEntConfig:
         """Return the settings with the generation limit filled in."""
@@ -59,7 +61,7 @@ def mode_keys(samples: Samples) -> Tensor:
         verdict.mode if verdict.correct else ("wrong", text)
         for verdict, text in zip(samples.verdicts, samples.texts, strict=True)
     ]
-    return torch.tensor([numbers.setdefault(answer, len(numbers)) for answer in answers])
+    return torch.tensor([numbers.setdefault(answer, len(numbers)) for answer in answers], device=samples.ids.device)
 
 
 SURROGATE = MaxEntConfig(projection="surrogate")
@@ -68,7 +70,7 @@ DIVERSE = MaxEntConfig.diverse()
 
 
 def _diverse(name: str, **changes: Any) -> Arm:
-    return Arm(name, replace(DIVERSE, **changes))
+    return Arm(name, replace(DIVERSE, **changes), tuned_as="diverse")
 
 
 ARMS = {
@@ -93,8 +95,13 @@ ARMS = {
     "full_0": _diverse("MaxEnt κ=1 a=0", dedup=1.0, group_scale=0.0),
     "full_half": _diverse("MaxEnt κ=1 a=½", dedup=1.0, group_scale=0.5),
     "full_1": _diverse("MaxEnt κ=1 a=1", dedup=1.0),
+    "quarter_1": _diverse("MaxEnt κ=¼ a=1", dedup=0.25),
+    "none_1": _diverse("MaxEnt κ=0 a=1", dedup=0.0),
+    "tau_0": _diverse("MaxEnt, diverse, τ=0", tau=0.0),
+    "tau_half": _diverse("MaxEnt, diverse, τ=.5", tau=0.5),
+    "tau_1": _diverse("MaxEnt, diverse, τ=1", tau=1.0),
     "ess": _diverse("MaxEnt, diverse, ESS 4", target_ess=4.0),
     "pruned": _diverse("MaxEnt, diverse, pruned to half", prune=0.5),
-    "mode_keys": Arm("MaxEnt, diverse, modes as keys", DIVERSE, keys="mode"),
+    "mode_keys": Arm("MaxEnt, diverse, modes as keys", DIVERSE, keys="mode", tuned_as="diverse"),
 }
 CORE = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "diverse")

@@ -40,14 +40,15 @@ def exact_outcomes(
     model.eval()
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        asked = tokenizer([family.prompt(problems[which]) for which, _, _ in part], return_tensors="pt", padding=True)
+        prompts = [family.prompt(problems[which]) for which, _, _ in part]
+        asked = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
         texts = [text + tokenizer.eos_token for _, _, text in part]
-        told = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
+        told = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right").to(model.device)
         logits = completion_logits(model, asked["input_ids"], told["input_ids"])
         chosen = logits.gather(-1, told["input_ids"].unsqueeze(-1)).squeeze(-1)
         for heat, temperature in enumerate(temperatures):
             logps = chosen / temperature - (logits / temperature).logsumexp(-1)
-            chances = logps.masked_fill(told["attention_mask"] == 0, 0.0).sum(-1).exp().numpy()
+            chances = logps.masked_fill(told["attention_mask"] == 0, 0.0).sum(-1).exp().cpu().numpy()
             np.add.at(outcomes[heat], tuple(np.array([row[:2] for row in part]).T), chances)
     return outcomes
 

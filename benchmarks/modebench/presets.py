@@ -68,6 +68,10 @@ FAMILIES = {
 }
 
 
+FEW = (0.4, 0.6, 0.8, 1.0, 1.2)
+"""Sampling temperatures where answers have to be drawn."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """The sizes of a study."""
@@ -79,7 +83,7 @@ class Preset:
     updates: int = 300
     prompts: int = 32
     samples: int = 8
-    learning_rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4)
+    learning_rates: tuple[float, ...] = (2.5e-5, 5e-5, 1e-4, 2e-4)
     tuning_seeds: tuple[int, ...] = (100,)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     eval_every: int = 60
@@ -97,17 +101,22 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(),
-    "smoke": Preset(
-        warm_steps=60,
-        updates=20,
-        learning_rates=(1e-4,),
-        seeds=(0,),
-        eval_every=10,
-        validation=64,
-        test=64,
-        level=0.1,
-    ),
+    "smoke": Preset(updates=60, learning_rates=(1e-4,), seeds=(0,), eval_every=30, test=256, level=0.5),
     "graph": Preset(family_name="graph", level=0.4),
+    "hard": Preset(warm_steps=250, level=0.4),
+    "small": Preset(hidden_size=64, layers=2, level=0.5),
+    "large": Preset(hidden_size=160, layers=4),
+    "countdown4": Preset(family_name="countdown4", level=0.3, temperatures=FEW),
+    "h200": Preset(
+        family_name="countdown4",
+        hidden_size=512,
+        layers=8,
+        warm_steps=3000,
+        prompts=128,
+        samples=16,
+        level=0.5,
+        temperatures=FEW,
+    ),
 }
 
 

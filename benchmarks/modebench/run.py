@@ -22,6 +22,7 @@ from tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save
 from tiny.training import Reinforcement, warm_start
 
 WARM = "warm_start"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def work(run: Run, report: Report, stopped: Stopped) -> None:
 def _warm_up(run: Run, report: Report, stopped: Stopped) -> None:
     preset = run.preset
     tokenizer = preset.family.tokenizer()
-    model = build_model(tokenizer, hidden_size=preset.hidden_size, layers=preset.layers, seed=run.seed)
+    model = build_model(tokenizer, hidden_size=preset.hidden_size, layers=preset.layers, seed=run.seed).to(DEVICE)
     pairs = skewed_pairs(preset.family, problems_of(preset).train)
     for step, loss in enumerate(warm_start(model, tokenizer, pairs, steps=preset.warm_steps, seed=run.seed), 1):
         report((str(run), preset.updates * step // preset.warm_steps, f"loss {loss:.2f}"))
@@ -122,7 +123,7 @@ def _loop(run: Run) -> Reinforcement:
     preset, arm = run.preset, ARMS[run.arm]
     config = arm.sized(preset.family.max_new_tokens)
     loop = Reinforcement(
-        load_checkpoint(run.warm.folder),
+        load_checkpoint(run.warm.folder).to(DEVICE),
         preset.family.tokenizer(),
         preset.family.task,
         config,
@@ -175,12 +176,11 @@ def _evaluate_finally(run: Run, model: PreTrainedModel) -> None:
     problems: Problems = problems_of(run.preset)
     step = 0 if run.arm == WARM else run.preset.updates
     entropy, tokens = _sequence_entropy(run.preset, model, problems)
-    kept = {}
-    for split in ("validation", "test", "control"):
+    for split in ("validation", "control", "test"):
         held_out = getattr(problems, split)
-        kept[split] = _log_evaluations(run, model, step, held_out, split, entropy=entropy, tokens=tokens)
+        outcomes = _log_evaluations(run, model, step, held_out, split, entropy=entropy, tokens=tokens)
     with run.outcomes_file.with_suffix(".new").open("wb") as file:
-        np.savez_compressed(file, **{split: values.astype(np.float16) for split, values in kept.items()})
+        np.savez_compressed(file, test=outcomes.astype(np.float16))
     run.outcomes_file.with_suffix(".new").replace(run.outcomes_file)
 
 

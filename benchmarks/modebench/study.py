@@ -1,18 +1,21 @@
 """The whole study: warm starts, learning rates on seeds of their own, then every arm with every seed."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.modebench.arms import ARMS
 from benchmarks.modebench.presets import PRESETS, Preset
-from benchmarks.modebench.run import WARM, Run, work
+from benchmarks.modebench.run import Run, work
 from tiny.evaluation import value_at
 from tiny.jobs import run_jobs
 from tiny.storage import Log
+
+RATES = "learning_rates.json"
 
 
 def run_study(
@@ -20,18 +23,32 @@ def run_study(
 ) -> None:
     """Do everything that is not done yet. Seeds are finished one after the other, all arms of one before the next."""
     preset = PRESETS[preset_name]
+    if len(preset.learning_rates) == 1:
+        rates = dict.fromkeys(arms, preset.learning_rates[0])
+        _write_rates(root, rates, {})
+    else:
+        rates = _tune(root, preset_name, arms, console, workers)
+    runs = [Run(root, preset_name, arm, seed, rates[arm]) for seed in preset.seeds for arm in arms]
+    _finish("warm starts", [run.warm for run in runs], console, workers)
+    _finish("seeds", runs, console, workers)
+
+
+def _tune(
+    root: Path, preset_name: str, arms: Sequence[str], console: Console, workers: int | None
+) -> dict[str, float]:
+    """Train all arms with all learning rates on the tuning seeds and return each arm's best rate."""
+    preset = PRESETS[preset_name]
+    tuned = list(dict.fromkeys(ARMS[arm].tuned_as or arm for arm in arms))
     tuning = [
         Run(root, preset_name, arm, seed, rate)
         for seed in preset.tuning_seeds
-        for arm in arms
+        for arm in tuned
         for rate in preset.learning_rates
     ]
     _finish("warm starts", [run.warm for run in tuning], console, workers)
     _finish("learning rates", tuning, console, workers)
-    rates = learning_rates(root, preset_name, arms)
-    runs = [Run(root, preset_name, arm, seed, rates[arm]) for seed in preset.seeds for arm in arms]
-    _finish("warm starts", [run.warm for run in runs], console, workers)
-    _finish("seeds", runs, console, workers)
+    rates = learning_rates(root, preset_name, tuned)
+    return rates | {arm: rates[of] for arm, of in shared_rates(rates).items()}
 
 
 def _finish(title: str, runs: Sequence[Run], console: Console, workers: int | None) -> None:
@@ -66,8 +83,27 @@ def learning_rates(root: Path, preset_name: str, arms: Sequence[str]) -> dict[st
     """
     table = tuning_table(root, preset_name, arms)
     chosen = {arm: max(scores, key=lambda rate: scores[rate]["score"]) for arm, scores in table.items()}
-    (root / "learning_rates.json").write_text(json.dumps({"chosen": chosen, "grid": table}, indent=2) + "\n")
+    keyed = {arm: {f"{rate:g}": each for rate, each in row.items()} for arm, row in table.items()}
+    _write_rates(root, chosen, keyed)
     return chosen
+
+
+def shared_rates(chosen: Mapping[str, float]) -> dict[str, str]:
+    """Return the arms that train at another arm's rate, and whose, among those that are tuned."""
+    return {name: arm.tuned_as for name, arm in ARMS.items() if arm.tuned_as in chosen}
+
+
+def read_rates(root: Path) -> dict[str, Any]:
+    """Return what `learning_rates` wrote: the chosen rate of each arm tuned so far, and the grids."""
+    file = root / RATES
+    return json.loads(file.read_text()) if file.exists() else {"chosen": {}, "grid": {}}
+
+
+def _write_rates(root: Path, chosen: Mapping[str, float], grid: Mapping[str, Any]) -> None:
+    known = read_rates(root)
+    merged = {"chosen": known["chosen"] | chosen, "grid": known["grid"] | grid}
+    root.mkdir(parents=True, exist_ok=True)
+    (root / RATES).write_text(json.dumps(merged, indent=1) + "\n")
 
 
 def tuning_table(root: Path, preset_name: str, arms: Sequence[str]) -> dict[str, dict[float, dict[str, float]]]:
@@ -94,6 +130,3 @@ def _score(runs: Sequence[Run], preset: Preset) -> dict[str, float]:
     complete = len(reached) == len(coverages)
     score = sum(reached) / len(reached) if complete else ceiling - 1.0
     return {"score": score, "highest mean@8": ceiling}
-
-
-__all__ = ["WARM", "evaluations", "learning_rates", "run_study", "tuning_table"]

@@ -33,9 +33,9 @@ def warm_start(
     model.train()
     for _ in range(steps):
         prompts, answers = zip(*(pairs(rng) for _ in range(batch_size)), strict=True)
-        asked = tokenizer(list(prompts), return_tensors="pt", padding=True)["input_ids"]
+        asked = tokenizer(list(prompts), return_tensors="pt", padding=True)["input_ids"].to(model.device)
         texts = [answer + tokenizer.eos_token for answer in answers]
-        told = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
+        told = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right").to(model.device)
         inputs = torch.cat([asked, told["input_ids"]], dim=1)
         seen = torch.cat([asked != tokenizer.pad_token_id, told["attention_mask"].bool()], dim=1)
         positions = (seen.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,271 @@
+"""From finished runs to the numbers of the report: everything is computed from the kept probabilities of modes."""
+
+import os
+import platform
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.modebench.curves import Curves, areas, curves_of, resample_counts, values_at
+from benchmarks.modebench.metrics import KS, per_problem
+from benchmarks.modebench.presets import PRESETS, Preset, problems_of
+from benchmarks.modebench.run import WARM, Run
+from benchmarks.modebench.statistics import difference, equivalence, holm, not_below
+from benchmarks.modebench.study import read_rates, shared_rates
+from tasks.metrics import sample_metrics
+from tiny.evaluation import value_at
+from tiny.storage import Log
+
+FIRST = "diverse"
+Row = dict[str, Any]
+RESAMPLES = 2000
+EQUIVALENCE_MARGIN = 0.03
+PASS_MARGIN = 0.02
+VALUES = ("coverage@8", "pass@8")
+
+
+class Results:
+    """The finished runs of a study, arms by seeds; arms without a finished seed are left out."""
+
+    def __init__(self, root: Path, preset_name: str, rates: dict[str, float]) -> None:
+        self.preset: Preset = PRESETS[preset_name]
+        self.samples = None if self.preset.family.enumerable else self.preset.eval_samples
+        seeds = self.preset.seeds
+        found = {
+            arm: {seed: Run(root, preset_name, arm, seed, rate) for seed in seeds} for arm, rate in rates.items()
+        }
+        found[WARM] = {seed: Run(root, preset_name, WARM, seed) for seed in seeds}
+        self.runs = {arm: {seed: run for seed, run in by_seed.items() if run.done} for arm, by_seed in found.items()}
+        self.runs = {arm: by_seed for arm, by_seed in self.runs.items() if by_seed}
+        self.arms = [arm for arm in self.runs if arm != WARM]
+        self.curves = {
+            arm: {seed: curves_of(self.outcomes(run), self.samples) for seed, run in by_seed.items()}
+            for arm, by_seed in self.runs.items()
+        }
+
+    @staticmethod
+    def outcomes(run: Run) -> np.ndarray:
+        """Return the probabilities of modes on the test problems, [T, P, modes]."""
+        with np.load(run.outcomes_file) as file:
+            return file["test"].astype(np.float64)
+
+    def shared_seeds(self, *arms: str) -> list[int]:
+        """Return the seeds that all of some arms have finished."""
+        return sorted(set.intersection(*(set(self.runs[arm]) for arm in arms)))
+
+    def ceiling(self) -> float:
+        """Return the highest mean@8 that every run of every trained arm reaches at some temperature."""
+        return min(float(curves.accuracy.mean(1).max()) for arm in self.arms for curves in self.curves[arm].values())
+
+    def floor(self) -> float:
+        """Return the mean@8 of the run that is most accurate at its hottest."""
+        return max(float(curves.accuracy.mean(1)[-1]) for arm in self.arms for curves in self.curves[arm].values())
+
+
+def analysis(root: Path, preset_name: str, *, command: str) -> dict[str, Any]:
+    """Return everything that the report shows of a study's folder, with what it was run on."""
+    tuning = read_rates(root)
+    rates = tuning["chosen"] | {arm: tuning["chosen"][of] for arm, of in shared_rates(tuning["chosen"]).items()}
+    results = Results(root, preset_name, rates)
+    others = [arm for arm in results.arms if arm != FIRST]
+    compared = {FIRST: comparisons(results, FIRST, others)} if FIRST in results.arms and others else {}
+    return {
+        "study": preset_name,
+        "command": command,
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "scipy")),
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "preset": asdict(results.preset),
+        "tuning": tuning,
+        **summary(results),
+        "comparisons": compared,
+    }
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """Return every arm's table row: ceilings, values at matched accuracy, pass@k, entropy, tokens, seconds."""
+    levels = {"level": results.preset.level, "common": results.ceiling()}
+    low, high = results.floor(), results.ceiling()
+    return {
+        "levels": levels,
+        "range": [low, high],
+        "arms": {arm: _arm_summary(results, arm, levels, low, high) for arm in results.runs},
+        "guesser": guesser(results.preset),
+    }
+
+
+def _arm_summary(results: Results, arm: str, levels: dict[str, float], low: float, high: float) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for seed, run in results.runs[arm].items():
+        curves = results.curves[arm][seed]
+        evaluations = Log(run.folder / "evaluations.jsonl").rows()
+        accuracy = curves.accuracy.mean(1)
+        row: dict[str, Any] = {"best mean@8": float(accuracy.max())}
+        for name in VALUES:
+            values = curves.values[name].mean(1)
+            for label, level in levels.items():
+                row[f"{name} at {label}"] = value_at(level, accuracy.tolist(), values.tolist())
+            row[f"area {name}"] = float(areas(accuracy[:, None], values[:, None], low=low, high=high)[0])
+        row |= _final(evaluations) | _training(Log(run.folder / "metrics.jsonl").rows())
+        row |= _at_validated_temperature(evaluations, results.preset)
+        row["coverage@8 at level, best checkpoint"] = _best_checkpoint(evaluations, results.preset)
+        rows.append(row)
+    return {
+        "learning_rate": next(iter(results.runs[arm].values())).learning_rate,
+        "seeds": sorted(results.runs[arm]),
+        "per_seed": rows,
+        "mean": {name: _mean([row[name] for row in rows]) for name in rows[0]},
+        "frontier": _frontier(results, arm),
+        "pass@k": _pass_curve(results, arm),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, or None as soon as one seed did not reach what is averaged."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _final(evaluations: Sequence[Row]) -> dict[str, float]:
+    """Return the test metrics of the trained model that are not about matched accuracy, at temperature 1."""
+    last = _of(evaluations, "test")
+    at_1 = next(row for row in last if row["temperature"] == 1.0)
+    names = ("greedy", "entropy", "tokens", "mean@8", "pass@8", "distinct@8", "coverage@8", "distinct_per_solved")
+    control = max(row["mean@8"] for row in _of(evaluations, "control"))
+    return {name: at_1[name] for name in names} | {"control best mean@8": control}
+
+
+def _training(updates: Sequence[Row]) -> dict[str, float]:
+    """Return what the updates took; nothing for the warm start."""
+    if not updates:
+        return {}
+    return {
+        "seconds per update": float(np.median([row["seconds"] for row in updates])),
+        "sampled tokens": sum(row["tokens"] for row in updates),
+    }
+
+
+def _at_validated_temperature(evaluations: Sequence[Row], preset: Preset) -> dict[str, float | None]:
+    """Return the test metrics at the temperature whose validation mean@8 is nearest to the level, if any."""
+    final = _of(evaluations, "test")
+    validation = [row for row in _of(evaluations, "validation") if row["step"] == final[0]["step"]]
+    if max(row["mean@8"] for row in validation) < preset.level:
+        return {"chosen T": None, **{f"{name} at chosen T": None for name in ("mean@8", *VALUES)}}
+    heat = min(validation, key=lambda row: abs(row["mean@8"] - preset.level))["temperature"]
+    chosen = next(row for row in final if row["temperature"] == heat)
+    return {"chosen T": heat, **{f"{name} at chosen T": chosen[name] for name in ("mean@8", *VALUES)}}
+
+
+def _best_checkpoint(evaluations: Sequence[Row], preset: Preset) -> float | None:
+    """Return the highest coverage@8 at the level over all checkpoints of the run, on validation problems."""
+    rows, found = _of(evaluations, "validation"), []
+    for step in {row["step"] for row in rows}:
+        here = [row for row in rows if row["step"] == step]
+        found.append(value_at(preset.level, [row["mean@8"] for row in here], [row["coverage@8"] for row in here]))
+    return max((each for each in found if each is not None), default=None)
+
+
+def _of(evaluations: Sequence[Row], split: str) -> list[Row]:
+    return [row for row in evaluations if row["split"] == split]
+
+
+def _frontier(results: Results, arm: str) -> list[dict[str, float]]:
+    """Return mean@8, coverage@8 and pass@8 at every temperature, averaged over seeds."""
+    everyone = list(results.curves[arm].values())
+    return [
+        {
+            "temperature": temperature,
+            "mean@8": float(np.mean([curves.accuracy[heat] for curves in everyone])),
+            **{name: float(np.mean([curves.values[name][heat] for curves in everyone])) for name in VALUES},
+        }
+        for heat, temperature in enumerate(results.preset.temperatures)
+    ]
+
+
+def _pass_curve(results: Results, arm: str) -> dict[str, float]:
+    """Return pass@k at temperature 1, averaged over problems and seeds."""
+    heat = results.preset.temperatures.index(1.0)
+    outcomes = [results.outcomes(run)[heat] for run in results.runs[arm].values()]
+    return {
+        str(k): float(np.mean([per_problem(each, k, results.samples)["pass"].mean() for each in outcomes]))
+        for k in KS
+    }
+
+
+def comparisons(results: Results, first: str, others: Sequence[str]) -> dict[str, Any]:
+    """Return paired differences of one arm to others at matched accuracy, with Holm's adjustment over the others."""
+    levels = {"level": results.preset.level, "common": results.ceiling()}
+    found: dict[str, Any] = {}
+    for label, level in levels.items():
+        for name in VALUES:
+            pairs = {arm: _paired(results, first, arm, name, level) for arm in others}
+            pairs = {arm: pair for arm, pair in pairs.items() if pair is not None}
+            adjusted = holm({arm: pair["p"] for arm, pair in pairs.items()})
+            found[f"{name} at {label}"] = {arm: {**pair, "holm": adjusted[arm]} for arm, pair in pairs.items()}
+    pairs = {arm: _paired(results, first, arm, "coverage@8", None) for arm in others}
+    known = {arm: pair for arm, pair in pairs.items() if pair is not None}
+    adjusted = holm({arm: pair["p"] for arm, pair in known.items()})
+    found["area coverage@8"] = {arm: {**pair, "holm": adjusted[arm]} for arm, pair in known.items()}
+    found["best mean@8"] = {arm: _ceiling_pair(results, first, arm) for arm in known}
+    return found
+
+
+def _paired(results: Results, first: str, second: str, name: str, level: float | None) -> dict[str, float] | None:
+    """Return the difference at a level (None: of the areas), or None where fewer than two seeds reach it twice."""
+    rng = np.random.default_rng(0)
+    problems = len(problems_of(results.preset).test)
+    shares = resample_counts(problems, RESAMPLES, rng)
+    everyone = np.full((problems, 1), 1 / problems)
+    low, high = results.floor(), results.ceiling()
+
+    def value(curves: Curves, weights: np.ndarray) -> np.ndarray:
+        accuracies, values = curves.accuracy @ weights, curves.values[name] @ weights
+        if level is None:
+            return areas(accuracies, values, low=low, high=high)
+        return values_at(level, accuracies, values)
+
+    observed, resampled = [], []
+    for seed in results.shared_seeds(first, second):
+        one, other = results.curves[first][seed], results.curves[second][seed]
+        gap = float((value(one, everyone) - value(other, everyone))[0])
+        if not np.isnan(gap):
+            observed.append(gap)
+            resampled.append(value(one, shares) - value(other, shares))
+    if len(observed) < 2:
+        return None
+    kept = np.array(resampled)
+    kept = kept[:, ~np.isnan(kept).any(0)]
+    pair = difference(np.array(observed), kept, rng).as_dict()
+    return pair | {
+        "not below -2 points": not_below(observed, margin=PASS_MARGIN),
+        "equivalent within 3 points": equivalence(observed, margin=EQUIVALENCE_MARGIN),
+    }
+
+
+def _ceiling_pair(results: Results, first: str, second: str) -> dict[str, float]:
+    """Return the difference of the highest mean@8 over temperatures."""
+    gaps = [
+        float(
+            results.curves[first][seed].accuracy.mean(1).max() - results.curves[second][seed].accuracy.mean(1).max()
+        )
+        for seed in results.shared_seeds(first, second)
+    ]
+    return {
+        "mean": float(np.mean(gaps)),
+        "equivalent within 3 points": equivalence(gaps, margin=EQUIVALENCE_MARGIN),
+        "seeds": len(gaps),
+    }
+
+
+def guesser(preset: Preset, *, samples: int = 64) -> dict[str, float]:
+    """Return the metrics of uniform draws from the well-formed answers."""
+    rng, module = random.Random(0), preset.family.module
+    test = problems_of(preset).test
+    verdicts = [
+        [module.verify(problem, module.random_answer(problem, rng)) for _ in range(samples)] for problem in test
+    ]
+    return sample_metrics(verdicts, [len(problem.modes) for problem in test], k=8).averages()

@@ -1,0 +1,59 @@
+"""Per-problem accuracies and coverages of finished runs, and frontiers of many resamples of the problems at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.modebench.metrics import per_problem
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a run reaches on every problem at every temperature, the coldest first.
+
+    Attributes:
+        accuracy: [T, P] chance that one answer is right.
+        values: name → [T, P], e.g. "coverage@8" and "pass@8".
+    """
+
+    accuracy: np.ndarray
+    values: Mapping[str, np.ndarray]
+
+
+def curves_of(outcomes: np.ndarray, samples: int | None = None) -> Curves:
+    """Return the curves of [T, P, modes] outcomes."""
+    at_8 = per_problem(outcomes.astype(np.float64), 8, samples)
+    return Curves(at_8["mean"], {"coverage@8": at_8["coverage"], "pass@8": at_8["pass"]})
+
+
+def values_at(level: float, accuracies: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return frontiers' values at an accuracy, for many frontiers at once: `tiny.evaluation.value_at` by column.
+
+    Args:
+        level: the accuracy wanted.
+        accuracies: [T, B] at each temperature, the coldest first.
+        values: [T, B].
+
+    Returns:
+        [B], NaN where the level is reached at no temperature.
+
+    >>> values_at(0.5, np.array([[0.75], [0.25]]), np.array([[0.2], [0.4]]))
+    array([0.3])
+    """
+    one, other = accuracies[:-1], accuracies[1:]
+    crossing = (np.minimum(one, other) <= level) & (level <= np.maximum(one, other)) & (one != other)
+    part = np.where(crossing, (level - one) / np.where(one == other, 1.0, other - one), 0.0)
+    between = np.where(crossing, values[:-1] + part * (values[1:] - values[:-1]), -np.inf).max(0)
+    found = np.where(accuracies[-1] >= level, values[-1], between)
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def areas(accuracies: np.ndarray, values: np.ndarray, *, low: float, high: float, points: int = 21) -> np.ndarray:
+    """Return the mean value of frontiers over the accuracies low..high, [T, B] → [B]; NaN if one is out of reach."""
+    return np.mean([values_at(level, accuracies, values) for level in np.linspace(low, high, points)], axis=0)
+
+
+def resample_counts(problems: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how often each problem is drawn in each bootstrap resample, [P, B] as shares that sum to 1."""
+    return rng.multinomial(problems, np.full(problems, 1 / problems), size=resamples).T / problems

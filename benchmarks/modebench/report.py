@@ -1,0 +1,159 @@
+"""Tables and pictures of a study, from the JSON of its analysis alone."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.modebench.arms import ARMS
+from benchmarks.modebench.pictures import save_pictures
+from benchmarks.modebench.run import WARM
+
+Summary = Mapping[str, Any]
+FIRST = "diverse"
+
+
+def name_of(arm: str) -> str:
+    """Return how an arm is called in tables."""
+    return "warm start" if arm == WARM else ARMS[arm].name
+
+
+def markdown(result: Summary) -> str:
+    """Return all tables of a study."""
+    level, common = result["levels"]["level"], result["levels"]["common"]
+    parts = [
+        f"{result['study']}: {result['hardware']}; {result['versions']}; `{result['command']}`.",
+        "**At matched accuracy**, over the sampling temperature, means over seeds. "
+        f"Common level: the highest mean@8 that every run reaches, {common:.3f}.",
+        _matched_table(result, level, common),
+        "**Ceilings, and sampling temperature 1**",
+        _plain_table(result),
+    ]
+    for first, found in result.get("comparisons", {}).items():
+        parts.append(
+            f"**{name_of(first)} minus the others**, in points, paired by seed. Square brackets: 95 % over seeds "
+            "(Student's t); round ones: 95 % bootstrap over problems and seeds. p is Holm's over the arms."
+        )
+        parts.append(_difference_table(found, level))
+    if result["tuning"]["grid"]:
+        parts.append("**Learning rates** on seed(s) of their own: coverage@8 at the level (highest mean@8).")
+        parts.append(_tuning_table(result["tuning"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _matched_table(result: Summary, level: float, common: float) -> str:
+    columns: dict[str, Callable[[Summary], str]] = {
+        f"coverage@8 at {level:.2f}": lambda mean: _number(mean["coverage@8 at level"]),
+        f"pass@8 at {level:.2f}": lambda mean: _number(mean["pass@8 at level"]),
+        f"coverage@8 at {common:.3f}": lambda mean: _number(mean["coverage@8 at common"]),
+        f"pass@8 at {common:.3f}": lambda mean: _number(mean["pass@8 at common"]),
+        "area": lambda mean: _number(mean["area coverage@8"]),
+        "best checkpoint": lambda mean: _number(mean["coverage@8 at level, best checkpoint"]),
+        "at T chosen on validation: T": lambda mean: _number(mean["chosen T"], 2),
+        "mean@8": lambda mean: _number(mean["mean@8 at chosen T"]),
+        "coverage@8": lambda mean: _number(mean["coverage@8 at chosen T"]),
+    }
+    return _table(result, columns)
+
+
+def _plain_table(result: Summary) -> str:
+    names = {
+        "best mean@8": "best mean@8",
+        "greedy": "greedy pass@1",
+        "mean@8": "mean@8",
+        "pass@8": "pass@8",
+        "distinct@8": "distinct@8",
+        "coverage@8": "coverage@8",
+        "distinct_per_solved": "distinct per solved",
+        "entropy": "entropy",
+        "control best mean@8": "control, best mean@8",
+        "seconds per update": "s per update",
+    }
+    columns = {title: (lambda mean, name=name: _number(mean.get(name))) for name, title in names.items()}
+    guesser = [_number(result["guesser"].get(name)) for name in names]
+    return _table(result, columns) + f"\n| random guesser | – | – | {' | '.join(guesser)} |"
+
+
+def _table(result: Summary, columns: Mapping[str, Callable[[Summary], str]]) -> str:
+    lines = [["method", "learning rate", "seeds", *columns], ["---", *["---:"] * (len(columns) + 2)]]
+    for arm, row in result["arms"].items():
+        rate = f"{row['learning_rate']:g}" if row["learning_rate"] else "–"
+        lines.append([name_of(arm), rate, str(len(row["seeds"])), *(cell(row["mean"]) for cell in columns.values())])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _difference_table(found: Summary, level: float) -> str:
+    lines = [
+        ["against", f"coverage@8 at {level:.2f}", "p", "coverage@8 at common", "area", f"pass@8 at {level:.2f}",
+         "pass@8 ≥ −2: p", "best mean@8", "within ± 3: p"],
+        ["---", *["---:"] * 8],
+    ]  # fmt: skip
+    for arm, ceiling in found["best mean@8"].items():
+        coverage = found["coverage@8 at level"].get(arm)
+        common, area = found["coverage@8 at common"].get(arm), found["area coverage@8"].get(arm)
+        passed = found["pass@8 at level"].get(arm)
+        lines.append([
+            name_of(arm), _interval(coverage), _p(coverage, "holm"), _interval(common), _interval(area),
+            _interval(passed), _p(passed, "not below -2 points"),
+            _points(ceiling["mean"]), _p(ceiling, "equivalent within 3 points"),
+        ])  # fmt: skip
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _tuning_table(tuning: Summary) -> str:
+    rates = list(next(iter(tuning["grid"].values())))
+    lines = [["method", *rates], ["---", *["---:"] * len(rates)]]
+    for arm, scores in tuning["grid"].items():
+        cells = []
+        for rate in rates:
+            score, best = scores[rate]["score"], scores[rate]["highest mean@8"]
+            text = f"{_number(score if score > 0 else None)} ({best:.3f})"
+            cells.append(f"**{text}**" if float(rate) == tuning["chosen"][arm] else text)
+        lines.append([name_of(arm), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _interval(pair: Summary | None) -> str:
+    if pair is None:
+        return "–"
+    seeds = f"[{_points(pair['seed_low'])}, {_points(pair['seed_high'])}]"
+    return f"{_points(pair['mean'])} {seeds} ({_points(pair['both_low'])}, {_points(pair['both_high'])})"
+
+
+def _p(pair: Summary | None, name: str) -> str:
+    return "–" if pair is None else f"{pair[name]:.4f}" if pair[name] >= 0.0001 else "<.0001"
+
+
+def replace_section(text: str, section: str, content: str) -> str:
+    """Return a page with what stands between the section's two marks replaced.
+
+    >>> replace_section("<!-- begin a --> old <!-- end a -->", "a", "new").split()[3:5]
+    ['-->', 'new']
+
+    Raises:
+        ValueError: if the page has no such marks.
+    """
+    begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"Expected the marks {begin!r} and {end!r}, got a page without them.")
+    return text[: text.index(begin) + len(begin)] + f"\n\n{content}\n" + text[text.index(end) :]
+
+
+def write_report(result: Summary, folder: Path, page: Path | None = None) -> list[Path]:
+    """Write `<study>.json`, `<study>.md` and the pictures; put the tables into a page that has a place for them."""
+    name = result["study"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    tables = markdown(result)
+    (folder / f"{name}.md").write_text(tables)
+    if page is not None:
+        page.write_text(replace_section(page.read_text(), name, tables))
+    return save_pictures(result, folder)
