@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 TYPES := build/types
 
-.PHONY: help setup demo test test-fast nightly bench lint types clean
+.PHONY: help setup demo test test-fast nightly bench study study-smoke lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,9 +33,17 @@ test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
 
 nightly: $(INSTALLED)  ## what takes longer than a change should wait for: every property with 2,000 examples
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_*.py tests/kernels tests/tasks
+	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --arms all
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
+
+study: $(INSTALLED)  ## ModeBench's core study, resumable (about 100 minutes on 2 cores); tables in benchmarks/modebench/results
+	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench $(ARGS)
+
+study-smoke: $(INSTALLED)  ## ModeBench with 3 methods and one seed, in minutes
+	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset smoke --arms dr_grpo maxent diverse \
+		--results runs/modebench/smoke/results $(ARGS)
 
 $(PEERS): $(INSTALLED)
 	$(BIN)/pip install --quiet --editable ".[bench]"

@@ -1,0 +1,130 @@
+"""ModeBench's report from finished runs, and the commands of a pretrained study."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from benchmarks.modebench import __main__ as cli
+from benchmarks.modebench.analysis import Results, analysis, comparisons
+from benchmarks.modebench.arms import ARMS, DIVERSE
+from benchmarks.modebench.metrics import averages
+from benchmarks.modebench.presets import PRESETS, Preset, problems_of
+from benchmarks.modebench.pretrained import PretrainedStudy, maxent_fields, trains_with_trl
+from benchmarks.modebench.report import markdown, replace_section
+from benchmarks.modebench.run import WARM, Run
+from maxent_grpo import MaxEntConfig
+from tiny.storage import Log
+
+SEEDS = (0, 1, 2)
+SMALL = Preset(family_name="graph", validation=8, test=16, seeds=SEEDS, level=0.5, temperatures=(0.5, 1.0))
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch) -> Path:
+    """Finished runs whose accuracy is .7 cold and .4 hot; the diverse arm spreads over twice as many modes."""
+    monkeypatch.setitem(PRESETS, "test", SMALL)
+    (tmp_path / "learning_rates.json").write_text(
+        json.dumps(
+            {
+                "chosen": {"dr_grpo": 1e-4, "diverse": 1e-4},
+                "grid": {arm: {"0.0001": {"score": 0.3, "highest mean@8": 0.7}} for arm in ("dr_grpo", "diverse")},
+            }
+        )
+    )
+    for seed in SEEDS:
+        for arm, spread in ((WARM, 4), ("dr_grpo", 1), ("diverse", 2)):
+            _write(Run(tmp_path, "test", arm, seed, 0.0 if arm == WARM else 1e-4), spread, 0.01 * seed)
+    return tmp_path
+
+
+def _write(run: Run, spread: int, noise: float) -> None:
+    outcomes = np.zeros((2, 16, 4))
+    for heat, right in enumerate((0.7 + noise, 0.4 + noise)):
+        outcomes[heat, :, :spread] = right / spread
+    run.folder.mkdir(parents=True)
+    np.savez(run.outcomes_file, test=outcomes.astype(np.float16))
+    more = {"step": 0 if run.arm == WARM else SMALL.updates, "greedy": 0.7, "entropy": 1.0, "tokens": 3.0}
+    for split in ("validation", "control", "test"):
+        for temperature, each in zip(SMALL.temperatures, outcomes, strict=True):
+            row = {"split": split, "temperature": temperature, **more, **averages(each)}
+            Log(run.folder / "evaluations.jsonl").append(row)
+    if run.arm != WARM:
+        Log(run.folder / "metrics.jsonl").append({"step": 1, "seconds": 0.2, "tokens": 100})
+
+
+def test_spreading_over_more_modes_shows_at_matched_accuracy(study: Path):
+    results = Results(study, "test", {"dr_grpo": 1e-4, "diverse": 1e-4})
+    assert len(problems_of(SMALL).test) == 16
+    found = comparisons(results, "diverse", ["dr_grpo"])
+    pair = found["coverage@8 at level"]["dr_grpo"]
+    assert pair["seeds"] == len(SEEDS)
+    assert 0 < pair["seed_low"] <= pair["mean"] <= pair["seed_high"]
+    assert found["pass@8 at level"]["dr_grpo"]["not below -2 points"] < 0.01
+    assert found["best mean@8"]["dr_grpo"]["mean"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_the_command_writes_json_tables_and_pictures(study: Path, tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text("Reading.\n\n<!-- begin test -->\nold\n<!-- end test -->\nMore.\n")
+    options = ["--report-only", "--runs", str(study), "--results", str(tmp_path / "out"), "--page", str(page)]
+    assert cli.main([*options, "--preset", "test"]) == 0
+    result = json.loads((tmp_path / "out" / "test.json").read_text())
+    assert set(result["arms"]) == {WARM, "dr_grpo", "diverse"}
+    assert (
+        result["arms"]["diverse"]["mean"]["coverage@8 at level"]
+        > 1.5 * result["arms"]["dr_grpo"]["mean"]["coverage@8 at level"]
+    )
+    assert (tmp_path / "out" / "test.png").stat().st_size > 1000
+    assert markdown(result) in page.read_text()
+    assert "old" not in page.read_text()
+    assert page.read_text().endswith("<!-- end test -->\nMore.\n")
+
+
+def test_the_report_of_an_archive_is_that_of_the_folder(study: Path, tmp_path: Path):
+    archive = tmp_path / "runs.tar.gz"
+    subprocess.run(
+        ["tar", "czf", archive, "-C", study, "learning_rates.json", *(f"seed{s}" for s in SEEDS)], check=True
+    )
+    cli.main(["--report-only", "--preset", "test", "--runs", str(archive), "--results", str(tmp_path / "out")])
+    expected = analysis(study, "test", command="make study ARGS='--preset test'")
+    assert json.loads((tmp_path / "out" / "test.json").read_text()) == json.loads(json.dumps(expected))
+
+
+def test_a_page_without_marks_is_refused():
+    with pytest.raises(ValueError, match="Expected the marks"):
+        replace_section("text", "cpu", "table")
+
+
+@pytest.mark.parametrize("name", [name for name in ARMS if trains_with_trl(name) and name != "grpo"])
+@pytest.mark.parametrize("recipe", ["tiny-cpu", "Qwen2.5-0.5B-Instruct"])
+def test_flags_over_a_recipe_are_the_arms_settings(name, recipe):
+    file = Path(__file__).parents[2] / "examples/recipes" / recipe / "maxent/config_countdown.yaml"
+    entries = yaml.safe_load(file.read_text()) | maxent_fields(ARMS[name])
+    assert MaxEntConfig.from_recipe(entries, {}) == ARMS[name].config
+
+
+def test_a_slurm_study_is_an_array_over_arms_and_seeds(tmp_path: Path, capsys):
+    arguments = ["--model", "Qwen/Qwen2.5-0.5B-Instruct", "--launcher", "slurm", "--dry-run", "--seeds", "2"]
+    cli.main([*arguments, "--runs", str(tmp_path), "--arms", "grpo", "diverse", "entropy_low"])
+    commands = (tmp_path / "commands.txt").read_text().splitlines()
+    assert len(commands) == 2 * 2  # the entropy bonus has no place in TRL
+    assert all(subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0 for line in commands)
+    script = tmp_path / "study.sbatch"
+    assert "#SBATCH --array=0-3" in script.read_text()
+    subprocess.run(["bash", "-n", script], check=True)
+    assert f"sbatch {script}" in capsys.readouterr().out
+
+
+def test_arms_that_trl_cannot_train_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="Expected arms that TRL's trainers can train, got 'entropy_low'"):
+        PretrainedStudy("model", ["entropy_low"], [0], tmp_path)
+
+
+def test_variants_differ_from_the_recipe_in_what_they_name():
+    assert ARMS["full_half"].config == replace(DIVERSE, dedup=1.0, group_scale=0.5)
+    assert ARMS["pruned"].config == replace(DIVERSE, prune=0.5)

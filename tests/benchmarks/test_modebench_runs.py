@@ -1,0 +1,197 @@
+"""ModeBench's runs: arms that are what they are called, exact outcomes, and runs that go on after a stop."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from benchmarks.modebench.arms import ARMS, CORE, mode_keys
+from benchmarks.modebench.outcomes import exact_outcomes, sampled_outcomes
+from benchmarks.modebench.presets import FAMILIES, PRESETS, Preset, problems_of, skewed_pairs
+from benchmarks.modebench.run import WARM, Run, work
+from benchmarks.modebench.study import learning_rates, read_rates, shared_rates
+from maxent_grpo import MaxEntConfig
+from tiny.model import build_model
+from tiny.sampling import Samples
+from tiny.storage import Log, load_checkpoint
+from tiny.training import Reinforcement, warm_start
+
+TINY = Preset(
+    family_name="graph", hidden_size=32, layers=1, warm_steps=6, updates=4, prompts=4, samples=4, eval_every=2,
+    validation=8, test=8, level=0.01, seeds=(0,), learning_rates=(1e-3, 2e-3), eval_samples=8,
+)  # fmt: skip
+
+
+def never():
+    return False
+
+
+def silent(entry):
+    del entry
+
+
+@pytest.fixture(autouse=True)
+def presets(monkeypatch):
+    monkeypatch.setitem(PRESETS, "test", TINY)
+
+
+@pytest.fixture(scope="module")
+def graph_model():
+    """A model that answers graph problems well enough to be measured."""
+    family = FAMILIES["graph"]
+    model = build_model(family.tokenizer(), hidden_size=32, layers=1)
+    pairs = skewed_pairs(family, problems_of(TINY).train)
+    for _ in warm_start(model, family.tokenizer(), pairs, steps=60, learning_rate=1e-2):
+        pass
+    return model
+
+
+def test_exact_probabilities_agree_with_the_share_of_samples(graph_model):
+    family, problems, heats = FAMILIES["graph"], problems_of(TINY).test, (0.5, 1.0)
+    exact = exact_outcomes(graph_model, family.tokenizer(), family, problems, heats)
+    counts = sampled_outcomes(graph_model, family.tokenizer(), family, problems, heats, num_samples=512)
+    right = np.nansum(exact, -1)
+    assert 0.02 < right.mean() < 1
+    assert (np.nansum(exact, -1) <= 1 + 1e-6).all()
+    error = np.sqrt(np.nanmax(exact * (1 - exact)) / 512)
+    assert np.nanmax(abs(exact - counts / 512)) < 5 * error
+    assert np.isnan(exact[0, 0, len(problems[0].modes) :]).all()
+
+
+def test_grpo_divides_centred_rewards_by_their_deviation():
+    arm = ARMS["grpo"]
+    objective = arm.make(arm.sized(8))
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    target = objective.target(rewards, mask=mask, lengths=mask.long())
+    deviation = (0.25 * 0.75) ** 0.5
+    expected = torch.tensor([[0.75, -0.25, -0.25, -0.25], [0.0] * 4]) / deviation / 4
+    assert_close(objective.coefficients(target), expected)
+
+
+def test_maxrl_weighs_successes_by_the_mean_success():
+    objective = ARMS["maxrl"].make(ARMS["maxrl"].sized(8))
+    rewards = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0], [0.0] * 5])
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    target = objective.target(rewards, mask=mask, lengths=mask.long())
+    expected = torch.stack([(rewards[0] - 0.4) / 0.4 / 5, torch.zeros(5)])
+    assert_close(objective.coefficients(target), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_diverse_arm_is_the_recipe_and_its_variants_share_its_learning_rate():
+    assert ARMS["diverse"].config == MaxEntConfig.diverse()
+    assert set(CORE) <= set(ARMS)
+    assert shared_rates({"diverse": 1e-4})["half_0"] == "diverse"
+
+
+def test_verifier_keys_join_different_texts_of_one_mode():
+    family = FAMILIES["countdown"]
+    problem = next(p for p in family.pool() if any(len(texts) > 1 for texts in family.solutions(p).values()))
+    texts = max(family.solutions(problem).values(), key=len)[:2]
+    answers = [*texts, "1+1", "1+1", "1-1"]
+    verdicts = [family.task.verify(problem, text) for text in answers]
+    ids = torch.zeros(5, 1, dtype=torch.long)
+    keys = mode_keys(Samples(ids, ids, ids.bool(), answers, verdicts)).tolist()
+    assert keys[0] == keys[1] != keys[2] == keys[3] != keys[4]
+
+
+@pytest.mark.parametrize("arm", ["dr_grpo", "diverse", "tpo", "pruned"])
+def test_leaving_idle_completions_out_changes_no_update(graph_model, arm):
+    family, problems = FAMILIES["graph"], problems_of(TINY).train
+
+    def trained(*, active_only):
+        model = build_model(family.tokenizer(), hidden_size=32, layers=1)
+        model.load_state_dict(graph_model.state_dict())
+        loop = Reinforcement(
+            model, family.tokenizer(), family.task, ARMS[arm].sized(4), learning_rate=1e-3, prompts_per_step=8,
+            num_samples=4, max_new_tokens=4, active_only=active_only,
+        )  # fmt: skip
+        loop.update(problems)
+        return [parameter.grad for parameter in model.parameters()]
+
+    everyone, active = trained(active_only=False), trained(active_only=True)
+    assert max(float(gradient.abs().max()) for gradient in everyone) > 1e-5
+    for one, other in zip(everyone, active, strict=True):
+        assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_an_entropy_bonus_raises_the_entropy(graph_model):
+    family, problems = FAMILIES["graph"], problems_of(TINY).train
+
+    def entropy_after(bonus):
+        model = build_model(family.tokenizer(), hidden_size=32, layers=1)
+        model.load_state_dict(graph_model.state_dict())
+        loop = Reinforcement(
+            model, family.tokenizer(), family.task, ARMS["dr_grpo"].sized(4), learning_rate=3e-3,
+            prompts_per_step=8, num_samples=4, max_new_tokens=4, entropy_bonus=bonus,
+        )  # fmt: skip
+        for _ in range(3):
+            samples, _ = loop.update(problems)
+        logps = loop._frozen_logps(model, samples).masked_fill(~samples.mask, 0.0)
+        return -logps.sum(-1).mean()
+
+    assert entropy_after(5.0) > entropy_after(0.0) + 0.1
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(tmp_path: Path):
+    whole, halted = (Run(tmp_path / name, "test", "diverse", 0, 1e-3) for name in ("whole", "halted"))
+    for run in (whole, halted):
+        work(run.warm, silent, never)
+    work(whole, silent, never)
+    asked = iter([False, False, True])
+    work(halted, silent, lambda: next(asked))
+    assert not halted.done
+    work(halted, silent, never)
+    for file in ("outcomes.npz",):
+        with np.load(whole.folder / file) as one, np.load(halted.folder / file) as other:
+            np.testing.assert_array_equal(one["test"], other["test"])
+    steps = [row["step"] for row in Log(halted.folder / "metrics.jsonl").rows()]
+    assert steps == [1, 2, 3, 4]
+    rows = Log(halted.folder / "evaluations.jsonl").rows()
+    assert len(rows) == len(TINY.temperatures) * 4  # validation twice, control, test
+    assert Log(whole.folder / "evaluations.jsonl").rows() == rows
+    before = halted.outcomes_file.stat().st_mtime_ns
+    work(halted, silent, never)
+    assert halted.outcomes_file.stat().st_mtime_ns == before
+
+
+def test_the_learning_rate_is_the_one_with_the_best_coverage_at_the_level(tmp_path: Path):
+    for rate, coverage in ((1e-3, 0.2), (2e-3, 0.3)):
+        for accuracy, out_of_reach in ((0.5, "dr_grpo"), (0.0, "grpo")):
+            run = Run(tmp_path, "test", out_of_reach, 100, rate)
+            rows = [
+                {
+                    "split": "validation",
+                    "step": TINY.updates,
+                    "mean@8": accuracy * each + rate,
+                    "coverage@8": coverage,
+                }
+                for each in (1.0, 0.0)
+            ]
+            for row in rows:
+                Log(run.folder / "evaluations.jsonl").append(row)
+    assert learning_rates(tmp_path, "test", ["dr_grpo", "grpo"]) == {"dr_grpo": 2e-3, "grpo": 2e-3}
+    assert read_rates(tmp_path)["grid"]["dr_grpo"]["0.002"]["score"] == pytest.approx(0.3)
+    assert read_rates(tmp_path)["grid"]["grpo"]["0.001"]["score"] == pytest.approx(0.001 - 1)
+
+
+def test_the_gpu_preset_runs_small_on_a_cpu(tmp_path: Path, monkeypatch):
+    small = replace(
+        PRESETS["h200"], hidden_size=16, layers=1, warm_steps=2, updates=2, prompts=2, samples=4, eval_every=1,
+        validation=2, test=3, eval_samples=64, temperatures=(1.0,),
+    )  # fmt: skip
+    monkeypatch.setitem(PRESETS, "test", small)
+    run = Run(tmp_path, "test", "diverse", 0, 1e-3)
+    work(run.warm, silent, never)
+    work(run, silent, never)
+    assert run.done
+    rows = Log(run.folder / "evaluations.jsonl").rows()
+    assert {row["split"] for row in rows} == {"validation", "control", "test"}
+    assert all(0 <= row["pass@64"] <= 1 for row in rows)
+    assert load_checkpoint(run.warm.folder).config.hidden_size == 16
+    assert json.loads((run.warm.folder / "config.json").read_text())["num_hidden_layers"] == 1
+    assert Run(tmp_path, "test", WARM, 0).done
