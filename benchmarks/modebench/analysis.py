@@ -21,7 +21,8 @@ from tasks.metrics import sample_metrics
 from tiny.evaluation import value_at
 from tiny.storage import Log
 
-FIRST = "diverse"
+FIRST = ("diverse", "half_0")
+"""The arms that the others are compared to."""
 Row = dict[str, Any]
 RESAMPLES = 2000
 EQUIVALENCE_MARGIN = 0.03
@@ -72,8 +73,11 @@ def analysis(root: Path, preset_name: str, *, command: str) -> dict[str, Any]:
     tuning = read_rates(root)
     rates = tuning["chosen"] | {arm: tuning["chosen"][of] for arm, of in shared_rates(tuning["chosen"]).items()}
     results = Results(root, preset_name, rates)
-    others = [arm for arm in results.arms if arm != FIRST]
-    compared = {FIRST: comparisons(results, FIRST, others)} if FIRST in results.arms and others else {}
+    compared = {
+        first: comparisons(results, first, [arm for arm in results.arms if arm != first])
+        for first in FIRST
+        if first in results.arms
+    }
     return {
         "study": preset_name,
         "command": command,

@@ -66,11 +66,13 @@ def mode_keys(samples: Samples) -> Tensor:
 
 SURROGATE = MaxEntConfig(projection="surrogate")
 CENTRED = MaxEntConfig(center=True, nll_reduction="max_length")
+RAFT = MaxEntConfig(tau=0.0, skip="all_min")
+TPO = MaxEntConfig(tau=0.0, beta=1.0, anchor="old", projection="listwise", utilities="zscore", q_eps=0.0)
 DIVERSE = MaxEntConfig.diverse()
 
 
-def _diverse(name: str, **changes: Any) -> Arm:
-    return Arm(name, replace(DIVERSE, **changes), tuned_as="diverse")
+def _diverse(name: str, *, tuned_as: str | None = "diverse", **changes: Any) -> Arm:
+    return Arm(name, replace(DIVERSE, **changes), tuned_as=tuned_as)
 
 
 ARMS = {
@@ -79,18 +81,15 @@ ARMS = {
     "entropy_low": Arm("Dr.GRPO + entropy .02", SURROGATE, entropy_bonus=0.02),
     "entropy_high": Arm("Dr.GRPO + entropy .05", SURROGATE, entropy_bonus=0.05),
     "hot": Arm("Dr.GRPO sampled at 1.3", SURROGATE, temperature=1.3),
-    "raft": Arm("RAFT", MaxEntConfig(tau=0.0, skip="all_min")),
+    "raft": Arm("RAFT", RAFT),
     "maxrl": Arm("MaxRL", replace(CENTRED, tau=0.0, skip="all_min")),
-    "tpo": Arm(
-        "TPO",
-        MaxEntConfig(tau=0.0, beta=1.0, anchor="old", projection="listwise", utilities="zscore", q_eps=0.0),
-    ),
+    "tpo": Arm("TPO", TPO),
     "xdr": Arm("xDr.GRPO τ=.05", replace(SURROGATE, surrogate_tau=0.05)),
     "xdr_mild": Arm("xDr.GRPO τ=.25", replace(SURROGATE, surrogate_tau=0.25)),
     "maxent": Arm("MaxEnt, published"),
     "centred": Arm("MaxEnt, centred", CENTRED),
     "diverse": Arm("MaxEnt, diverse", DIVERSE),
-    "half_0": _diverse("MaxEnt κ=½ a=0", group_scale=0.0),
+    "half_0": _diverse("MaxEnt κ=½ a=0", tuned_as=None, group_scale=0.0),
     "half_half": _diverse("MaxEnt κ=½ a=½", group_scale=0.5),
     "full_0": _diverse("MaxEnt κ=1 a=0", dedup=1.0, group_scale=0.0),
     "full_half": _diverse("MaxEnt κ=1 a=½", dedup=1.0, group_scale=0.5),
@@ -102,6 +101,11 @@ ARMS = {
     "tau_1": _diverse("MaxEnt, diverse, τ=1", tau=1.0),
     "ess": _diverse("MaxEnt, diverse, ESS 4", target_ess=4.0),
     "pruned": _diverse("MaxEnt, diverse, pruned to half", prune=0.5),
+    "raft_half": Arm("RAFT κ=½", replace(RAFT, dedup=0.5), tuned_as="raft"),
+    "maxrl_half": Arm("MaxRL κ=½", replace(CENTRED, tau=0.0, skip="all_min", dedup=0.5), tuned_as="diverse"),
+    "tpo_half": Arm("TPO κ=½", replace(TPO, dedup=0.5), tuned_as="tpo"),
+    "cool": Arm("MaxEnt, diverse, sampled at .8", DIVERSE, temperature=0.8, tuned_as="diverse"),
+    "both": Arm("MaxEnt, diverse + entropy .02", DIVERSE, entropy_bonus=0.02, tuned_as="diverse"),
     "mode_keys": Arm("MaxEnt, diverse, modes as keys", DIVERSE, keys="mode", tuned_as="diverse"),
 }
 CORE = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "diverse")

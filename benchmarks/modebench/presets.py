@@ -102,7 +102,9 @@ class Preset:
 PRESETS = {
     "cpu": Preset(),
     "smoke": Preset(updates=60, learning_rates=(1e-4,), seeds=(0,), eval_every=30, test=256, level=0.5),
-    "graph": Preset(family_name="graph", level=0.4),
+    "graph": Preset(
+        family_name="graph", warm_steps=200, updates=160, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
+    ),
     "hard": Preset(warm_steps=250, level=0.4),
     "small": Preset(hidden_size=64, layers=2, level=0.5),
     "large": Preset(hidden_size=160, layers=4),
