@@ -71,8 +71,12 @@ TPO = MaxEntConfig(tau=0.0, beta=1.0, anchor="old", projection="listwise", utili
 DIVERSE = MaxEntConfig.diverse()
 
 
-def _diverse(name: str, *, tuned_as: str | None = "diverse", **changes: Any) -> Arm:
-    return Arm(name, replace(DIVERSE, **changes), tuned_as=tuned_as)
+BASE = replace(DIVERSE, group_scale=0.0)
+
+
+def _variant(name: str, *, tuned_as: str | None = "half_0", **changes: Any) -> Arm:
+    """Return an arm that differs from κ=½, a=0 in what it names."""
+    return Arm(name, replace(BASE, **changes), tuned_as=tuned_as)
 
 
 ARMS = {
@@ -89,23 +93,23 @@ ARMS = {
     "maxent": Arm("MaxEnt, published"),
     "centred": Arm("MaxEnt, centred", CENTRED),
     "diverse": Arm("MaxEnt, diverse", DIVERSE),
-    "half_0": _diverse("MaxEnt κ=½ a=0", tuned_as=None, group_scale=0.0),
-    "half_half": _diverse("MaxEnt κ=½ a=½", group_scale=0.5),
-    "full_0": _diverse("MaxEnt κ=1 a=0", dedup=1.0, group_scale=0.0),
-    "full_half": _diverse("MaxEnt κ=1 a=½", dedup=1.0, group_scale=0.5),
-    "full_1": _diverse("MaxEnt κ=1 a=1", dedup=1.0),
-    "quarter_1": _diverse("MaxEnt κ=¼ a=1", dedup=0.25),
-    "none_1": _diverse("MaxEnt κ=0 a=1", dedup=0.0),
-    "tau_0": _diverse("MaxEnt, diverse, τ=0", tau=0.0),
-    "tau_half": _diverse("MaxEnt, diverse, τ=.5", tau=0.5),
-    "tau_1": _diverse("MaxEnt, diverse, τ=1", tau=1.0),
-    "ess": _diverse("MaxEnt, diverse, ESS 4", target_ess=4.0),
-    "pruned": _diverse("MaxEnt, diverse, pruned to half", prune=0.5),
+    "half_0": _variant("MaxEnt κ=½ a=0", tuned_as=None),
+    "half_half": _variant("MaxEnt κ=½ a=½", group_scale=0.5),
+    "none_0": _variant("MaxEnt κ=0 a=0", dedup=0.0),
+    "quarter_0": _variant("MaxEnt κ=¼ a=0", dedup=0.25),
+    "full_0": _variant("MaxEnt κ=1 a=0", dedup=1.0),
+    "full_half": _variant("MaxEnt κ=1 a=½", dedup=1.0, group_scale=0.5),
+    "full_1": _variant("MaxEnt κ=1 a=1", dedup=1.0, group_scale=1.0),
+    "tau_0": _variant("MaxEnt κ=½ a=0 τ=0", tau=0.0),
+    "tau_half": _variant("MaxEnt κ=½ a=0 τ=.5", tau=0.5),
+    "tau_1": _variant("MaxEnt κ=½ a=0 τ=1", tau=1.0),
+    "ess": _variant("MaxEnt κ=½ a=0, ESS 4", target_ess=4.0),
+    "pruned": _variant("MaxEnt κ=½ a=0, pruned to half", prune=0.5),
     "raft_half": Arm("RAFT κ=½", replace(RAFT, dedup=0.5), tuned_as="raft"),
-    "maxrl_half": Arm("MaxRL κ=½", replace(CENTRED, tau=0.0, skip="all_min", dedup=0.5), tuned_as="diverse"),
+    "maxrl_half": Arm("MaxRL κ=½", replace(CENTRED, tau=0.0, skip="all_min", dedup=0.5), tuned_as="half_0"),
     "tpo_half": Arm("TPO κ=½", replace(TPO, dedup=0.5), tuned_as="tpo"),
-    "cool": Arm("MaxEnt, diverse, sampled at .8", DIVERSE, temperature=0.8, tuned_as="diverse"),
-    "both": Arm("MaxEnt, diverse + entropy .02", DIVERSE, entropy_bonus=0.02, tuned_as="diverse"),
-    "mode_keys": Arm("MaxEnt, diverse, modes as keys", DIVERSE, keys="mode", tuned_as="diverse"),
+    "cool": Arm("MaxEnt κ=½ a=0, sampled at .8", BASE, temperature=0.8, tuned_as="half_0"),
+    "both": Arm("MaxEnt κ=½ a=0 + entropy .02", BASE, entropy_bonus=0.02, tuned_as="half_0"),
+    "mode_keys": Arm("MaxEnt κ=½ a=0, modes as keys", BASE, keys="mode", tuned_as="half_0"),
 }
 CORE = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "diverse")
