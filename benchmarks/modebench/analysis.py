@@ -21,7 +21,7 @@ from tasks.metrics import sample_metrics
 from tiny.evaluation import value_at
 from tiny.storage import Log
 
-FIRST = ("diverse", "half_0")
+FIRST = ("diverse", "full_0")
 """The arms that the others are compared to."""
 Row = dict[str, Any]
 RESAMPLES = 2000

@@ -69,8 +69,6 @@ CENTRED = MaxEntConfig(center=True, nll_reduction="max_length")
 RAFT = MaxEntConfig(tau=0.0, skip="all_min")
 TPO = MaxEntConfig(tau=0.0, beta=1.0, anchor="old", projection="listwise", utilities="zscore", q_eps=0.0)
 DIVERSE = MaxEntConfig.diverse()
-
-
 BASE = replace(DIVERSE, group_scale=0.0)
 
 
@@ -112,4 +110,4 @@ ARMS = {
     "both": Arm("MaxEnt κ=½ a=0 + entropy .02", BASE, entropy_bonus=0.02, tuned_as="half_0"),
     "mode_keys": Arm("MaxEnt κ=½ a=0, modes as keys", BASE, keys="mode", tuned_as="half_0"),
 }
-CORE = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "diverse")
+CORE = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "diverse", "full_0")

@@ -74,7 +74,7 @@ FEW = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 @dataclass(frozen=True)
 class Preset:
-    """The sizes of a study."""
+    """The sizes of a study; `level` is the mean@8 at which methods are compared, learning rates a margin above it."""
 
     family_name: str = "countdown"
     hidden_size: int = 96
@@ -91,6 +91,7 @@ class Preset:
     test: int = 512
     eval_samples: int = 64
     level: float = 0.6
+    tuning_margin: float = 0.03
     temperatures: tuple[float, ...] = field(default=(0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2))
 
     @property
