@@ -1,7 +1,8 @@
 """The study on a real pretrained model: the TRL trainer and `examples/evaluate.py`, here or as Slurm jobs.
 
-Arms that are settings of the library go through MaxEntGRPOTrainer, GRPO through TRL's own trainer. The entropy
-bonus has no place in either and is left out. Every job goes on from its last checkpoint when it is called again.
+Arms that are settings of the library go through MaxEntGRPOTrainer, the entropy bonus as its `entropy_coef` (a mean over
+an answer's own tokens there); GRPO goes through TRL's own trainer. What needs the verifier's modes in training is left
+out. Every job goes on from its last checkpoint when it is called again.
 """
 
 import shlex
@@ -87,6 +88,7 @@ class PretrainedStudy:
             "resume_from_checkpoint": "last",
             "seed": seed,
             "temperature": ARMS[arm].temperature,
+            "entropy_coef": ARMS[arm].entropy_bonus,
             **({} if arm == "grpo" else maxent_fields(ARMS[arm])),
         }
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
@@ -112,7 +114,7 @@ class PretrainedStudy:
 
 def trains_with_trl(arm: str) -> bool:
     """Return whether an arm is nothing but settings of the library, or TRL's own GRPO."""
-    return not ARMS[arm].entropy_bonus and ARMS[arm].keys == "text"
+    return ARMS[arm].keys == "text"
 
 
 def maxent_fields(arm: Arm) -> dict[str, object]:

@@ -110,9 +110,10 @@ def test_flags_over_a_recipe_are_the_arms_settings(name, recipe):
 
 def test_a_slurm_study_is_an_array_over_arms_and_seeds(tmp_path: Path, capsys):
     arguments = ["--model", "Qwen/Qwen2.5-0.5B-Instruct", "--launcher", "slurm", "--dry-run", "--seeds", "2"]
-    cli.main([*arguments, "--runs", str(tmp_path), "--arms", "grpo", "diverse", "entropy_low"])
+    cli.main([*arguments, "--runs", str(tmp_path), "--arms", "grpo", "entropy_low", "mode_keys"])
     commands = (tmp_path / "commands.txt").read_text().splitlines()
-    assert len(commands) == 2 * 2  # the entropy bonus has no place in TRL
+    assert len(commands) == 2 * 2  # TRL's trainers know nothing of modes
+    assert "--entropy_coef 0.02" in commands[1]
     assert all(subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0 for line in commands)
     script = tmp_path / "study.sbatch"
     assert "#SBATCH --array=0-3" in script.read_text()
@@ -121,8 +122,8 @@ def test_a_slurm_study_is_an_array_over_arms_and_seeds(tmp_path: Path, capsys):
 
 
 def test_arms_that_trl_cannot_train_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="Expected arms that TRL's trainers can train, got 'entropy_low'"):
-        PretrainedStudy("model", ["entropy_low"], [0], tmp_path)
+    with pytest.raises(ValueError, match="Expected arms that TRL's trainers can train, got 'mode_keys'"):
+        PretrainedStudy("model", ["mode_keys"], [0], tmp_path)
 
 
 def test_variants_differ_from_the_recipe_in_what_they_name():
