@@ -1,8 +1,8 @@
 """The study on a real pretrained model: the TRL trainer and `examples/evaluate.py`, here or as Slurm jobs.
 
-Arms that are settings of the library go through MaxEntGRPOTrainer, the entropy bonus as its `entropy_coef` (a mean over
-an answer's own tokens there); GRPO goes through TRL's own trainer. What needs the verifier's modes in training is left
-out. Every job goes on from its last checkpoint when it is called again.
+Arms that are settings of the library go through MaxEntGRPOTrainer, the entropy bonus as its `entropy_coef` (there a
+mean over an answer's own tokens); GRPO goes through TRL's own trainer. What needs the verifier's modes in training
+is left out. Every job goes on from its last checkpoint when it is called again.
 """
 
 import shlex
