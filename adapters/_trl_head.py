@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from maxent_grpo.kernels import gathered_head, linear_weighted_nll
-from maxent_grpo.objective import MaxEntObjective
 
 
 @dataclass
@@ -67,23 +66,6 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
         return WeightedHeadOutput(loss=result.loss, log_probs=result.token_logps, entropy=result.entropy)
 
     model.forward = weighted_forward
-
-
-def token_weights(objective: MaxEntObjective, coefficients: Tensor, mask: Tensor, **constants: Any) -> Tensor:
-    """Return what each token's NLL is multiplied by in the loss, [B, T].
-
-    An update that is not clipped is linear in the token log-probabilities, so the weights are minus its gradient.
-
-    Args:
-        objective: takes the loss.
-        coefficients: [B].
-        mask: [B, T] bool.
-        constants: what else `MaxEntObjective.loss` needs.
-    """
-    with torch.enable_grad():
-        logps = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device, requires_grad=True)
-        (gradient,) = torch.autograd.grad(objective.loss(logps, coefficients, mask, **constants), logps)
-    return -gradient
 
 
 def _logit_settings(config: Any) -> tuple[float, float | None]:

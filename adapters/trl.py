@@ -25,7 +25,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters._trl_config import MaxEntGRPOConfig
 from maxent_grpo.adapters._trl_groups import gathered_groups
-from maxent_grpo.adapters._trl_head import add_weighted_head, token_weights
+from maxent_grpo.adapters._trl_head import add_weighted_head
 from maxent_grpo.adapters._trl_preflight import preflight_report
 from maxent_grpo.adapters._trl_rows import (
     Rows,
@@ -205,7 +205,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _fused_loss(self, model: Any, rows: Rows, mask: Tensor, constants: dict[str, Any]) -> Tensor:
         """Return the loss through the one-pass LM head."""
-        weights = token_weights(self.objective, rows["maxent_coefficients"], mask, **constants)
+        weights = self.objective.token_weights(rows["maxent_coefficients"], mask, **constants)
         sequences = whole_sequences(rows)
         with self.accelerator.autocast():
             result = model(

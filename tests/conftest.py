@@ -1,4 +1,4 @@
-"""Settings shared by all tests: hypothesis profiles, one thread a worker, Triton's interpreter where there is no GPU."""
+"""Settings of all tests: hypothesis profiles, one thread a worker, Triton's interpreter where there is no GPU."""
 
 import os
 
@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
-    # Triton decides when it is imported whether its own library can be interpreted; transformers and TRL import it too.
+    # Triton decides at its import whether its own library can be interpreted; transformers and TRL import it too.
     os.environ["TRITON_INTERPRET"] = "1"
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.modebench.arms import RECIPE
 from benchmarks.modebench.curves import Curves, areas, curves_of, resample_counts, values_at
 from benchmarks.modebench.metrics import KS, per_problem
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
@@ -21,8 +22,8 @@ from tasks.metrics import sample_metrics
 from tiny.evaluation import value_at
 from tiny.storage import Log
 
-FIRST = ("diverse", "full_0")
-"""The arms that the others are compared to."""
+FIRST = tuple(dict.fromkeys((RECIPE, "half_1", "half_0", "full_0")))
+"""The arms that the others are compared to: the recipe, and what it might have been."""
 Row = dict[str, Any]
 RESAMPLES = 2000
 EQUIVALENCE_MARGIN = 0.03

@@ -68,13 +68,12 @@ SURROGATE = MaxEntConfig(projection="surrogate")
 CENTRED = MaxEntConfig(center=True, nll_reduction="max_length")
 RAFT = MaxEntConfig(tau=0.0, skip="all_min")
 TPO = MaxEntConfig(tau=0.0, beta=1.0, anchor="old", projection="listwise", utilities="zscore", q_eps=0.0)
-DIVERSE = MaxEntConfig.diverse()
-BASE = replace(DIVERSE, group_scale=0.0)
+HALF = replace(CENTRED, dedup=0.5, skip="all_min")
 
 
 def _variant(name: str, *, tuned_as: str | None = "half_0", **changes: Any) -> Arm:
     """Return an arm that differs from κ=½, a=0 in what it names."""
-    return Arm(name, replace(BASE, **changes), tuned_as=tuned_as)
+    return Arm(f"MaxEnt {name}", replace(HALF, **changes), tuned_as=tuned_as)
 
 
 ARMS = {
@@ -90,24 +89,28 @@ ARMS = {
     "xdr_mild": Arm("xDr.GRPO τ=.25", replace(SURROGATE, surrogate_tau=0.25)),
     "maxent": Arm("MaxEnt, published"),
     "centred": Arm("MaxEnt, centred", CENTRED),
-    "diverse": Arm("MaxEnt, diverse", DIVERSE),
-    "half_0": _variant("MaxEnt κ=½ a=0", tuned_as=None),
-    "half_half": _variant("MaxEnt κ=½ a=½", group_scale=0.5),
-    "none_0": _variant("MaxEnt κ=0 a=0", dedup=0.0),
-    "quarter_0": _variant("MaxEnt κ=¼ a=0", dedup=0.25),
-    "full_0": _variant("MaxEnt κ=1 a=0", dedup=1.0),
-    "full_half": _variant("MaxEnt κ=1 a=½", dedup=1.0, group_scale=0.5),
-    "full_1": _variant("MaxEnt κ=1 a=1", dedup=1.0, group_scale=1.0),
-    "tau_0": _variant("MaxEnt κ=½ a=0 τ=0", tau=0.0),
-    "tau_half": _variant("MaxEnt κ=½ a=0 τ=.5", tau=0.5),
-    "tau_1": _variant("MaxEnt κ=½ a=0 τ=1", tau=1.0),
-    "ess": _variant("MaxEnt κ=½ a=0, ESS 4", target_ess=4.0),
-    "pruned": _variant("MaxEnt κ=½ a=0, pruned to half", prune=0.5),
+    "half_0": _variant("κ=½ a=0", tuned_as=None),
+    "half_half": _variant("κ=½ a=½", group_scale=0.5),
+    "half_1": _variant("κ=½ a=1", group_scale=1.0, tuned_as=None),
+    "full_0": _variant("κ=1 a=0", dedup=1.0, tuned_as=None),
+    "full_half": _variant("κ=1 a=½", dedup=1.0, group_scale=0.5, tuned_as="full_0"),
+    "full_1": _variant("κ=1 a=1", dedup=1.0, group_scale=1.0, tuned_as="full_0"),
+    "none_0": _variant("κ=0 a=0", dedup=0.0),
+    "quarter_0": _variant("κ=¼ a=0", dedup=0.25),
+    "tau_0": _variant("κ=½ a=0 τ=0", tau=0.0),
+    "tau_half": _variant("κ=½ a=0 τ=.5", tau=0.5),
+    "tau_1": _variant("κ=½ a=0 τ=1", tau=1.0),
+    "ess": _variant("κ=½ a=0, ESS 4", target_ess=4.0),
+    "pruned": _variant("κ=½ a=0, pruned to half", prune=0.5),
     "raft_half": Arm("RAFT κ=½", replace(RAFT, dedup=0.5), tuned_as="raft"),
-    "maxrl_half": Arm("MaxRL κ=½", replace(CENTRED, tau=0.0, skip="all_min", dedup=0.5), tuned_as="half_0"),
+    "maxrl_half": Arm("MaxRL κ=½", replace(HALF, tau=0.0), tuned_as="half_0"),
     "tpo_half": Arm("TPO κ=½", replace(TPO, dedup=0.5), tuned_as="tpo"),
-    "cool": Arm("MaxEnt κ=½ a=0, sampled at .8", BASE, temperature=0.8, tuned_as="half_0"),
-    "both": Arm("MaxEnt κ=½ a=0 + entropy .02", BASE, entropy_bonus=0.02, tuned_as="half_0"),
-    "mode_keys": Arm("MaxEnt κ=½ a=0, modes as keys", BASE, keys="mode", tuned_as="half_0"),
+    "cool": replace(_variant("κ=½ a=0, sampled at .8"), temperature=0.8),
+    "both": replace(_variant("κ=½ a=0 + entropy .02"), entropy_bonus=0.02),
+    "mode_keys": replace(_variant("κ=½ a=0, modes as keys"), keys="mode"),
 }
-CORE = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "diverse", "full_0")
+RECIPE = next(name for name, arm in ARMS.items() if arm.config == MaxEntConfig.diverse())
+"""The arm that is `MaxEntConfig.diverse()`."""
+CORE = (
+    "grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "half_0", "half_1", "full_0",
+)  # fmt: skip

@@ -11,7 +11,7 @@ mpl.use("Agg")  # files only: no display is needed
 
 import matplotlib.pyplot as plt
 
-from benchmarks.modebench.arms import ARMS
+from benchmarks.modebench.arms import ARMS, RECIPE
 from benchmarks.modebench.run import WARM
 
 Summary = Mapping[str, Any]
@@ -33,7 +33,7 @@ def _frontiers(result: Summary, file: Path) -> None:
     for index, (arm, row) in enumerate(result["arms"].items()):
         style = {
             "color": "black" if arm == WARM else plt.get_cmap("tab20")(index % 20),
-            "linewidth": 2.5 if arm == "diverse" else 1.2,
+            "linewidth": 2.5 if arm == RECIPE else 1.2,
             "label": "warm start" if arm == WARM else ARMS[arm].name,
         }
         points = row["frontier"]
@@ -51,10 +51,8 @@ def _frontiers(result: Summary, file: Path) -> None:
 
 
 def _doses(result: Summary) -> dict[str, list[tuple[float, Summary]]]:
-    """Return for κ and for τ the arms that differ from the diverse recipe in it alone, by dose."""
-    if "diverse" not in result["arms"]:
-        return {}
-    recipe = ARMS["diverse"]
+    """Return for κ and for τ the arms that differ from the recipe in it alone, by dose."""
+    recipe = ARMS[RECIPE]
     found = {}
     for name in ("dedup", "tau"):
         others = {"tau": recipe.config.tau, "dedup": recipe.config.dedup}
@@ -70,7 +68,7 @@ def _doses(result: Summary) -> dict[str, list[tuple[float, Summary]]]:
 
 def _differs_in(arm: str, name: str, recipe: Mapping[str, float]) -> bool:
     neutral = replace(ARMS[arm].config, **{name: recipe[name]})
-    return ARMS[arm].keys == "text" and neutral == ARMS["diverse"].config
+    return ARMS[arm].keys == "text" and neutral == ARMS[RECIPE].config
 
 
 def _dose_response(doses: Mapping[str, list[tuple[float, Summary]]], file: Path) -> None:

@@ -5,17 +5,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.modebench.arms import ARMS
+from benchmarks.modebench.arms import ARMS, RECIPE
 from benchmarks.modebench.pictures import save_pictures
 from benchmarks.modebench.run import WARM
 
 Summary = Mapping[str, Any]
-FIRST = "diverse"
 
 
 def name_of(arm: str) -> str:
     """Return how an arm is called in tables."""
-    return "warm start" if arm == WARM else ARMS[arm].name
+    if arm == WARM:
+        return "warm start"
+    return f"{ARMS[arm].name} (`diverse()`)" if arm == RECIPE else ARMS[arm].name
 
 
 def markdown(result: Summary) -> str:

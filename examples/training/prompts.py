@@ -47,7 +47,7 @@ def prompts_of(run: Run) -> tuple[Dataset, Dataset | None]:
     """
     script, where = run.script, run.recipe or "command line"
     try:
-        train = _rows(_train_sources(script), script, run.rewards)
+        train = rows_of(script, run.rewards)
         if not run.training.do_eval:
             return train, None
         evaluated = _rows(_eval_sources(script), script, run.rewards)
@@ -56,6 +56,15 @@ def prompts_of(run: Run) -> tuple[Dataset, Dataset | None]:
     if 0 < script.eval_limit < len(evaluated):
         evaluated = evaluated.shuffle(seed=run.training.seed).select(range(script.eval_limit))
     return train, evaluated
+
+
+def rows_of(script: GRPOScriptArguments, rewards: Sequence[Reward]) -> Dataset:
+    """Return the rows to train on: a `prompt` in its format, and the columns that rewards read.
+
+    Raises:
+        ValueError: naming the dataset and the column, where one is missing, empty or unreadable.
+    """
+    return _rows(_train_sources(script), script, rewards)
 
 
 def _train_sources(script: GRPOScriptArguments) -> list[Source]:

@@ -11,7 +11,7 @@ import yaml
 
 from benchmarks.modebench import __main__ as cli
 from benchmarks.modebench.analysis import Results, analysis, comparisons
-from benchmarks.modebench.arms import ARMS, DIVERSE
+from benchmarks.modebench.arms import ARMS, HALF, RECIPE
 from benchmarks.modebench.metrics import averages
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
 from benchmarks.modebench.pretrained import PretrainedStudy, maxent_fields, trains_with_trl
@@ -26,18 +26,18 @@ SMALL = Preset(family_name="graph", validation=8, test=16, seeds=SEEDS, level=0.
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch) -> Path:
-    """Finished runs whose accuracy is .7 cold and .4 hot; the diverse arm spreads over twice as many modes."""
+    """Finished runs whose accuracy is .7 cold and .4 hot; the recipe spreads over twice as many modes."""
     monkeypatch.setitem(PRESETS, "test", SMALL)
     (tmp_path / "learning_rates.json").write_text(
         json.dumps(
             {
-                "chosen": {"dr_grpo": 1e-4, "diverse": 1e-4},
-                "grid": {arm: {"0.0001": {"score": 0.3, "highest mean@8": 0.7}} for arm in ("dr_grpo", "diverse")},
+                "chosen": {"dr_grpo": 1e-4, RECIPE: 1e-4},
+                "grid": {arm: {"0.0001": {"score": 0.3, "highest mean@8": 0.7}} for arm in ("dr_grpo", RECIPE)},
             }
         )
     )
     for seed in SEEDS:
-        for arm, spread in ((WARM, 4), ("dr_grpo", 1), ("diverse", 2)):
+        for arm, spread in ((WARM, 4), ("dr_grpo", 1), (RECIPE, 2)):
             _write(Run(tmp_path, "test", arm, seed, 0.0 if arm == WARM else 1e-4), spread, 0.01 * seed)
     return tmp_path
 
@@ -58,9 +58,9 @@ def _write(run: Run, spread: int, noise: float) -> None:
 
 
 def test_spreading_over_more_modes_shows_at_matched_accuracy(study: Path):
-    results = Results(study, "test", {"dr_grpo": 1e-4, "diverse": 1e-4})
+    results = Results(study, "test", {"dr_grpo": 1e-4, RECIPE: 1e-4})
     assert len(problems_of(SMALL).test) == 16
-    found = comparisons(results, "diverse", ["dr_grpo"])
+    found = comparisons(results, RECIPE, ["dr_grpo"])
     pair = found["coverage@8 at level"]["dr_grpo"]
     assert pair["seeds"] == len(SEEDS)
     assert 0 < pair["seed_low"] <= pair["mean"] <= pair["seed_high"]
@@ -74,9 +74,9 @@ def test_the_command_writes_json_tables_and_pictures(study: Path, tmp_path: Path
     options = ["--report-only", "--runs", str(study), "--results", str(tmp_path / "out"), "--page", str(page)]
     assert cli.main([*options, "--preset", "test"]) == 0
     result = json.loads((tmp_path / "out" / "test.json").read_text())
-    assert set(result["arms"]) == {WARM, "dr_grpo", "diverse"}
+    assert set(result["arms"]) == {WARM, "dr_grpo", RECIPE}
     assert (
-        result["arms"]["diverse"]["mean"]["coverage@8 at level"]
+        result["arms"][RECIPE]["mean"]["coverage@8 at level"]
         > 1.5 * result["arms"]["dr_grpo"]["mean"]["coverage@8 at level"]
     )
     assert (tmp_path / "out" / "test.png").stat().st_size > 1000
@@ -127,5 +127,5 @@ def test_arms_that_trl_cannot_train_are_refused(tmp_path: Path):
 
 
 def test_variants_differ_from_the_recipe_in_what_they_name():
-    assert ARMS["full_half"].config == replace(DIVERSE, dedup=1.0, group_scale=0.5)
-    assert ARMS["pruned"].config == replace(DIVERSE, prune=0.5)
+    assert ARMS["full_half"].config == replace(HALF, dedup=1.0, group_scale=0.5)
+    assert ARMS["pruned"].config == replace(HALF, prune=0.5)

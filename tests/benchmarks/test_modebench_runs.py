@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks.modebench.arms import ARMS, CORE, mode_keys
+from benchmarks.modebench.arms import ARMS, CORE, RECIPE, mode_keys
 from benchmarks.modebench.outcomes import exact_outcomes, sampled_outcomes
 from benchmarks.modebench.presets import FAMILIES, PRESETS, Preset, problems_of, skewed_pairs
 from benchmarks.modebench.run import WARM, Run, work
@@ -82,10 +82,11 @@ def test_maxrl_weighs_successes_by_the_mean_success():
     assert_close(objective.coefficients(target), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_diverse_arm_is_the_recipe_and_its_variants_share_its_learning_rate():
-    assert ARMS["diverse"].config == MaxEntConfig.diverse()
-    assert set(CORE) <= set(ARMS)
-    assert shared_rates({"diverse": 1e-4})["half_0"] == "diverse"
+def test_the_core_study_has_the_recipe_and_variants_share_a_tuned_arms_learning_rate():
+    assert ARMS[RECIPE].config == MaxEntConfig.diverse()
+    assert {RECIPE, "grpo", "dr_grpo"} <= set(CORE) <= set(ARMS)
+    assert shared_rates({"half_0": 1e-4})["half_half"] == "half_0"
+    assert all(ARMS[arm.tuned_as].tuned_as is None for arm in ARMS.values() if arm.tuned_as)
 
 
 def test_verifier_keys_join_different_texts_of_one_mode():
@@ -99,7 +100,7 @@ def test_verifier_keys_join_different_texts_of_one_mode():
     assert keys[0] == keys[1] != keys[2] == keys[3] != keys[4]
 
 
-@pytest.mark.parametrize("arm", ["dr_grpo", "diverse", "tpo", "pruned"])
+@pytest.mark.parametrize("arm", ["dr_grpo", RECIPE, "tpo", "pruned"])
 def test_leaving_idle_completions_out_changes_no_update(graph_model, arm):
     family, problems = FAMILIES["graph"], problems_of(TINY).train
 
@@ -138,7 +139,7 @@ def test_an_entropy_bonus_raises_the_entropy(graph_model):
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(tmp_path: Path):
-    whole, halted = (Run(tmp_path / name, "test", "diverse", 0, 1e-3) for name in ("whole", "halted"))
+    whole, halted = (Run(tmp_path / name, "test", RECIPE, 0, 1e-3) for name in ("whole", "halted"))
     for run in (whole, halted):
         work(run.warm, silent, never)
     work(whole, silent, never)
@@ -185,7 +186,7 @@ def test_the_gpu_preset_runs_small_on_a_cpu(tmp_path: Path, monkeypatch):
         validation=2, test=3, eval_samples=64, temperatures=(1.0,),
     )  # fmt: skip
     monkeypatch.setitem(PRESETS, "test", small)
-    run = Run(tmp_path, "test", "diverse", 0, 1e-3)
+    run = Run(tmp_path, "test", RECIPE, 0, 1e-3)
     work(run.warm, silent, never)
     work(run, silent, never)
     assert run.done

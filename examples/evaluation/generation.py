@@ -1,0 +1,126 @@
+"""Completions of prompts: by transformers in the order of the demo's sampling, or by vLLM where it is installed."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    Attributes:
+        samples: completions of a prompt.
+        temperature: 0 is greedy.
+        max_new_tokens: where a completion is cut.
+        seed: of all batches together; the same seed, batches and machine give the same completions.
+        batch_prompts: prompts of a batch, with transformers; None takes all at once.
+    """
+
+    samples: int
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    batch_prompts: int | None = None
+
+
+def engine_for(wanted: str) -> str:
+    """Return the engine to use: with `auto` vLLM where it is installed and there is a GPU, else transformers.
+
+    Raises:
+        ValueError: if vLLM is asked for and is not installed.
+    """
+    installed = importlib.util.find_spec("vllm") is not None
+    if wanted == "vllm" and not installed:
+        raise ValueError("Expected vLLM to be installed (pip install vllm), got --engine vllm without it.")
+    if wanted == "auto":
+        return "vllm" if installed and torch.cuda.is_available() else "transformers"
+    return wanted
+
+
+def tokenizer_of(model: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, padding on the left."""
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def prompt_texts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, system: str | None) -> list[str]:
+    """Return prompts as the model reads them: chats through its template, without the first token it adds itself."""
+    texts = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            texts.append(prompt)
+            continue
+        chat = [{"role": "system", "content": system}, *prompt] if system else prompt
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        texts.append(text.removeprefix(tokenizer.bos_token or ""))
+    return texts
+
+
+class Transformers:
+    """Samples with `transformers`, one batch of prompts after the other."""
+
+    def __init__(self, model: str, revision: str | None, dtype: str) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.tokenizer = tokenizer_of(model, revision)
+        self.model = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype).to(device).eval()
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
+        """Return [P][samples] completions."""
+        size = sampling.batch_prompts or max(1, len(prompts))
+        drawn: list[str] = []
+        with torch.random.fork_rng():
+            torch.manual_seed(sampling.seed)
+            for first in range(0, len(prompts), size):
+                drawn += self._batch(list(prompts[first : first + size]), sampling)
+        return [drawn[first : first + sampling.samples] for first in range(0, len(drawn), sampling.samples)]
+
+    def _batch(self, prompts: list[str], sampling: Sampling) -> list[str]:
+        encoded = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
+        asked = encoded["input_ids"].repeat_interleave(sampling.samples, dim=0)
+        # What a checkpoint's generation_config.json prefers would not be samples of the model.
+        plain = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+        heat = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature > 0 else {}
+        generated = self.model.generate(
+            input_ids=asked,
+            attention_mask=encoded["attention_mask"].repeat_interleave(sampling.samples, dim=0),
+            max_new_tokens=sampling.max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **(plain | heat if heat else {"do_sample": False, "repetition_penalty": 1.0}),
+        )
+        texts: list[str] = self.tokenizer.batch_decode(generated[:, asked.shape[1] :], skip_special_tokens=True)
+        return texts
+
+
+class VLLM:
+    """Samples with vLLM, all prompts at once."""
+
+    def __init__(self, model: str, revision: str | None, dtype: str) -> None:
+        from vllm import LLM  # noqa: PLC0415  (an optional engine)
+
+        self.tokenizer = tokenizer_of(model, revision)
+        self.model = LLM(model=model, revision=revision, dtype=dtype)
+
+    def texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
+        """Return [P][samples] completions."""
+        from vllm import SamplingParams  # noqa: PLC0415
+
+        settings = SamplingParams(
+            n=sampling.samples,
+            temperature=sampling.temperature,
+            top_p=1.0,
+            top_k=0,
+            max_tokens=sampling.max_new_tokens,
+            seed=sampling.seed,
+        )
+        return [[each.text for each in result.outputs] for result in self.model.generate(list(prompts), settings)]
+
+
+ENGINES: dict[str, Any] = {"transformers": Transformers, "vllm": VLLM}
