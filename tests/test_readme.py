@@ -1,12 +1,17 @@
-"""The README's Python runs as written; the TRL example, which needs a hub, has its own tests."""
+"""The README's Python runs as written, and its figures are those of the committed JSON.
 
+The TRL example, which needs a hub, has its own tests.
+"""
+
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -30,3 +35,13 @@ def test_the_pure_functions_give_the_loss_by_hand() -> None:
     exec(compile(functions, "README.md", "exec"), names)
     torch.testing.assert_close(names["weights"].sum(), torch.tensor(1.0))
     torch.testing.assert_close(names["loss"], torch.tensor(5 * 0.7))
+
+
+def test_its_tables_are_those_of_the_committed_results() -> None:
+    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "docs" / "update_readme.py")
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    update_readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(update_readme)
+    assert update_readme.updated(README) == README
+    with pytest.raises(ValueError, match="section 'demo' once, got them 0 times"):
+        update_readme.updated("")

@@ -1,0 +1,133 @@
+"""Write the README's tables anew from the committed JSON.
+
+python docs/update_readme.py                   # demo, kernels and study, as they are committed
+python docs/update_readme.py --demo runs/demo  # first copy a finished demo run into docs/assets/demo
+"""
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "docs" / "assets" / "demo"
+KERNELS = ROOT / "benchmarks" / "results"
+DEMO_FILES = ("config.json", "results.json", "results.md", "curves.png")
+NOT_YET = "not measured yet"
+
+
+def demo_section() -> str:
+    """Return the text on the demo: setting, table and picture."""
+    settings = json.loads((DEMO / "config.json").read_text())
+    seeds = range(settings["seed"], settings["seed"] + settings["seeds"])
+    matched = json.loads((DEMO / "results.json").read_text())["matched"]
+    by_seed = ", ".join(
+        f"seed {seed}: {values['coverage@8']['dr_grpo']:.3f} and {values['coverage@8']['maxent_diverse']:.3f}"
+        f" at {values['mean@8']:.3f}"
+        for seed, values in matched.items()
+    )
+    setting = ", ".join(
+        f"{settings[name]} {label}"
+        for name, label in (("steps", "updates"), ("prompts", "prompts each"), ("samples", "samples a prompt"))
+    )
+    held_out = f"{len(seeds)} seed(s) on {settings['eval_prompts']} held-out problems"
+    return f"""
+Countdown with three numbers and 2 to 8 right answers a problem; {setting}, all methods from
+one warm start a seed; means over {held_out} at sampling temperature 1.
+The last column compares at equal accuracy: each method at the sampling temperature (0.6 to 1.2) where it has the
+highest mean@8 that all of them reach.
+
+{(DEMO / "results.md").read_text()}
+Coverage@8 of Dr.GRPO and of the diverse setting at the matched mean@8: {by_seed}.
+
+![Reward, coverage, accuracy against coverage, and the coefficients of one group](docs/assets/demo/curves.png)
+
+Data: [`docs/assets/demo/`](docs/assets/demo).
+"""
+
+
+def kernels_section() -> str:
+    """Return the table of the kernels: ratios of the CPU's and of a GPU's run, one column each."""
+    columns = {"CPU, float32": _kernels("cpu-goals"), "H200, bfloat16": _kernels("h200")}
+    one_pass, trl = "maxent_grpo one pass", "TRL ChunkedLogProbFunction"
+    rows: list[tuple[str, Callable[[Any], str]]] = [
+        ("LM head, training step: time of TRL's fused head", _ratio("LM head, train", trl)),
+        ("the same with 75 % of the rows pruned", _ratio("LM head, train, 75 % zero rows", trl)),
+        ("LM head, training step: time of eager torch", _ratio("LM head, train", "eager")),
+        ("LM head, training step: peak memory, ours and eager's", _memory("LM head, train", one_pass, "eager")),
+        ("loss and gradient of given logits: time of eager torch", _ratio("logits, train", "eager")),
+        ("sequence log-probabilities: time of eager torch", _ratio("sequences, score", "eager")),
+    ]
+    lines = [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+    lines += [
+        f"| {label} | {' | '.join(NOT_YET if run is None else cell(run) for run in columns.values())} |"
+        for label, cell in rows
+    ]
+    shape = next(case for case in columns["CPU, float32"]["cases"] if case["case"] == "LM head, train")["shape"]
+    return f"""
+Times are multiples of ours, medians of paired runs; the LM head is {" × ".join(map(str, shape))} (rows, width, vocabulary) on
+the CPU. All peers, shapes and goals: [`benchmarks/results/kernels-cpu-goals.md`](benchmarks/results/kernels-cpu-goals.md),
+notes: [`benchmarks/NOTES.md`](benchmarks/NOTES.md).
+
+{chr(10).join(lines)}
+"""
+
+
+def _kernels(preset: str) -> dict[str, Any] | None:
+    file = KERNELS / f"kernels-{preset}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _timings(run: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(case for case in run["cases"] if case["case"] == name)["timings"]
+    return found
+
+
+def _ratio(case: str, peer: str) -> Callable[[dict[str, Any]], str]:
+    return lambda run: f"{_timings(run, case)[peer]['ratio']:.2f}×"
+
+
+def _memory(case: str, ours: str, peer: str) -> Callable[[dict[str, Any]], str]:
+    def cell(run: dict[str, Any]) -> str:
+        timings = _timings(run, case)
+        return f"{timings[ours]['peak_mib']:.0f} and {timings[peer]['peak_mib']:.0f} MiB"
+
+    return cell
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"demo": demo_section, "kernels": kernels_section}
+
+
+def updated(readme: str) -> str:
+    """Return the README with what stands between its marks `<!-- NAME:begin … -->` and `<!-- NAME:end -->` anew.
+
+    Raises:
+        ValueError: if a section's marks are missing.
+    """
+    for name, section in SECTIONS.items():
+        marks = re.compile(rf"(<!-- {name}:begin[^>]*-->).*?(<!-- {name}:end -->)", flags=re.DOTALL)
+        content = section()
+        readme, count = marks.subn(lambda found, content=content: found[1] + content + found[2], readme)
+        if count != 1:
+            raise ValueError(f"Expected the marks of section {name!r} once, got them {count} times.")
+    return readme
+
+
+def main() -> None:
+    """Update the README, and with --demo the committed results of the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, help="a finished demo run to commit the results of")
+    run = parser.parse_args().demo
+    if run is not None:
+        DEMO.mkdir(parents=True, exist_ok=True)
+        for name in DEMO_FILES:
+            shutil.copy(run / name, DEMO / name)
+    readme = ROOT / "README.md"
+    readme.write_text(updated(readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()
