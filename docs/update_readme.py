@@ -69,7 +69,7 @@ def kernels_section() -> str:
     shape = next(case for case in columns["CPU, float32"]["cases"] if case["case"] == "LM head, train")["shape"]
     return f"""
 Times are multiples of ours, medians of paired runs; the LM head on the CPU is {" × ".join(map(str, shape))} (rows,
-width, vocabulary). All peers, shapes and goals are in [`kernels-cpu-goals.md`](benchmarks/results/kernels-cpu-goals.md),
+width, vocabulary). All peers, shapes and goals: [`kernels-cpu-goals.md`](benchmarks/results/kernels-cpu-goals.md);
 what limits them in [`benchmarks/NOTES.md`](benchmarks/NOTES.md).
 
 {chr(10).join(lines)}
