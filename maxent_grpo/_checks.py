@@ -5,6 +5,7 @@ them would wait for the device; a bad value inside a tensor shows as NaN in its 
 """
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ def expect(holds: bool, expectation: str, **got: object) -> None:
 
 def expect_number(name: str, value: object) -> float:
     """Return `value` as a float, or say that it is none (a bool is none)."""
-    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    numeric = isinstance(value, numbers.Real) and not isinstance(value, bool)
     expect(numeric, f"{name} to be a number", **{name: value})
     return float(value)  # type: ignore[arg-type]
 
@@ -53,6 +54,14 @@ def expect_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:
     expect_tensor(name, value)
     if value.shape != torch.Size(shape):
         raise ValueError(f"Expected {name} of shape {list(shape)}, got {name} of shape {list(value.shape)}.")
+
+
+def expect_per_group(name: str, value: Tensor, groups: Sequence[int]) -> None:
+    """Check that a tensor holds one number for all groups or one for each of the groups [...]."""
+    if value.ndim > 0 and value.shape != torch.Size(groups):
+        raise ValueError(
+            f"Expected {name} to be a number or of shape {list(groups)}, got {name} of shape {list(value.shape)}."
+        )
 
 
 def expect_candidates(name: str, values: Tensor, mask: Tensor | None) -> None:

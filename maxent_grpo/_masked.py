@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import Scalar
+from maxent_grpo._checks import Scalar, expect_per_group
 
 
 def upcast(values: Tensor) -> Tensor:
@@ -23,11 +23,16 @@ def result_dtype(values: Tensor) -> torch.dtype:
     return values.dtype if values.is_floating_point() else torch.get_default_dtype()
 
 
-def per_group(value: Scalar, like: Tensor, *, low: float | None = 0.0) -> Tensor:
-    """Return a scalar or a [...] tensor as [..., 1] in `like`'s dtype; entries of a tensor below `low` are NaN."""
+def per_group(name: str, value: Scalar, like: Tensor, *, low: float = 0.0) -> Tensor:
+    """Return a scalar or a [...] tensor as [..., 1] in the dtype of `like` [..., K]; NaN where a tensor is below low.
+
+    Raises:
+        ValueError: naming the tensor, if it has another shape.
+    """
     if isinstance(value, Tensor):
+        expect_per_group(name, value, like.shape[:-1])
         column = value.to(like.dtype).unsqueeze(-1)
-        return column if low is None else torch.where(column >= low, column, math.nan)
+        return torch.where(column >= low, column, math.nan)
     largest = torch.finfo(like.dtype).max
     return torch.full((1,), value if abs(value) <= largest else math.inf, dtype=like.dtype, device=like.device)
 

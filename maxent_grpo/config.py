@@ -39,7 +39,8 @@ class MaxEntConfig:
             `surrogate` (the clipped surrogate weighted by softmax(U/surrogate_tau); the target is not used).
         center: subtract 1/K from the `mle` coefficients.
         dedup: κ in [0, 1], the part of the sampling frequency that is taken back from duplicates.
-        group_scale: a >= 0; coefficients are multiplied by (the group's mean utility)^a, utilities in [0, 1].
+        group_scale: a >= 0; coefficients are multiplied by (the group's mean utility)^a, utilities in [0, 1]. With
+            a > 0 a negative utility makes the coefficients of its group NaN.
         skip: which groups get coefficients of 0: none, those of equal utilities, or those at `min_utility`.
         min_utility: the utility of a failure, for skip="all_min".
         nll_reduction: a candidate's NLL is a sum over tokens, their mean, or their sum over `max_length`.

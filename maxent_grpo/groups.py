@@ -29,11 +29,12 @@ def pad_groups(flat: Tensor, group_sizes: Tensor | Sequence[int]) -> tuple[Tenso
     (tensor([[1., 0.], [2., 3.]]), tensor([[ True, False], [ True,  True]]))
     """
     expect_tensor("flat", flat)
-    sizes = torch.as_tensor(group_sizes, dtype=torch.int64, device=flat.device)
+    sizes = torch.as_tensor(group_sizes, device=flat.device)
     listed = sizes.tolist()
+    whole = sizes.numel() == 0 or not (sizes.is_floating_point() or sizes.dtype == torch.bool)
     expect(
-        sizes.ndim == 1 and all(size >= 0 for size in listed),
-        "group_sizes to be a list of sizes >= 0",
+        whole and sizes.ndim == 1 and all(size >= 0 for size in listed),
+        "group_sizes to be a list of whole sizes >= 0",
         group_sizes=listed,
     )
     expect(sum(listed) == len(flat), f"group_sizes to sum to the {len(flat)} rows of flat", group_sizes=listed)

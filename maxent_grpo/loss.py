@@ -4,6 +4,8 @@ Each loss is Σ over candidates divided by the number of groups G. Give `num_gro
 the whole optimiser step, and the losses of any split of the batch add up to the loss of the whole.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,7 @@ def maxent_weighted_nll(
         "length_normalize or max_length, not both",
         max_length=max_length,
     )
-    heard = _heard(mask, weights)
+    heard = _heard(mask, weights) if token_weights is None else _heard(mask, weights) & (token_weights != 0)
     terms = upcast(logps).masked_fill(~heard, 0.0)
     if token_weights is not None:
         terms = _on_tokens(token_weights, heard) * terms
@@ -146,7 +148,8 @@ def weighted_clipped_surrogate(
     expect_in("clip_high", clip_high, 0.0)
     expect_in("max_length", max_length, 0.0, open_low=True)
     now, heard = upcast(logps), _heard(mask, weights, advantages)
-    ratio = (now - old_logps.detach().to(now.dtype)).masked_fill(~heard, 0.0).exp()
+    log_ratio = (now - old_logps.detach().to(now.dtype)).masked_fill(~heard, 0.0)
+    ratio = log_ratio.clamp(max=math.log(torch.finfo(now.dtype).max)).exp()  # a clipped inf would leave 0·inf behind
     gain = advantages.detach().to(now.dtype).unsqueeze(-1)
     terms = torch.minimum(ratio * gain, ratio.clamp(1 - clip_low, 1 + clip_high) * gain).masked_fill(~heard, 0.0)
     if token_weights is not None:

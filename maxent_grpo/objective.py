@@ -70,7 +70,8 @@ class Statistics:
         max_weight: largest weight of the group.
         frac_uninformative_groups: share of groups in which all utilities are equal.
         kl_target_anchor: KL(π*‖ρ); needs anchors.
-        potential: J(π) of the policy on the candidates; needs its log-probabilities and a finite τ.
+        potential: J(π) of the policy on the candidates; needs its log-probabilities, a finite τ, and a projection
+            other than the surrogate, whose weights maximise no such potential.
         improvement_gap: J* − J(π) = (τ+β)·KL(π‖π*); likewise.
         forward_kl: KL(π*‖π), which weighted maximum likelihood lowers; needs the policy's log-probabilities.
         num_groups: the number of groups with a candidate, to weigh means of several ranks by.
@@ -331,7 +332,7 @@ class MaxEntObjective:
         if policy_logps is not None:
             log_policy = self._log_policy(target, "policy_logps", policy_logps)
             entries["forward_kl"] = _mean(forward_kl(target.log_weights, log_policy, mask=mask), present)
-            if self.config.tau < math.inf and beta < math.inf:
+            if self.config.projection != "surrogate" and self.config.tau < math.inf and beta < math.inf:
                 gap = improvement_gap(log_policy, target.log_q, anchors, tau=target.tau, beta=beta, mask=mask)
                 best = optimal_potential(target.log_q, anchors, tau=target.tau, beta=beta, mask=mask)
                 bounded = present & ~target.tau.isinf()  # τ by ESS can be infinite in single groups
@@ -385,9 +386,14 @@ class MaxEntObjective:
         return torch.where(informative, found, constant)
 
     def _scale(self, values: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
-        """Return what multiplies each group's coefficients, [...]: p̂^a, or 0 in a skipped group."""
+        """Return what multiplies each group's coefficients, [...]: p̂^a, or 0 in a skipped group.
+
+        A negative utility under a > 0 makes its group NaN: a negative p̂ would turn every coefficient around.
+        """
         config = self.config
         scale = mean(values, mask).squeeze(-1) ** config.group_scale
+        if config.group_scale > 0:
+            scale = scale.masked_fill((fill(values, mask, 0.0) < 0).any(-1), math.nan)
         if config.skip == "equal":
             return scale.masked_fill(~informative, 0.0)
         if config.skip == "all_min":

@@ -176,12 +176,12 @@ def _pull(
     expect_shape("log_q", log_q, shape)
     expect_tempering(tau, beta, anchor_logps, finite=True)
     pull = fill(upcast(log_q), mask, -math.inf)
-    strength = per_group(beta, pull)
+    strength = per_group("beta", beta, pull)
     if anchor_logps is not None:
         expect_shape("anchor_logps", anchor_logps, shape)
         log_rho = log_softmax(anchor_logps.to(pull.dtype), mask)
         pull = pull + (strength * log_rho).masked_fill(strength == 0, 0.0)  # 0·log 0 = 0
-    return pull, (per_group(tau, pull) + strength).squeeze(-1)
+    return pull, (per_group("tau", tau, pull) + strength).squeeze(-1)
 
 
 def _soft_excess(pull: Tensor, heat: Tensor, mask: Tensor | None) -> Tensor:

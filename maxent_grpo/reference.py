@@ -380,7 +380,7 @@ def group_coefficients(
     u = np.asarray(utilities, dtype=np.float64)
     if {"none": False, "equal": u.max() == u.min(), "all_min": np.all(u == min_utility)}[skip]:
         return np.zeros(len(u))
-    scale = u.mean() ** group_scale
+    scale = np.nan if group_scale > 0 and u.min() < 0 else u.mean() ** group_scale
     zscores = (u - u.mean()) / (u.std() if u.max() != u.min() else np.inf)
     seen = {"raw": u, "rank": rank_utilities(u), "zscore": zscores}[transform]
     if projection == "surrogate":

@@ -71,11 +71,11 @@ def listwise_log_q(
     if mask is None:  # with a mask, K is in a tensor: a group with too many candidates for eps becomes NaN
         expect(candidates * eps <= 1 + 1e-12, f"K*eps <= 1 with K={candidates} candidates", eps=eps)
     values = upcast(utilities)
-    heat = per_group(temperature, values)
+    heat = per_group("temperature", temperature, values)
     log_p = log_softmax(below_peak(values, mask) / torch.where(heat > 0, heat, math.nan), mask)
     rest = 1 - count(values, mask) * eps
     rest = rest.masked_fill(rest.abs() < 4 * torch.finfo(values.dtype).eps, 0.0)  # K·eps = 1 up to rounding
-    log_q = torch.logaddexp(rest.log() + log_p, per_group(eps, values).log())
+    log_q = torch.logaddexp(rest.log() + log_p, per_group("eps", eps, values).log())
     return fill(log_q, mask, -math.inf).to(result_dtype(utilities))
 
 
@@ -134,7 +134,7 @@ def tempered_log_target(
     expect_candidates("log_q", log_q, mask)
     expect_tempering(tau, beta, anchor_logps)
     gap = below_peak(upcast(log_q), mask)
-    tau_, beta_ = per_group(tau, gap), per_group(beta, gap)
+    tau_, beta_ = per_group("tau", tau, gap), per_group("beta", beta, gap)
     heat = tau_ + beta_
     divisor = heat.masked_fill(heat == 0, 1.0)
     exponents = gap / divisor
@@ -347,7 +347,7 @@ def tau_for_ess(
     if anchor_logps is not None and beta > 0:
         expect_shape("anchor_logps", anchor_logps, log_q.shape)
         gap = below_peak(gap + beta * below_peak(anchor_logps.detach().to(gap.dtype), mask), mask)
-    wanted = per_group(ess, gap, low=1.0)
+    wanted = per_group("ess", ess, gap, low=1.0)
     possible = gap.isfinite()
     if mask is not None:
         possible = possible & mask

@@ -56,6 +56,30 @@ TABLE = {
         lambda: mg.listwise_q(Q, temperature="hot"),
         "Expected temperature to be a number, got temperature='hot'.",
     ),
+    "temperatures of another shape": (
+        lambda: mg.listwise_q(Q, temperature=torch.ones(3)),
+        "Expected temperature to be a number or of shape [2], got temperature of shape [3].",
+    ),
+    "one temperature a candidate": (
+        lambda: mg.listwise_log_q(Q[0], temperature=torch.ones(2)),
+        "Expected temperature to be a number or of shape [], got temperature of shape [2].",
+    ),
+    "taus of another shape": (
+        lambda: mg.tempered_target(Q, tau=torch.ones(3)),
+        "Expected tau to be a number or of shape [2], got tau of shape [3].",
+    ),
+    "betas of another shape": (
+        lambda: mg.tempered_target(Q, LOG_Q, tau=1.0, beta=torch.ones(2, 2)),
+        "Expected beta to be a number or of shape [2], got beta of shape [2, 2].",
+    ),
+    "a gap's taus of another shape": (
+        lambda: mg.improvement_gap(LOG_Q[0], LOG_Q[0], tau=torch.ones(2)),
+        "Expected tau to be a number or of shape [], got tau of shape [2].",
+    ),
+    "sizes of another shape": (
+        lambda: mg.tau_for_ess(LOG_Q, ess=torch.ones(3)),
+        "Expected ess to be a number or of shape [2], got ess of shape [3].",
+    ),
     "negative eps": (lambda: mg.listwise_q(Q, eps=-0.1), "Expected eps >= 0, got eps=-0.1."),
     "K eps above one": (lambda: mg.listwise_q(Q, eps=0.6), "Expected K*eps <= 1 with K=2 candidates, got eps=0.6."),
     "mask of another shape": (
@@ -219,11 +243,11 @@ TABLE = {
     ),
     "negative group size": (
         lambda: mg.pad_groups(torch.zeros(1), [2, -1]),
-        "Expected group_sizes to be a list of sizes >= 0, got group_sizes=[2, -1].",
+        "Expected group_sizes to be a list of whole sizes >= 0, got group_sizes=[2, -1].",
     ),
     "nested group sizes": (
         lambda: mg.pad_groups(torch.zeros(2), torch.ones(1, 2, dtype=torch.int64)),
-        "Expected group_sizes to be a list of sizes >= 0, got group_sizes=[[1, 1]].",
+        "Expected group_sizes to be a list of whole sizes >= 0, got group_sizes=[[1, 1]].",
     ),
     "group sizes of another total": (
         lambda: mg.pad_groups(torch.zeros(3), [1, 1]),

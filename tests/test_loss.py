@@ -80,6 +80,13 @@ class TestWeightedNll:
         weights = torch.full((3, 2), 0.5)
         assert_close(mg.maxent_weighted_nll(logps, weights, mask), torch.tensor((0.5 * 2 + 0.5 * 2 + 0.5) / 2))
 
+    def test_a_token_weight_of_zero_silences_any_log_probability(self):
+        logps = torch.tensor([[-INF, -1.0]], requires_grad=True)
+        silence = torch.tensor([[0.0, 2.0]])
+        loss = mg.maxent_weighted_nll(logps, torch.ones(1), torch.ones(1, 2, dtype=torch.bool), token_weights=silence)
+        assert_close(loss.detach(), torch.tensor(2.0))
+        assert_close(*gradient(loss, logps), torch.tensor([[0.0, -2.0]]))
+
 
 class TestListwiseCrossEntropy:
     @given(problems(), st.none() | st.integers(1, 9))
@@ -163,6 +170,16 @@ class TestClippedSurrogate:
             max_length=1,
         )
         assert_close(gradient(loss, logps)[0], torch.tensor([[slope]], dtype=torch.float64))
+
+    @pytest.mark.parametrize("old", [-100.0, -1e4, -INF])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+    def test_a_ratio_that_overflows_is_clipped_without_a_trace_in_the_gradient(self, old, dtype):
+        logps = torch.zeros(2, 1, dtype=dtype, requires_grad=True)
+        before = torch.tensor([[old], [0.0]], dtype=dtype)
+        mask = torch.ones(2, 1, dtype=torch.bool)
+        loss = mg.weighted_clipped_surrogate(logps, before, torch.ones(2), torch.ones(2), mask, **CLIPS)
+        assert_close(loss.detach(), torch.tensor(-(1.3 + 1.0) / 4, dtype=dtype))
+        assert_close(*gradient(loss, logps), torch.tensor([[0.0], [-0.25]], dtype=dtype))
 
 
 class TestAllLosses:

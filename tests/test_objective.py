@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import maxent_grpo as mg
-from maxent_grpo import MaxEntConfig, MaxEntObjective
+from maxent_grpo import MaxEntConfig, MaxEntObjective, reference
 from strategies import INF, problems
 
 NAN = math.nan
@@ -155,6 +157,21 @@ class TestCoefficients:
             assert_close(coefficients(group_scale=a), means**a * plain_target())
         assert_close(coefficients(group_scale=1.0, utilities="rank")[1], coefficients(utilities="rank")[1])
 
+    @pytest.mark.parametrize("a", [0.5, 1.0, 2.0])
+    @pytest.mark.parametrize("utilities", [[1.0, -1.0, -1.0, -1.0], [1.0, 1.0, 1.0, -1.0]])
+    def test_negative_utilities_show_where_the_scale_would_turn_them_around(self, a, utilities):
+        mask = torch.ones(2, 4, dtype=torch.bool)
+        objective = MaxEntObjective(replace(MaxEntConfig.diverse(max_length=8), group_scale=a))
+        u = torch.tensor([utilities, [1.0, 0.0, 0.0, 0.0]])
+        keys = torch.arange(4).expand(2, 4)
+        target = objective.target(u, mask=mask, lengths=mask.long(), keys=keys)
+        found = objective.coefficients(target)
+        assert found[0].isnan().all()
+        assert found[1].isfinite().all()
+        masked = objective.target(u, mask=mask & (u >= 0), lengths=mask.long(), keys=keys)
+        assert objective.coefficients(masked).isfinite().all()
+        assert np.isnan(reference.group_coefficients(utilities, group_scale=a)).all()
+
     def test_skipped_groups_are_zero_and_the_others_untouched(self):
         plain = coefficients()
         kept = {"none": [1, 1, 1], "equal": [1, 0, 0], "all_min": [1, 1, 0]}
@@ -205,7 +222,7 @@ class TestCoefficients:
             alone = objective.target(
                 problem.utilities[g], mask=problem.mask[g], lengths=lengths[g], ref_logps=problem.anchor_logps[g]
             )
-            assert torch.equal(objective.coefficients(alone), c[g])
+            assert_close(objective.coefficients(alone), c[g], atol=0, rtol=0, equal_nan=True)
 
 
 class TestLoss:
@@ -306,6 +323,8 @@ class TestStatistics:
         objective, target = build(tau=INF)
         names = objective.statistics(target, policy_logps=OLD).as_dict().keys()
         assert names == always | {"maxent/kl_target_anchor", "maxent/forward_kl"}
+        objective, target = build(anchor="none", projection="surrogate", max_length=8)
+        assert objective.statistics(target, policy_logps=OLD).as_dict().keys() == always | {"maxent/forward_kl"}
 
     def test_empty_groups_are_not_averaged(self):
         objective = MaxEntObjective(MaxEntConfig())
