@@ -12,6 +12,8 @@ For micro-batches that split groups, and for several updates on one rollout, com
 rollout once with `MaxEntLoss.rollout` and take the loss of any of its rows with `Rollout.loss`.
 """
 
+import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from maxent_grpo._checks import expect_mask, expect_shape
+from maxent_grpo._checks import expect, expect_mask, expect_number, expect_shape, expect_tensor
+from maxent_grpo._masked import upcast
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.groups import completion_keys, flatten_groups, pad_groups
 from maxent_grpo.kernels import gathered_head, linear_token_logps, linear_weighted_nll, token_logps
@@ -91,6 +94,7 @@ class MaxEntLoss(nn.Module):
     Args:
         config: the settings; by default the method as published.
         gradients_averaged: False where the ranks' gradients are summed instead.
+        process_group: the ranks that hold different data; by default all.
 
     Raises:
         ValueError: if the config divides by `max_length` and has none.
@@ -103,10 +107,17 @@ class MaxEntLoss(nn.Module):
     tensor(1.2689, grad_fn=<MulBackward0>)
     """
 
-    def __init__(self, config: MaxEntConfig | None = None, *, gradients_averaged: bool = True) -> None:
+    def __init__(
+        self,
+        config: MaxEntConfig | None = None,
+        *,
+        gradients_averaged: bool = True,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
         super().__init__()
         self.objective = MaxEntObjective(config or MaxEntConfig())
         self.gradients_averaged = gradients_averaged
+        self.process_group = process_group
 
     def forward(
         self,
@@ -121,6 +132,7 @@ class MaxEntLoss(nn.Module):
         keys: Tensor | None = None,
         num_groups: int | None = None,
         generator: torch.Generator | None = None,
+        temperature: float = 1.0,
     ) -> tuple[Tensor, Statistics]:
         """Return the loss of whole groups and the statistics of their targets and of the policy on them.
 
@@ -138,14 +150,18 @@ class MaxEntLoss(nn.Module):
             num_groups: prompts of the whole optimiser step over ranks and micro-batches; by default those of
                 this call, summed over ranks.
             generator: for pruning, seeded by (seed, step).
+            temperature: logits are divided by it; log-probabilities are taken as they are.
 
         Raises:
             ValueError: naming the argument, on unequal shapes or an input that the config needs and lacks.
         """
+        expect_tensor("logps", logps)
         if logps.ndim == 3:
             if ids is None:
                 raise ValueError("Expected ids with logits [N, T, V], got ids=None.")
-            logps = token_logps(logps, ids, mask=mask)
+            logps = token_logps(logps, ids, mask=mask, temperature=temperature)
+        _expect_rows(mask)
+        expect_shape("logps", logps, mask.shape)
         rollout = self.rollout(
             rewards,
             mask,
@@ -170,6 +186,8 @@ class MaxEntLoss(nn.Module):
         *,
         group_sizes: int | Sequence[int] | Tensor,
         temperature: float = 1.0,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
         ref_logps: Tensor | None = None,
         old_logps: Tensor | None = None,
         policy_logps: Tensor | None = None,
@@ -188,7 +206,7 @@ class MaxEntLoss(nn.Module):
                 FSDP, whose hooks synchronise its gradient.
             ids: [N, T] completion tokens.
             rewards, mask, group_sizes, ref_logps, old_logps, keys, num_groups, generator: as `forward`.
-            temperature: the logits are divided by it.
+            temperature, logit_scale, softcap: of the model's logits, as in `linear_token_logps`.
             policy_logps: [N, T] token log-probabilities of the rollout policy where nothing is to be clipped.
                 The settings that need them are scored here if there are none; otherwise the statistics of the
                 policy are left out without them.
@@ -196,8 +214,9 @@ class MaxEntLoss(nn.Module):
         Raises:
             ValueError: as `forward`; for a head that is quantised or has an adapter that is not merged.
         """
-        with gathered_head(lm_head) as (weight, bias):
-            head: dict[str, Any] = {"bias": bias, "temperature": temperature}
+        head: dict[str, Any] = {"temperature": temperature, "logit_scale": logit_scale, "softcap": softcap}
+        with gathered_head(lm_head, hidden.dtype) as (weight, bias):
+            head["bias"] = bias
             if old_logps is not None:
                 logps = linear_token_logps(hidden, weight, ids, mask=mask, **head)
             elif policy_logps is None and self.objective.config.needs_old_logps:
@@ -240,9 +259,9 @@ class MaxEntLoss(nn.Module):
             policy_logps: [N, T] token log-probabilities of the rollout policy where `old_logps` are not given
                 because nothing is to be clipped.
         """
-        expect_mask("mask", mask, mask.shape[:2])
+        _expect_rows(mask)
         utilities = _as_utilities(rewards, mask)
-        sizes = [group_sizes] * (len(mask) // group_sizes) if isinstance(group_sizes, int) else group_sizes
+        sizes = _each_size(group_sizes, len(mask))
         per_group, present = pad_groups(torch.arange(len(mask), device=mask.device), sizes)
 
         def summed(name: str, logps: Tensor | None) -> Tensor | None:
@@ -250,10 +269,12 @@ class MaxEntLoss(nn.Module):
             if logps is None:
                 return None
             expect_shape(name, logps, mask.shape)
-            return logps.masked_fill(~mask, 0.0).sum(-1)[per_group]
+            return upcast(logps).masked_fill(~mask, 0.0).sum(-1)[per_group]
 
         if keys is None and ids is not None:
             keys = completion_keys(ids, mask)
+        if keys is not None:
+            expect_shape("keys", keys, mask.shape[:1])
         rollout_sums = summed("old_logps", policy_logps if old_logps is None else old_logps)
         target = self.objective.target(
             utilities[per_group],
@@ -265,7 +286,10 @@ class MaxEntLoss(nn.Module):
         )
         coefficients = self.objective.coefficients(target, old_logps=rollout_sums, generator=generator)
         policy_sums = rollout_sums if policy_logps is None else summed("policy_logps", policy_logps)
-        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        ranks = dist.get_world_size(self.process_group) if dist.is_available() and dist.is_initialized() else 1
+        groups = num_groups
+        if groups is None:
+            groups = _over_ranks(len(sizes), ranks, mask.device, self.process_group)
         return Rollout(
             coefficients=flatten_groups(coefficients, present),
             advantages=flatten_groups(target.advantages, present),
@@ -273,25 +297,46 @@ class MaxEntLoss(nn.Module):
             old_logps=old_logps,
             target=target,
             statistics=self.objective.statistics(target, policy_logps=policy_sums),
-            num_groups=num_groups if num_groups is not None else _over_ranks(len(sizes), ranks, mask.device),
+            num_groups=groups,
             rank_scale=ranks if self.gradients_averaged else 1,
             objective=self.objective,
         )
 
 
+def _expect_rows(mask: Tensor) -> None:
+    expect_tensor("mask", mask)
+    if mask.ndim != 2:
+        raise ValueError(f"Expected mask of shape [N, T], got mask of shape {list(mask.shape)}.")
+    expect_mask("mask", mask, mask.shape)
+
+
+def _each_size(group_sizes: int | Sequence[int] | Tensor, rows: int) -> Sequence[int] | Tensor:
+    """Return the size of each group of `rows` completions."""
+    size: Any = group_sizes
+    if isinstance(size, Tensor) and size.ndim == 0:
+        size = size.item()
+    if isinstance(size, (Tensor, Sequence)):
+        return size
+    whole: bool = isinstance(size, numbers.Integral)
+    expect(whole and size >= 1 and rows % size == 0, f"group_sizes that divide the {rows} rows", group_sizes=size)
+    return [int(size)] * (rows // size)
+
+
 def _as_utilities(rewards: Rewards, mask: Tensor) -> Tensor:
     """Return rewards as a float tensor [N] on the mask's device, NaN where there is none."""
     if not isinstance(rewards, Tensor):
-        rewards = torch.tensor([float("nan") if reward is None else float(reward) for reward in rewards])
+        rewards = torch.tensor(
+            [math.nan if reward is None else expect_number("rewards", reward) for reward in rewards]
+        )
     expect_shape("rewards", rewards, mask.shape[:1])
     dtype = rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype()
     return rewards.detach().to(mask.device, dtype)
 
 
-def _over_ranks(groups: int, ranks: int, device: torch.device) -> int:
+def _over_ranks(groups: int, ranks: int, device: torch.device, process_group: dist.ProcessGroup | None) -> int:
     """Return the number of groups of all ranks together."""
     if ranks == 1:
         return groups
     total = torch.tensor(groups, device=device)
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=process_group)
     return int(total)

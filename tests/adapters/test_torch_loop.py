@@ -2,7 +2,9 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -201,7 +203,17 @@ def test_statistics_are_of_the_targets_and_of_the_policy_on_them() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"group_sizes": 5}, "group_sizes to sum to the 12 rows"),
+        ({"group_sizes": 5}, "group_sizes that divide the 12 rows, got group_sizes=5"),
+        ({"group_sizes": 0}, "group_sizes that divide the 12 rows, got group_sizes=0"),
+        ({"group_sizes": -3}, "group_sizes=-3"),
+        ({"group_sizes": 4.0}, r"group_sizes=4\.0"),
+        ({"group_sizes": [6.5, 5.5]}, r"whole sizes >= 0, got group_sizes=\[6\.5, 5\.5\]"),
+        ({"keys": torch.zeros(11, dtype=torch.long)}, r"keys of shape \[12\]"),
+        ({"keys": ["a"] * 12}, r"keys to be a torch\.Tensor"),
+        ({"mask": [[True]]}, r"mask to be a torch\.Tensor"),
+        ({"mask": torch.ones(12, dtype=torch.bool)}, r"mask of shape \[N, T\], got mask of shape \[12\]"),
+        ({"rewards": ["a"] * 12}, "rewards to be a number, got rewards='a'"),
+        ({"old_logps": torch.zeros(12, 5)}, r"old_logps of shape \[12, 6\]"),
         ({"group_sizes": [12, 1]}, "group_sizes to sum to the 12 rows"),
         ({"rewards": torch.zeros(11)}, r"rewards of shape \[12\]"),
         ({"mask": torch.ones(12, 5, dtype=torch.bool)}, "shape"),
@@ -218,6 +230,54 @@ def test_bad_input_is_named(arguments: dict[str, object], message: str) -> None:
     loss_fn = MaxEntLoss(call.pop("config", None))
     with pytest.raises(ValueError, match=message):
         loss_fn(log_probs(model, ids), call.pop("rewards"), call.pop("mask"), **call)
+
+
+def test_log_probabilities_of_another_shape_are_named() -> None:
+    _, (_, mask, rewards) = Bigram(), batch()
+    with pytest.raises(ValueError, match=r"logps of shape \[12, 6\], got logps of shape \[12, 5\]"):
+        MaxEntLoss()(torch.zeros(12, 5), rewards, mask, group_sizes=K)
+    with pytest.raises(ValueError, match=r"logps to be a torch\.Tensor"):
+        MaxEntLoss()([[0.0]], rewards, mask, group_sizes=K)
+
+
+@pytest.mark.parametrize("size", [np.int64(K), torch.tensor(K)])
+def test_one_group_size_may_be_any_whole_number(size: Any) -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    logps = log_probs(model, ids)
+    expected, _ = MaxEntLoss()(logps, rewards, mask, group_sizes=K)
+    torch.testing.assert_close(MaxEntLoss()(logps, rewards, mask, group_sizes=size)[0], expected)
+
+
+def test_half_precision_log_probabilities_are_summed_in_float32() -> None:
+    torch.manual_seed(0)
+    logps = (-torch.rand(4, 1000)).to(torch.bfloat16)
+    mask, rewards = torch.ones(4, 1000, dtype=torch.bool), [1.0, 0.0, 0.0, 0.0]
+    loss_fn = MaxEntLoss(MaxEntConfig(projection="listwise", anchor="old", beta=1.0, tau=0.5))
+    rounded = loss_fn.rollout(rewards, mask, group_sizes=4, policy_logps=logps).coefficients
+    exact = loss_fn.rollout(rewards, mask, group_sizes=4, policy_logps=logps.double()).coefficients
+    torch.testing.assert_close(rounded.double(), exact, atol=1e-4, rtol=0)
+
+
+def test_statistics_speak_of_the_policy_where_it_has_left_the_rollout_policy() -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    old = log_probs(model, ids).detach()
+    now = old * torch.linspace(0.5, 1.5, len(old))[:, None]
+    loss_fn = MaxEntLoss(MaxEntConfig(tau=0.5))
+    both = loss_fn.rollout(rewards, mask, group_sizes=K, old_logps=old, policy_logps=now).statistics
+    of_now = loss_fn.rollout(rewards, mask, group_sizes=K, policy_logps=now).statistics
+    of_old = loss_fn.rollout(rewards, mask, group_sizes=K, old_logps=old).statistics
+    assert both.forward_kl == of_now.forward_kl != of_old.forward_kl
+
+
+def test_a_loss_for_summed_gradients_is_that_of_averaged_ones_over_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
+    given = {"group_sizes": K, "num_groups": 2 * GROUPS}
+    logps = log_probs(model, ids)
+    averaged, _ = MaxEntLoss()(logps, rewards, mask, **given)
+    summed, _ = MaxEntLoss(gradients_averaged=False)(logps, rewards, mask, **given)
+    torch.testing.assert_close(averaged, 2 * summed)
 
 
 def test_logits_without_ids_are_refused() -> None:
