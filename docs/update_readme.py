@@ -98,7 +98,32 @@ def _memory(case: str, ours: str, peer: str) -> Callable[[dict[str, Any]], str]:
     return cell
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"demo": demo_section, "kernels": kernels_section}
+def train_section() -> str:
+    """Return the table of the runs of the tiny recipes."""
+    result = json.loads((KERNELS / "train_cpu.json").read_text())
+    lines = ["| run | wall seconds | reward, first 10 updates | last 10 updates |", "| --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {run['run']} | {run['wall seconds']:.0f} | {run['reward, first 10 updates']:.3f}"
+        f" | {run['reward, last 10 updates']:.3f} |"
+        for run in result["runs"]
+    ]
+    killed = result["killed and resumed"]
+    same = "bit by bit the same" if killed["weights at the end equal bit by bit"] else "not the same"
+    updates = f"{killed['updates logged alike']} of {killed['updates in all']}"
+    return f"""
+{result["task"].split(";")[0]}, the tiny recipes on {result["cores"]} cores, one seed
+([JSON](benchmarks/results/train_cpu.json)). A run killed by {killed["killed with"]} and resumed logged {updates} updates
+alike and ended with weights that are {same}.
+
+{chr(10).join(lines)}
+"""
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "train": train_section,
+    "demo": demo_section,
+    "kernels": kernels_section,
+}
 
 
 def updated(readme: str) -> str:
