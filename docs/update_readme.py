@@ -112,8 +112,8 @@ def train_section() -> str:
     updates = f"{killed['updates logged alike']} of {killed['updates in all']}"
     return f"""
 {result["task"].split(";")[0]}, the tiny recipes on {result["cores"]} cores, one seed
-([JSON](benchmarks/results/train_cpu.json)). A run killed by {killed["killed with"]} and resumed logged {updates} updates
-alike and ended with weights that are {same}.
+([JSON](benchmarks/results/train_cpu.json)). A run killed by {killed["killed with"]} and resumed logged {updates}
+updates alike and ended with weights that are {same}.
 
 {chr(10).join(lines)}
 """

@@ -43,5 +43,5 @@ def test_its_tables_are_those_of_the_committed_results() -> None:
     update_readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(update_readme)
     assert update_readme.updated(README) == README
-    with pytest.raises(ValueError, match="section 'demo' once, got them 0 times"):
+    with pytest.raises(ValueError, match="section 'train' once, got them 0 times"):
         update_readme.updated("")
