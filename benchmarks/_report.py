@@ -1,6 +1,7 @@
 """The table, the goals and the bar chart of a benchmark's JSON."""
 
 import json
+import math
 from pathlib import Path
 
 ONE_PASS, TRL = "maxent_grpo one pass", "TRL ChunkedLogProbFunction"
@@ -51,18 +52,23 @@ def goals(result: dict) -> list[tuple[str, float, bool]]:
     def at_least(name: str, value: float, bound: float) -> None:
         found.append((f"{name} ≥ {bound:g}", value, value >= bound))
 
+    def spared(name: str, eager: float, ours: float, bound: float) -> None:
+        # Compared without a division: a step that takes nothing beside its gradient meets every bound.
+        factor = eager / ours if ours > 0 else math.inf
+        found.append((f"{name} ≥ {bound:g}", factor, eager >= bound * ours))
+
     for case in result["cases"]:
         timings, where = case["timings"], f"{case['case']} ({case['model']})"
         if case["case"] == "LM head, train" and "eager" in timings:
             gradient = case["shape"][1] * case["shape"][2] * (4 if case["dtype"] == "float32" else 2) / 2**20
-            spared = (timings["eager"]["peak_mib"] - gradient) / (timings[ONE_PASS]["peak_mib"] - gradient)
+            eager, ours = (timings[name]["peak_mib"] - gradient for name in ("eager", ONE_PASS))
             if result["preset"] == "h200":
                 at_least(f"{where}: speed over TRL", timings.get(TRL, {}).get("ratio", 0.0), 1.3)
                 at_least(f"{where}: share of the 6F floor", case["floor_ms"] / timings[ONE_PASS]["median_ms"], 0.85)
             else:
                 at_least(f"{where}: speed over TRL", timings.get(TRL, {}).get("ratio", 0.0), 2.0)
                 at_least(f"{where}: speed over eager", timings["eager"]["ratio"], 1.0)
-                at_least(f"{where}: eager's peak memory over ours, dW not counted", spared, 4.0)
+                spared(f"{where}: eager's peak memory over ours, dW not counted", eager, ours, 4.0)
         elif "75 %" in case["case"]:
             at_least(f"{where}: speed over TRL", timings.get(TRL, {}).get("ratio", 0.0), 6.0)
         elif case["case"].startswith("sequences"):
@@ -72,8 +78,8 @@ def goals(result: dict) -> list[tuple[str, float, bool]]:
             gradient = 0.0
             if case["case"].endswith("train"):
                 gradient = case["shape"][0] * case["shape"][1] * case["shape"][2] * element / 2**20
-            spared = (timings["eager"]["peak_mib"] - gradient) / (ours - gradient)
-            at_least(f"{where}: eager's peak memory over ours, the gradient not counted", spared, 8.0)
+            eager, ours = timings["eager"]["peak_mib"] - gradient, ours - gradient
+            spared(f"{where}: eager's peak memory over ours, the gradient not counted", eager, ours, 8.0)
         elif case["case"] == "logits, train" and result["preset"] == "h200":
             in_place = timings["maxent_grpo one pass in place"]["median_ms"]
             trl = timings.get("TRL selective_log_softmax", {}).get("median_ms", 0.0)

@@ -16,8 +16,10 @@ export PYTHONUNBUFFERED=1 PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$out"
 
 if [ $# -ge 1 ]; then
-  python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$site" "$1"/*.whl ||
-    echo "Some wheels of $1 could not be installed."
+  for wheel in "$1"/*.whl; do # one by one: pip installs none of a list with one that does not fit
+    python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$site" "$wheel" ||
+      echo "$wheel could not be installed."
+  done
 fi
 python3 -c 'import torch; assert torch.cuda.is_available(), "no GPU"; print(torch.cuda.get_device_name(), torch.__version__)' || exit 1
 
@@ -33,6 +35,9 @@ fi
 
 timeout 330 python3 benchmarks/kernels.py --preset h200 --out "$out" > "$out/kernels-h200.log" 2>&1
 bench=$?
+if [ "$bench" != 0 ] && [ -f "$out/kernels-h200.json" ]; then # what was measured before it was cut off
+  python3 benchmarks/kernels.py --report "$out/kernels-h200.json" >> "$out/kernels-h200.log" 2>&1
+fi
 
 echo "tests: $([ "$tests" = 0 ] && echo passed || echo "NOT passed ($tests)"); benchmark: $([ "$bench" = 0 ] && echo complete || echo "stopped ($bench)")"
 grep -E '^[A-Za-z0-9.-]+: (LM head|logits)|^\| .* (met|missed) \|$' "$out/kernels-h200.log" | cut -c1-300

@@ -12,14 +12,15 @@ completions. Countdown problems have several right answers; coverage@8 says how 
 import argparse
 import dataclasses
 import json
+import math
 import random
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel
@@ -29,17 +30,20 @@ from maxent_grpo import MaxEntConfig, Statistics
 from tasks import countdown
 from tasks.splits import Split, split
 from tiny.evaluation import Row, evaluate, greedy_accuracy, guesser_metrics
+from tiny.groups import group_rows
 from tiny.jobs import Report, Stopped, run_jobs
 from tiny.model import build_model, build_tokenizer
+from tiny.output import expect_same_run, start_run
 from tiny.report import NAMES, save_picture, write_table
-from tiny.sampling import Samples, Task
+from tiny.sampling import Samples, Task, sample
 from tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save_state
 from tiny.training import Reinforcement, warm_start
 
 MAX_NEW_TOKENS = 8  # the longest answers, (20-19)*18 and its like, with the end token
-TEMPERATURES = (0.6, 0.8, 1.0, 1.2)
+TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
 TASK = Task(prompt=countdown.prompt, verify=countdown.verify)
 ARMS = ("dr_grpo", "maxent", "maxent_diverse")
+RESULTS = ("metrics.jsonl", "results.json", "results.md", "curves.png")
 TOKENIZER = build_tokenizer()
 
 
@@ -69,12 +73,28 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, default=Path("runs/demo"), help="where results go (%(default)s)")
     add("--resume", action="store_true", help="go on with the run in --output")
     options = parser.parse_args(argv)
-    for name in ("steps", "seeds", "prompts", "samples", "warm_steps", "eval_every", "eval_prompts"):
-        if getattr(options, name) < 1:
-            parser.error(f"Expected --{name.replace('_', '-')} >= 1, got {getattr(options, name)}.")
-    if options.eval_samples < 8:
-        parser.error(f"Expected --eval-samples >= 8, got {options.eval_samples}.")
+    try:
+        _check(options)
+    except ValueError as error:
+        parser.error(str(error))
     return options
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise a ValueError on options that some worker would stumble over minutes later."""
+    least = dict.fromkeys(("steps", "seeds", "prompts", "samples", "warm_steps", "eval_every", "eval_prompts"), 1)
+    for name, low in {**least, "eval_samples": 8}.items():
+        if getattr(options, name) < low:
+            raise ValueError(f"Expected --{name.replace('_', '-')} >= {low}, got {getattr(options, name)}.")
+    for name in ("temperature", "learning_rate"):
+        if not 0 < getattr(options, name) < math.inf:
+            option = name.replace("_", "-")
+            raise ValueError(f"Expected --{option} to be positive and finite, got {getattr(options, name)}.")
+    needed, number = options.eval_prompts + options.prompts, len(countdown.problems(countdown.WIDE))
+    if needed > number:
+        raise ValueError(f"Expected --eval-prompts and --prompts to share {number} problems, got {needed}.")
+    for arm in ARMS:
+        arm_config(arm, options)
 
 
 def arm_config(arm: str, options: argparse.Namespace) -> MaxEntConfig:
@@ -185,14 +205,24 @@ def train(job: Job, report: Report, stopped: Stopped) -> None:
     save_state(run.state_dict(), job.folder / "state.pt")
     save_checkpoint(run.model, TOKENIZER, job.folder)
     if run.step == options.steps:
+        _log_groups(job, run, problems)
         _evaluate_finally(job, run.model, problems)
 
 
 def run_demo(options: argparse.Namespace, console: Console) -> None:
-    """Train and evaluate every method with every seed, then write table and picture."""
+    """Train and evaluate every method with every seed; write the results of what has finished, come what may."""
     seeds = range(options.seed, options.seed + options.seeds)
     warm = [Job(options, "warm_start", seed) for seed in seeds]
     methods = [Job(options, arm, seed) for seed in seeds for arm in options.arms]
+    try:
+        _run_phases(warm, methods, console)
+    finally:
+        write_results([*warm, *methods], console)
+
+
+def _run_phases(warm: Sequence[Job], methods: Sequence[Job], console: Console) -> None:
+    """Warm up, then train, with a progress bar a job."""
+    options = warm[0].options
     with Progress(
         TextColumn("{task.description:<26}"),
         BarColumn(bar_width=20),
@@ -210,29 +240,39 @@ def run_demo(options: argparse.Namespace, console: Console) -> None:
                 progress.update(bars[name], completed=step, news=news)
 
             run_jobs(work, jobs, on_news=show)
-    rows = [row for job in warm + methods for row in job.log.rows()]
+
+
+def write_results(jobs: Sequence[Job], console: Console) -> None:
+    """Write the metrics of all jobs, and table and picture of those that have been evaluated."""
+    options = jobs[0].options
+    logged = {str(job): job.log.rows() for job in jobs}
+    rows = [row for each in logged.values() for row in each]
     (options.output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    console.print(write_table(rows, _guesser(options), options.output))
+    missing = [name for name, each in logged.items() if not any("temperature" in row for row in each)]
+    if len(missing) == len(jobs):
+        console.print("Nothing has been evaluated yet: there is no table.")
+        return
+    console.print(write_table(rows, _guesser(options), options.output, notes=_notes(options, missing)))
     save_picture(rows, options.output / "curves.png")
     console.print(f"Table, picture, metrics and checkpoints are in {options.output}/.")
+
+
+def _notes(options: argparse.Namespace, missing: Sequence[str]) -> list[str]:
+    """Return what a reader of the table has to know."""
+    notes = [
+        f"All methods train at the same learning rate, {options.learning_rate:g}, which was tuned for none of them, "
+        "and for the same number of updates; at other rates their order can be another."
+    ]
+    return notes + ([f"Not in the table, because unfinished: {'; '.join(missing)}."] if missing else [])
 
 
 def open_output(options: argparse.Namespace) -> None:
     """Start the output folder afresh, or check that a resumed run has the options that it was started with."""
     settings = {name: value for name, value in vars(options).items() if name not in ("output", "resume")}
-    file: Path = options.output / "config.json"
     if options.resume:
-        if not file.exists():
-            raise SystemExit(f"Expected a run to resume in {options.output}/, got no {file}.")
-        for name, before in json.loads(file.read_text()).items():
-            if settings[name] != before:
-                option = name.replace("_", "-")
-                raise SystemExit(f"Expected --{option} {before} as in the run to resume, got {settings[name]}.")
-        return
-    for seed in options.output.glob("seed*"):
-        shutil.rmtree(seed)
-    options.output.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=2) + "\n")
+        expect_same_run(options.output, settings)
+    else:
+        start_run(options.output, settings, files=RESULTS)
 
 
 def _problems(options: argparse.Namespace) -> Split[countdown.Problem]:
@@ -262,12 +302,40 @@ def _evaluate(
 
 def _evaluate_finally(job: Job, model: PreTrainedModel, problems: Split[countdown.Problem]) -> None:
     """Log the metrics of a trained model at every sampling temperature, once."""
+    greedy = greedy_accuracy(model, TOKENIZER, TASK, problems.held_out, max_new_tokens=MAX_NEW_TOKENS)
+    rows = [
+        {
+            "arm": job.arm,
+            "seed": job.seed,
+            "temperature": temperature,
+            "pass@1": greedy,
+            **_evaluate(model, problems.held_out, temperature, num_samples=job.options.eval_samples, seed=job.seed),
+        }
+        for temperature in TEMPERATURES
+    ]
     log = job.log
     log.keep(lambda row: "temperature" not in row)
-    greedy = greedy_accuracy(model, TOKENIZER, TASK, problems.held_out, max_new_tokens=MAX_NEW_TOKENS)
-    for temperature in TEMPERATURES:
-        row = _evaluate(model, problems.held_out, temperature, num_samples=job.options.eval_samples, seed=job.seed)
-        log.append({"arm": job.arm, "seed": job.seed, "temperature": temperature, "pass@1": greedy, **row})
+    for row in rows:  # only now: a table of what has finished must not meet half a frontier
+        log.append(row)
+
+
+def _log_groups(job: Job, run: Reinforcement, problems: Split[countdown.Problem]) -> None:
+    """Log what the method makes of a few groups of the warm start, whose candidates are the same for all methods."""
+    asked = problems.held_out[:16]
+    torch.manual_seed(job.seed)
+    samples = sample(
+        load_checkpoint(job.warm_folder),
+        TOKENIZER,
+        TASK,
+        asked,
+        num_samples=job.options.samples,
+        max_new_tokens=MAX_NEW_TOKENS,
+        temperature=job.options.temperature,
+    )
+    log = job.log
+    log.keep(lambda row: "group" not in row)
+    for row in group_rows(samples, run.rollout(samples), [countdown.prompt(problem) for problem in asked]):
+        log.append({"arm": job.arm, "seed": job.seed, **row})
 
 
 def _update_metrics(samples: Samples, statistics: Statistics) -> dict[str, float]:
@@ -298,7 +366,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run_demo(options, console)
     except KeyboardInterrupt:
-        console.print(f"Interrupted; what was trained is in {options.output}/. The same call with --resume goes on.")
+        console.print(
+            f"Interrupted. The same call with --resume goes on from what is in {options.output}/; "
+            "a warm start that has not finished begins anew."
+        )
         return 130
     return 0
 

@@ -7,10 +7,11 @@ One JSON object a line is one group: the K candidates of one prompt.
     {"rewards": [1, 0, null], "texts": ["6*7", "6+7", "?"], "ref_logps": [-3.1, -2.2, -9.0], "lengths": [4, 4, 2]}
 
 `rewards` is needed; null or NaN marks a candidate that could not be scored. `texts` show duplicates. `ref_logps`
-(summed over tokens) with `lengths` are the reference of a target with --beta > 0.
+(summed over tokens) with `lengths` (in tokens) are the reference of a target with --beta > 0.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import math
@@ -32,6 +33,7 @@ from maxent_grpo.target import duplicate_counts, tau_for_ess
 _TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _SHOWN = 3
 _MANY_DUPLICATES = 0.05
+_LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -89,30 +91,60 @@ def _parse_group(line: str, where: str) -> dict[str, list[Any]]:
     """Return one group, every entry checked, missing rewards as NaN."""
     try:
         group = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"Expected a JSON object at {where}, got {line[:60]!r} ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits and deep nesting are no JSONDecodeError
+        raise ValueError(f"Expected a JSON object at {where}, got {line[:_LONGEST]!r} ({error}).") from error
     if not isinstance(group, dict) or not isinstance(group.get("rewards"), list) or not group["rewards"]:
-        raise ValueError(f"Expected an object with a non-empty list 'rewards' at {where}, got {line[:60]!r}.")
+        raise ValueError(f"Expected an object with a non-empty list 'rewards' at {where}, got {line[:_LONGEST]!r}.")
     size = len(group["rewards"])
     group["rewards"] = [math.nan if reward is None else reward for reward in group["rewards"]]
-    for name, kind in {
-        "rewards": (int, float),
-        "ref_logps": (int, float),
-        "lengths": (int,),
-        "texts": (str,),
-    }.items():
-        values = group.get(name, [])
-        if name in group and (not isinstance(values, list) or len(values) != size):
-            raise ValueError(f"Expected {size} {name!r} at {where}, as many as rewards, got {values!r}.")
+    for name in [name for name in _ENTRIES if name in group]:
+        values = group[name]
+        if not isinstance(values, list) or len(values) != size:
+            raise ValueError(f"Expected {size} {name!r} at {where}, as many as rewards, got {_brief(values)}.")
         for value in values:
-            if not isinstance(value, kind):
-                raise ValueError(f"Expected {name!r} of type {kind[-1].__name__} at {where}, got {value!r}.")
+            if (expected := _complaint(name, value)) is not None:
+                raise ValueError(f"Expected {name!r} {expected} at {where}, got {_brief(value)}.")
     return group
+
+
+_ENTRIES: dict[str, tuple[type, ...]] = {
+    "rewards": (int, float),
+    "ref_logps": (int, float),
+    "lengths": (int,),
+    "texts": (str,),
+}
+
+
+def _complaint(name: str, value: object) -> str | None:
+    """Return what one value of an entry should have been, None if it is all right."""
+    kinds = _ENTRIES[name]
+    if not isinstance(value, kinds):
+        return f"of type {kinds[-1].__name__}"
+    if not isinstance(value, (int, float)):
+        return None
+    if not -sys.float_info.max <= value <= sys.float_info.max:  # an integer can be too large for isfinite itself
+        unscored = name == "rewards" and isinstance(value, float) and math.isnan(value)
+        return None if unscored else "to be finite"
+    return "to be at least 1" if name == "lengths" and value < 1 else None
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def mean_ess(rollouts: Rollouts, config: MaxEntConfig, groups: Tensor) -> float:
     """Return the effective sample size of the targets under a config, averaged over some groups."""
     return effective_sample_size(_target(rollouts, config).weights)[groups].mean().item()
+
+
+def wanted_ess(rollouts: Rollouts) -> float:
+    """Return the effective sample size to suggest a τ for: a quarter of the group, at least 2.
+
+    Groups of two or fewer are met half-way between one candidate and all, since only τ = ∞ counts all of them alike.
+    """
+    size = rollouts.scored.sum(-1).double().mean().item()
+    return min(max(2.0, size / 4), (1 + size) / 2)
 
 
 def suggest_tau(target: Target, config: MaxEntConfig, ess: float) -> tuple[float | None, str]:
@@ -121,13 +153,17 @@ def suggest_tau(target: Target, config: MaxEntConfig, ess: float) -> tuple[float
         target.informative
     ]
     reachable = taus[(taus > 0) & taus.isfinite()]
-    already = int((taus == 0).sum())
+    others = {
+        "have it at any τ, by ties": int((taus == 0).sum()),
+        "have no more candidates than that and come nearest at τ = inf": int(taus.isinf().sum()),
+    }
+    aside = "".join(f"; {number} {what}" for what, number in others.items() if number)
     if reachable.numel() == 0:
-        return None, f"no group can reach an ESS of {ess:g} by temperature ({already} have it at any τ, by ties)"
+        return None, f"no group can reach an ESS of {ess:g} by a finite τ > 0{aside}"
     tau = reachable.quantile(0.5).item()
     return tau, (
         f"an ESS of {ess:g} takes τ = {tau:.2g} in the median of the {reachable.numel()} groups where τ decides it "
-        f"(from {reachable.min():.2g} to {reachable.max():.2g}; {already} more have it at any τ, by ties)"
+        f"(from {reachable.min():.2g} to {reachable.max():.2g}{aside})"
     )
 
 
@@ -147,14 +183,30 @@ def suggest_dedup(rollouts: Rollouts) -> tuple[float | None, str]:
 def report(rollouts: Rollouts, config: MaxEntConfig, ess: float | None) -> str:
     """Return what there is to know about the rollouts under a config, as text."""
     target = _target(rollouts, config)
+    lines = _counts(rollouts, config, target)
+    if not target.informative.any():
+        return "\n".join([*lines, "no group tells candidates apart: there is nothing to learn from these rewards"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *_ess_by_tau(rollouts, config, target.informative),
+            "",
+            *_first_groups(rollouts, config, target),
+            "",
+            _suggestion("τ", *suggest_tau(target, config, wanted_ess(rollouts) if ess is None else ess)),
+            _suggestion("κ (dedup)", *suggest_dedup(rollouts)),
+        ]
+    )
+
+
+def _counts(rollouts: Rollouts, config: MaxEntConfig, target: Target) -> list[str]:
     sizes = rollouts.scored.sum(-1)
-    wanted = ess if ess is not None else max(2.0, sizes.double().mean().item() / 4)
-    informative = target.informative
     failed = ((rollouts.rewards == config.min_utility) | ~rollouts.scored).all(-1)
     lines = [
         f"{len(sizes)} groups of {int(sizes.min())} to {int(sizes.max())} scored candidates, "
         f"mean reward {_share(rollouts.rewards.nan_to_num(), rollouts.scored):.3f}",
-        f"uninformative groups (all rewards equal): {(~informative).double().mean():.1%}, "
+        f"uninformative groups (all rewards equal): {(~target.informative).double().mean():.1%}, "
         f"of which at the lowest reward {config.min_utility:g}: {failed.double().mean():.1%} of all groups",
     ]
     if rollouts.keys is not None:
@@ -162,32 +214,31 @@ def report(rollouts: Rollouts, config: MaxEntConfig, ess: float | None) -> str:
         lines.append(
             f"duplicates (candidates whose text occurs again in the group): {_share(repeated, rollouts.scored):.1%}"
         )
-    if not informative.any():
-        return "\n".join([*lines, "no group tells candidates apart: there is nothing to learn from these rewards"])
-    lines += [
-        "",
-        f"effective sample size over the {int(informative.sum())} informative groups, by τ (β = {config.beta:g}):",
+    return lines
+
+
+def _ess_by_tau(rollouts: Rollouts, config: MaxEntConfig, informative: Tensor) -> list[str]:
+    lines = [
+        f"effective sample size over the {int(informative.sum())} informative groups, by τ (β = {config.beta:g}):"
     ]
     for tau in sorted({*_TAUS, config.tau}):
-        if tau + config.beta < math.inf:
-            setting = MaxEntConfig(**{**vars(config), "tau": tau})
-            here = "  <- now" if tau == config.tau else ""
-            lines.append(f"  τ = {tau:<5g} ESS {mean_ess(rollouts, setting, informative):.2f}{here}")
-    lines += ["", f"the first informative groups at τ = {config.tau:g}:"]
-    for group in informative.nonzero().flatten().tolist()[:_SHOWN]:
+        setting = dataclasses.replace(config, tau=tau)
+        here = "  <- now" if tau == config.tau else ""
+        lines.append(f"  τ = {tau:<5g} ESS {mean_ess(rollouts, setting, informative):.2f}{here}")
+    return lines
+
+
+def _first_groups(rollouts: Rollouts, config: MaxEntConfig, target: Target) -> list[str]:
+    lines = [f"the first informative groups at τ = {config.tau:g}:"]
+    rows = {"reward": rollouts.rewards, "q": target.log_q.exp(), "π*": target.weights}
+    for group in target.informative.nonzero().flatten().tolist()[:_SHOWN]:
         mask = rollouts.scored[group]
-        rows = {"reward": rollouts.rewards, "q": target.log_q.exp(), "π*": target.weights}
         lines.append(f"  group {group + 1}, ESS {effective_sample_size(target.weights[group]).item():.2f}")
         lines += [
             f"    {name:<7}" + " ".join(f"{value:6.3f}" for value in values[group][mask])
             for name, values in rows.items()
         ]
-    lines += [
-        "",
-        _suggestion("τ", *suggest_tau(target, config, wanted)),
-        _suggestion("κ (dedup)", *suggest_dedup(rollouts)),
-    ]
-    return "\n".join(lines)
+    return lines
 
 
 def _suggestion(name: str, value: float | None, reason: str) -> str:
@@ -229,7 +280,7 @@ def _target(rollouts: Rollouts, config: MaxEntConfig) -> Target:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), signed=True)
 
 
 def _share(values: Tensor, among: Tensor) -> float:

@@ -60,7 +60,16 @@ def spread(shape: tuple[int, ...], layout: str, dtype: torch.dtype, generator: t
         return values(*rest, 2 * tokens, width + 3)[..., ::2, 1 : width + 1]
     if layout == "transposed":
         return values(*rest, width, tokens).transpose(-1, -2)
+    if layout == "outer" and rest:  # with two dimensions before the tokens, no view has the rows in one
+        return values(*rest[:-1], rest[-1] + 1, tokens, width)[..., :-1, :, :]
     return values(*shape)
+
+
+def per_row(values: Tensor, layout: str) -> Tensor:
+    """The values `[...]` as they lie in a wider tensor, or the last dimension's first one shared by all."""
+    if layout == "strided":
+        return torch.stack([values, values.roll(1)], -1)[..., 0]
+    return values[..., :1].expand(values.shape) if layout == "expanded" else values
 
 
 @st.composite
@@ -68,16 +77,18 @@ def rows(draw: st.DrawFn, *, least_dims: int = 1) -> Rows:
     """Small logits of any layout and dtype, masked and ignored labels, coefficients of every size and sign."""
     lead = tuple(draw(st.lists(st.integers(0, 3), min_size=least_dims, max_size=3)))
     width = draw(st.sampled_from([1, 2, 7, 64, 130]))
-    layout = draw(st.sampled_from(["contiguous", "sliced", "strided", "transposed"]))
+    layout = draw(st.sampled_from(["contiguous", "sliced", "strided", "transposed", "outer"]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     ids = torch.randint(0, width, lead, generator=generator)
     ids[torch.rand(lead, generator=generator) < 0.2] = -100
     weights = torch.tensor([-1.0, 0.0, 1e-12, 1e4, 0.3])[torch.randint(0, 5, lead, generator=generator)]
+    mask = torch.rand(lead, generator=generator) < draw(st.sampled_from([0.0, 0.7, 1.0]))
+    row_layouts = st.sampled_from(["contiguous", "strided", "expanded"])
     return Rows(
         spread((*lead, width), layout, draw(st.sampled_from(DTYPES)), generator),
-        ids.to(DEVICE, draw(st.sampled_from([torch.int64, torch.int32]))),
-        (torch.rand(lead, generator=generator) < draw(st.sampled_from([0.0, 0.7, 1.0]))).to(DEVICE),
-        weights.to(DEVICE),
+        per_row(ids.to(DEVICE, draw(st.sampled_from([torch.int64, torch.int32]))), draw(row_layouts)),
+        per_row(mask.to(DEVICE), draw(row_layouts)),
+        per_row(weights.to(DEVICE), draw(row_layouts)),
         draw(st.sampled_from([1.0, 0.3, 2.5])),
     )
 
@@ -93,6 +104,7 @@ def precise(rows: Rows) -> tuple[Tensor, Tensor]:
 def peak_bytes(function: Callable[[], object]) -> int:
     """Most bytes held at once by what `function` allocates: its result and its operators' temporaries too."""
     if DEVICE == "cuda":
+        function()  # the first call's workspaces and compiled kernels stay
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

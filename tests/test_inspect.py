@@ -44,8 +44,7 @@ def test_the_suggested_tau_gives_the_wanted_effective_sample_size(
     file = write(tmp_path, {"rewards": [1, 0, 0, 0]}, {"rewards": [0, 0, 0, 0]})
     assert main([str(file), "--ess", "3"]) == 0
     printed = capsys.readouterr().out
-    line = next(line for line in printed.splitlines() if line.startswith("suggested τ: "))
-    suggested = float(line.removeprefix("suggested τ: ").split(",")[0])
+    suggested = suggested_tau(printed)
     rewards = torch.tensor([1.0, 0, 0, 0])
     assert effective_sample_size(tempered_target(listwise_q(rewards), tau=suggested)).item() == pytest.approx(
         3, rel=0.02
@@ -57,7 +56,41 @@ def test_an_unreachable_effective_sample_size_is_said_to_be_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(write(tmp_path, {"rewards": [1, 1, 1, 0]})), "--ess", "2"]) == 0
-    assert "suggested τ: none, because no group can reach an ESS of 2" in capsys.readouterr().out
+    assert (
+        "suggested τ: none, because no group can reach an ESS of 2 by a finite τ > 0; 1 have it at any τ, by ties"
+        in capsys.readouterr().out
+    )
+
+
+def suggested_tau(printed: str) -> float:
+    line = next(line for line in printed.splitlines() if line.startswith("suggested τ: "))
+    return float(line.removeprefix("suggested τ: ").split(",")[0])
+
+
+def test_pairs_get_a_suggestion_below_the_size_that_only_infinite_temperature_gives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(write(tmp_path, {"rewards": [1, 0]}, {"rewards": [0, 1]}))]) == 0
+    tau = suggested_tau(capsys.readouterr().out)
+    ess = effective_sample_size(tempered_target(listwise_q(torch.tensor([1.0, 0.0])), tau=tau)).item()
+    assert ess == pytest.approx(1.5, rel=0.02)  # half-way between one candidate and both
+
+
+def test_groups_without_enough_candidates_are_counted_beside_the_suggestion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(write(tmp_path, {"rewards": [1, 0]}, {"rewards": [1, 0, 0, 0]}))
+    assert main([file, "--ess", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "of the 1 groups where τ decides it" in printed
+    assert "; 1 have no more candidates than that and come nearest at τ = inf" in printed
+    assert main([file, "--ess", "4"]) == 0
+    assert "by a finite τ > 0; 2 have no more candidates than that" in capsys.readouterr().out
+
+
+def test_an_infinite_temperature_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(write(tmp_path, {"rewards": [1, 0, 0, 0]})), "--tau", "inf"]) == 0
+    assert "τ = inf   ESS 4.00  <- now" in capsys.readouterr().out
 
 
 def test_without_any_difference_in_reward_it_says_that_there_is_nothing_to_learn(
@@ -99,14 +132,26 @@ def test_a_reference_moves_the_target_and_a_picture_is_saved(
         ([{"rewards": ["1"]}], "Expected 'rewards' of type float"),
         ([{"rewards": [1, 0], "texts": ["a"]}], "Expected 2 'texts'"),
         ([{"rewards": [1], "texts": ["a"]}, {"rewards": [1]}], "'texts' in every group"),
+        ([{"rewards": [1]}, '{"rewards": [Infinity]}'], "Expected 'rewards' to be finite at FILE:2, got inf."),
+        (['{"rewards": [1, -Infinity]}'], "Expected 'rewards' to be finite at FILE:1, got -inf."),
+        ([f'{{"rewards": [1, {"9" * 400}]}}'], f"Expected 'rewards' to be finite at FILE:1, got {'9' * 60}…."),
+        ([f'{{"rewards": [1, {"9" * 5000}]}}'], "Expected a JSON object at FILE:1"),
+        (["[" * 100_000], "Expected a JSON object at FILE:1"),
+        (['{"rewards": [1], "ref_logps": [NaN]}'], "Expected 'ref_logps' to be finite at FILE:1, got nan."),
+        (['{"rewards": [1], "ref_logps": [-Infinity]}'], "Expected 'ref_logps' to be finite at FILE:1, got -inf."),
+        ([{"rewards": [1], "ref_logps": [None]}], "Expected 'ref_logps' of type float at FILE:1, got None."),
+        ([{"rewards": [1], "lengths": [0]}], "Expected 'lengths' to be at least 1 at FILE:1, got 0."),
+        ([{"rewards": [1, 0], "lengths": [4, -3]}], "Expected 'lengths' to be at least 1 at FILE:1, got -3."),
+        ([f'{{"rewards": [1], "lengths": [{"9" * 400}]}}'], "Expected 'lengths' to be finite at FILE:1"),
         ([], "at least one group"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line_or_entry(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[object], complaint: str
 ) -> None:
-    assert main([str(write(tmp_path, *lines))]) == 2
-    assert complaint in capsys.readouterr().err
+    file = str(write(tmp_path, *lines))
+    assert main([file]) == 2
+    assert complaint.replace("FILE", file) in capsys.readouterr().err
 
 
 def test_a_missing_file_a_bad_setting_and_a_missing_reference_are_named(

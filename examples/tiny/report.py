@@ -10,10 +10,8 @@ import matplotlib as mpl
 mpl.use("Agg")  # files only: no display is needed
 
 import matplotlib.pyplot as plt
-import torch
 from rich.table import Table
 
-from maxent_grpo import MaxEntConfig, MaxEntObjective
 from tiny.evaluation import Row, average_rows, coverage_at
 
 NAMES = {
@@ -52,18 +50,25 @@ def matched_coverage(rows: Sequence[dict[str, Any]]) -> tuple[float, dict[str, f
     return level, {arm: coverage_at(level, frontier) for arm, frontier in trained.items()}
 
 
-def write_table(rows: Sequence[dict[str, Any]], guesser: Row, folder: Path) -> Table:
+def matched_by_seed(rows: Sequence[dict[str, Any]]) -> dict[int, tuple[float, dict[str, float | None]]]:
+    """Return `matched_coverage` of each seed with which every method that there is was trained to the end."""
+    final = [row for row in rows if "temperature" in row and row["arm"] != "warm_start"]
+    arms, seeds = {row["arm"] for row in final}, sorted({row["seed"] for row in final})
+    by_seed = {seed: [row for row in final if row["seed"] == seed] for seed in seeds}
+    return {seed: matched_coverage(each) for seed, each in by_seed.items() if {row["arm"] for row in each} == arms}
+
+
+def write_table(rows: Sequence[dict[str, Any]], guesser: Row, folder: Path, *, notes: Sequence[str] = ()) -> Table:
     """Write results.json and results.md into the folder and return the table for the terminal.
 
     Metrics are at sampling temperature 1; the last column is at equal accuracy instead, over temperatures. The
-    level is matched within each seed, and coverages are averaged afterwards.
+    level is matched within each seed, and coverages are averaged afterwards. Notes stand below the table.
     """
-    by_seed = {seed: [row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})}
-    matched = {seed: matched_coverage(each) for seed, each in by_seed.items()}
-    level = sum(level for level, _ in matched.values()) / len(matched)
-    headers = ["method", *COLUMNS, f"coverage@8 at mean@8 = {level:.3f}"]
+    everyone, matched = frontiers(rows), matched_by_seed(rows)
+    levels = [level for level, _ in matched.values()]
+    level = f" at mean@8 = {sum(levels) / len(levels):.3f}" if levels else " at equal mean@8"
+    headers = ["method", *COLUMNS, f"coverage@8{level}"]
     lines = []
-    everyone = frontiers(rows)
     for arm, frontier in everyone.items():
         reached = [coverages[arm] for _, coverages in matched.values() if coverages.get(arm) is not None]
         at_level = f"{sum(reached) / len(reached):.3f}" if reached else "–"
@@ -76,8 +81,9 @@ def write_table(rows: Sequence[dict[str, Any]], guesser: Row, folder: Path) -> T
     }
     (folder / "results.json").write_text(json.dumps(result, indent=2) + "\n")
     markdown = [headers, ["---", *["---:"] * (len(headers) - 1)], *lines]
-    (folder / "results.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in markdown))
-    table = Table(*headers)
+    below = "".join(f"\n{note}\n" for note in notes)
+    (folder / "results.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in markdown) + below)
+    table = Table(*headers, caption="\n".join(notes), caption_justify="left")
     for line in lines:
         table.add_row(*line)
     return table
@@ -85,13 +91,28 @@ def write_table(rows: Sequence[dict[str, Any]], guesser: Row, folder: Path) -> T
 
 def save_picture(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """Save reward and coverage curves, the accuracy-coverage frontiers, and target weights of a few groups."""
-    figure, panels = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    groups = groups_by_arm(rows)
+    figure = plt.figure(figsize=(11, 14 if groups else 8), layout="constrained")
+    upper, *lower = figure.subfigures(2 if groups else 1, 1, squeeze=False).flatten()
+    panels = upper.subplots(2, 2)
     _curves(panels[0, 0], rows, "reward", "reward in training (moving average)", smooth=15)
     _curves(panels[0, 1], rows, "coverage@8", "coverage@8 on held-out problems, temperature 1")
     _frontier_panel(panels[1, 0], rows)
-    _target_panel(panels[1, 1])
+    _curves(panels[1, 1], rows, "maxent/ess", "effective sample size of the weights (moving average)", smooth=15)
+    for part in lower:
+        _group_panels(part, groups)
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def groups_by_arm(rows: Sequence[dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
+    """Return the logged groups of the first seed that has any, each as the rows of the methods."""
+    logged = [row for row in rows if "group" in row]
+    found: dict[int, dict[str, dict[str, Any]]] = {}
+    for row in logged:
+        if row["seed"] == min(each["seed"] for each in logged):
+            found.setdefault(row["group"], {})[row["arm"]] = row
+    return [by_arm for _, by_arm in sorted(found.items())]
 
 
 def _curves(panel: Any, rows: Sequence[dict[str, Any]], metric: str, title: str, *, smooth: int = 1) -> None:
@@ -107,7 +128,8 @@ def _curves(panel: Any, rows: Sequence[dict[str, Any]], metric: str, title: str,
             first = seed == min(row["seed"] for row in rows)
             panel.plot(steps, averaged, color=COLORS[arm], alpha=0.8, label=NAMES[arm] if first else None)
     panel.set(title=title, xlabel="update", ylabel=metric)
-    panel.legend(fontsize=8)
+    if panel.lines:
+        panel.legend(fontsize=8)
 
 
 def _frontier_panel(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
@@ -125,23 +147,30 @@ def _frontier_panel(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
     panel.legend(fontsize=8)
 
 
-def _target_panel(panel: Any) -> None:
-    """Show what the two MaxEnt settings make of one group: eight candidates, three right, two of those alike."""
-    utilities, keys = (
-        torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]]),
-        torch.tensor([[0, 0, 1, 2, 3, 4, 5, 5]]),
-    )
-    everyone = torch.ones_like(utilities, dtype=torch.bool)
-    for offset, (arm, config) in enumerate(
-        {"maxent": MaxEntConfig(), "maxent_diverse": MaxEntConfig.diverse(max_length=1)}.items()
-    ):
-        objective = MaxEntObjective(config)
-        target = objective.target(utilities, mask=everyone, lengths=everyone.long(), keys=keys)
-        coefficients = objective.coefficients(target)[0].tolist()
-        panel.bar(
-            [i + 0.4 * offset - 0.2 for i in range(8)], coefficients, width=0.4, color=COLORS[arm], label=NAMES[arm]
-        )
+def _group_panels(part: Any, groups: Sequence[dict[str, dict[str, Any]]]) -> None:
+    """Show the weights and the coefficients of each group, the right answers first."""
+    part.suptitle("held-out groups of the warm start as each method weighs them; bold: right answers")
+    panels = part.subplots(2, len(groups), sharex="col", sharey="row", squeeze=False)
+    for (above, below), by_arm in zip(panels.T, groups, strict=True):
+        any_row = next(iter(by_arm.values()))
+        rewards, texts = any_row["rewards"], any_row["texts"]
+        order = sorted(range(len(texts)), key=lambda i, rewards=rewards, texts=texts: (-rewards[i], texts[i]))
+        above.plot([any_row["q"][i] for i in order], "k_", label="q")
+        for panel, column in ((above, "weights"), (below, "coefficients")):
+            _bars(panel, {arm: [row[column][i] for i in order] for arm, row in by_arm.items()})
+        below.set_xticks(range(len(order)), [texts[i] for i in order], rotation=90, fontsize=7)
+        for label, i in zip(below.get_xticklabels(), order, strict=True):
+            label.set_fontweight("bold" if rewards[i] > 0 else "normal")
+        above.set(title=any_row["prompt"])
+    panels[0, 0].set(ylabel="target weight π* (Dr.GRPO: equal)")
+    panels[1, 0].set(ylabel="coefficient c of the log-likelihood")
+    panels[0, 0].legend(fontsize=8)
+
+
+def _bars(panel: Any, heights: dict[str, list[float]]) -> None:
+    """Draw the methods' bars side by side at each candidate."""
+    width = 0.8 / len(heights)
+    for which, (arm, values) in enumerate(heights.items()):
+        positions = [at + width * (which - (len(heights) - 1) / 2) for at in range(len(values))]
+        panel.bar(positions, values, width=width, color=COLORS[arm], label=NAMES[arm])
     panel.axhline(0, color="black", linewidth=0.6)
-    panel.set_xticks(range(8), ["right\nA", "right\nA", "right\nB", *["wrong"] * 5], fontsize=8)
-    panel.set(title="coefficients of one group of 8", ylabel="c")
-    panel.legend(fontsize=8)

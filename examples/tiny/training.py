@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from maxent_grpo import MaxEntConfig, Statistics
-from maxent_grpo.adapters.torch_loop import MaxEntLoss
+from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
 from tiny.sampling import Samples, Task, completion_logits, sample
 
 
@@ -58,7 +58,8 @@ class Reinforcement:
             `max_new_tokens` and averaged over completions.
         active_only: leave completions whose coefficient is 0 out of forward and backward. The gradient is the
             same; statistics of the policy are left out. An entropy bonus needs all completions.
-        keys: integers [N], equal for the same answer, for κ; by default completions are compared by their text.
+        keys: integers [N], equal for the same answer, for κ; by default completions are the same if their
+            tokens are.
     """
 
     def __init__(
@@ -114,20 +115,29 @@ class Reinforcement:
         self.step += 1
         return samples, statistics
 
+    def rollout(self, samples: Samples, policy_logps: Tensor | None = None) -> Rollout:
+        """Return the constants of an update on these samples: targets, coefficients and their statistics.
+
+        Args:
+            policy_logps: [N, T] token log-probabilities of the policy, for settings and statistics that need them.
+        """
+        return self.loss_fn.rollout(
+            samples.rewards,
+            samples.mask,
+            group_sizes=self.num_samples,
+            ref_logps=self._frozen_logps(self.reference, samples),
+            policy_logps=policy_logps,
+            ids=samples.ids,
+            keys=None if self.keys is None else self.keys(samples),
+            generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.step),
+        )
+
     def _loss(self, samples: Samples) -> tuple[Tensor | None, Statistics]:
         """Return the loss of a batch, None where no completion has a coefficient, and its statistics."""
-        inputs: dict[str, Any] = {
-            "group_sizes": self.num_samples,
-            "ref_logps": self._frozen_logps(self.reference, samples),
-            "ids": samples.ids,
-            "keys": None if self.keys is None else self.keys(samples),
-            "generator": torch.Generator().manual_seed(self.seed * 1_000_003 + self.step),
-        }
         rows: Tensor | slice = slice(None)
         if self.active_only and not self.entropy_bonus:
             scored = self.model if self.loss_fn.objective.config.needs_old_logps else None
-            inputs["policy_logps"] = self._frozen_logps(scored, samples)
-            rollout = self.loss_fn.rollout(samples.rewards, samples.mask, **inputs)
+            rollout = self.rollout(samples, self._frozen_logps(scored, samples))
             rows = rollout.token_weights().any(-1).nonzero().squeeze(-1)
             if len(rows) == 0:
                 return None, rollout.statistics
@@ -136,7 +146,7 @@ class Reinforcement:
         else:
             log_probs = self._log_probs(self.model, samples, rows)
             logps = _chosen(log_probs, samples.ids)
-            rollout = self.loss_fn.rollout(samples.rewards, samples.mask, policy_logps=logps.detach(), **inputs)
+            rollout = self.rollout(samples, logps.detach())
         loss = rollout.loss(logps, rows)
         if self.entropy_bonus:
             entropy = -(log_probs.exp() * log_probs).sum(-1).masked_fill(~samples.mask, 0.0).sum(-1)

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from maxent_grpo._checks import expect
 
 
 @contextmanager
-def gathered_head(lm_head: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
+def gathered_head(lm_head: nn.Module, dtype: torch.dtype | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield the (weight `[V, D]`, bias `[V]` or None) of an LM head for the linear operations.
 
     The one-pass loss takes its gradients while the weight is whole, so the head may be freed before the backward.
@@ -19,12 +20,14 @@ def gathered_head(lm_head: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
     - DeepSpeed ZeRO-3: a partitioned weight is gathered inside the context. Call it within the engine's forward,
       whose hooks reduce the gradient.
     - FSDP2: a sharded weight (a `DTensor`) is gathered; its gradient is averaged over the ranks, as FSDP2 averages
-      the others. `linear_token_logps` also works, but keeps the whole weight until the backward.
+      the others. `linear_token_logps` also works, but keeps the whole weight until the backward. The shards are
+      float32 whatever FSDP2's mixed precision: `dtype` is what it would have cast them to.
     - PEFT: a merged adapter and a trained copy of the head (`modules_to_save`) are used; an adapter beside the head
       is refused, because W alone is not the head then.
 
     Args:
         lm_head: a linear layer: its output is `hidden @ weight.T + bias`, nothing else.
+        dtype: of the hidden states; a gathered weight and bias are cast to it, as `fully_shard` casts the body's.
 
     Raises:
         ValueError: for a head with an adapter that is not merged, a quantised head, or no linear layer at all.
@@ -36,7 +39,7 @@ def gathered_head(lm_head: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
     head = _plain_head(lm_head)
     weight, bias = head.weight, head.bias
     with _zero3_gathered(weight, bias):
-        yield _whole(weight), None if bias is None else _whole(bias)
+        yield _whole(weight, dtype), None if bias is None else _whole(bias, dtype)
 
 
 def _plain_head(lm_head: nn.Module) -> Any:
@@ -67,8 +70,8 @@ def _zero3_gathered(*parameters: Any) -> AbstractContextManager[Any]:
     return gathered
 
 
-def _whole(parameter: Any) -> Tensor:
-    """Return the parameter itself, or the whole of a sharded one whose gradient is the mean of the ranks'."""
+def _whole(parameter: Any, dtype: torch.dtype | None) -> Tensor:
+    """Return the parameter itself, or the whole of a sharded one, in `dtype`, whose gradient is the ranks' mean."""
     if not hasattr(parameter, "full_tensor"):
         tensor: Tensor = parameter
         return tensor
@@ -78,4 +81,4 @@ def _whole(parameter: Any) -> Tensor:
     whole: Tensor = parameter.full_tensor(grad_placements=[Partial()] * parameter.device_mesh.ndim)
     if whole.requires_grad:
         whole.register_hook(lambda gradient: gradient / ranks)  # type: ignore[no-untyped-call]
-    return whole
+    return whole if dtype is None else whole.to(dtype)

@@ -8,8 +8,10 @@ of dW, frozen hidden states those of dH.
 Peak memory beside the inputs, n of N rows kept, `chunk` rows to a chunk, `itemsize` bytes to a logit:
 
     chunk·V·itemsize        one chunk of logits: `chunk_bytes`, or one row if that is more
-  + blocks                  what the row operations hold, at most min(3·BLOCK_BYTES, 3·chunk·V·4) (torch backend only)
+  + b·block                 torch backend only: block = min(BLOCK_BYTES, chunk·V·4), or one row; b = 1, one more for a
+                            soft cap with gradients and one more for an entropy
   + n·D·itemsize            a copy of the kept rows, if some are dropped
+  + N·D·itemsize            a copy of hidden states whose rows no view `[N, D]` reaches, such as `hidden[:, :-1]`
   + 3·chunk·D·4             products of a chunk
   + (N·D + V·D)·itemsize    the gradients, where they are needed
   + V·D·4                   dW in float32 before it is rounded, for a half precision weight
@@ -205,11 +207,10 @@ def linear_weighted_nll(
     >>> linear_weighted_nll(torch.zeros(2, 8), torch.ones(4, 8), torch.tensor([3, 1]), torch.tensor([1.0, -0.5])).loss
     tensor(0.6931)
     """
-    keep = _checked(hidden, weight, bias, ids, mask)
-    expect_token_weights(token_weights, ids)
+    keep = _checked(hidden, weight, bias, ids, mask, token_weights)
     odds = LogitMap.checked(temperature, logit_scale, softcap)
     settings = _settings(hidden, odds, chunk_bytes, backend)._replace(entropy=entropy)
-    kept = (keep & (token_weights != 0)).flatten().nonzero().squeeze(-1)
+    kept = keep.flatten().nonzero().squeeze(-1)
     factor = token_weights.detach().flatten()[kept].to(accumulation_dtype(settings.dtype))
     inputs = _rows_at(hidden, kept), weight, bias, ids.flatten()[kept]
     if _wants_gradient(hidden, weight, bias):
@@ -244,7 +245,7 @@ class _LinearTokenLogps(torch.autograd.Function):
                 settings.rows.row_gradient(
                     logits, ids[span], normaliser[span], gradients.mantissas[span], settings.odds, logits
                 )
-                gradients.add(span, logits)
+                gradients.add(chunks, span, logits)
             return *gradients.scaled(1.0, _dtypes(hidden, weight, bias)), None, None
 
 
@@ -267,7 +268,7 @@ class _LinearWeightedNLL(torch.autograd.Function):
                 found = settings.rows.row_logps_and_gradient(
                     logits, ids[span], gradients.mantissas[span], settings.odds, logits, entropy=settings.entropy
                 )
-                gradients.add(span, logits)
+                gradients.add(chunks, span, logits)
                 _store(results, span, found)
         ctx.gradient, ctx.dtypes = gradients, _dtypes(hidden, weight, bias)
         logps, _, entropies = results
@@ -281,11 +282,20 @@ class _LinearWeightedNLL(torch.autograd.Function):
         return *gradients.scaled(upstream, ctx.dtypes), None, None, None
 
 
-def _checked(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, mask: Tensor | None) -> Tensor:
+def _checked(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ids: Tensor,
+    mask: Tensor | None,
+    token_weights: Tensor | None = None,
+) -> Tensor:
     """Check the arguments all operations share; return the kept rows `[...]`."""
     expect_rows("hidden", hidden, ids, mask)
     expect_head(hidden, weight, bias)
-    keep = kept_rows(ids, mask)
+    if token_weights is not None:
+        expect_token_weights(token_weights, ids)
+    keep = kept_rows(ids, mask, token_weights)
     expect_ids(ids, keep, len(weight))
     return keep
 

@@ -1,4 +1,12 @@
-"""Token log-probabilities, sequence log-probabilities and the weighted NLL of given logits."""
+"""Token log-probabilities, sequence log-probabilities and the weighted NLL of given logits.
+
+Peak memory beside the inputs, N rows, `itemsize` bytes to a logit:
+
+    N·V·itemsize            the gradient, where one is needed and not written over the logits
+  + b·block                 torch backend only: block = `BLOCK_BYTES`, but at least one row and at most all of them;
+                            b = 1, one more for an entropy and one more if rows are dropped
+  + 64·N                    results, indices and masks
+"""
 
 from types import ModuleType
 from typing import Any
@@ -29,7 +37,7 @@ def token_logps(
     temperature: float = 1.0,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Log-probability of every token, without a second `[..., V]` tensor in the forward.
+    """Log-probability of every token, without a second `[..., V]` tensor in the forward (the module says how much).
 
     log p(y_t) = z_t[y_t] / T − log Σ_v exp(z_t[v] / T), the same as
     `(logits.float() / T).log_softmax(-1).gather(-1, ids[..., None])[..., 0]`.
@@ -67,7 +75,7 @@ def sequence_logps(
     temperature: float = 1.0,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Log-probability of every sequence: the sum of its tokens', or their mean.
+    """Log-probability of every sequence: the sum of its tokens', or their mean, in the memory of `token_logps`.
 
     log p(y) = Σ_t m_t log p(y_t), divided by Σ_t m_t when `length_normalize`; the same as the masked sum (mean) over
     the last dimension of `token_logps`.
@@ -134,16 +142,15 @@ def weighted_nll(
     >>> weighted_nll(torch.zeros(2, 4), torch.tensor([3, 1]), torch.tensor([1.0, -0.5])).loss
     tensor(0.6931)
     """
-    keep, rows = _checked(logits, ids, mask, backend)
-    expect_token_weights(token_weights, ids)
+    keep, rows = _checked(logits, ids, mask, backend, token_weights)
     odds = LogitMap.checked(temperature)
     factor = _row_factors(token_weights, keep.view(ids.shape), accumulation_dtype(logits.dtype))
     if torch.is_grad_enabled() and logits.requires_grad:
         expect(
             not (inplace and logits.is_leaf), "logits that another operation computed with inplace=True", leaf=True
         )
-        overlaps = any(step == 0 < size - 1 for step, size in zip(logits.stride(), logits.shape, strict=True))
-        expect(not (inplace and overlaps), "logits without shared memory with inplace=True", stride=logits.stride())
+        overlaps = inplace and _may_overlap(logits)
+        expect(not overlaps, "logits without shared memory with inplace=True", stride=logits.stride())
         outputs = _WeightedNLL.apply(logits, ids.flatten(), factor, odds, rows, inplace, entropy)  # type: ignore[no-untyped-call]
         loss, logps, entropies = outputs
     else:
@@ -237,10 +244,14 @@ def consumed_once(ctx: Any) -> Any:
     return gradient
 
 
-def _checked(logits: Tensor, ids: Tensor, mask: Tensor | None, backend: Backend) -> tuple[Tensor, ModuleType]:
+def _checked(
+    logits: Tensor, ids: Tensor, mask: Tensor | None, backend: Backend, token_weights: Tensor | None = None
+) -> tuple[Tensor, ModuleType]:
     """Check the arguments all operations share; return the kept rows `[N]` and the backend's module."""
     expect_rows("logits", logits, ids, mask)
-    keep = kept_rows(ids, mask)
+    if token_weights is not None:
+        expect_token_weights(token_weights, ids)
+    keep = kept_rows(ids, mask, token_weights)
     expect_ids(ids, keep, logits.shape[-1])
     return keep.flatten(), row_backend(backend, logits)
 
@@ -248,6 +259,16 @@ def _checked(logits: Tensor, ids: Tensor, mask: Tensor | None, backend: Backend)
 def _row_factors(token_weights: Tensor, keep: Tensor, dtype: torch.dtype) -> Tensor:
     """`[N]` coefficients, 0 where a row is not kept whatever its weight."""
     return torch.where(keep, token_weights.detach(), 0).to(dtype).flatten()
+
+
+def _may_overlap(tensor: Tensor) -> bool:
+    """Whether two elements may share memory: some step does not clear what the smaller steps reach together."""
+    reach = 0
+    for step, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and step <= reach:
+            return True
+        reach += step * (size - 1)
+    return False
 
 
 def weighted_sum(factor: Tensor, logps: Tensor) -> Tensor:

@@ -9,17 +9,28 @@ CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 """Default bytes of one chunk of logits, by device; `benchmarks/kernels.py` sweeps them."""
 MOST_ROWS = 4096
 """A matmul of 4096 rows fills a big GPU; more only cost memory."""
+TILE_ROWS = 128
+"""Rows of a GPU's matmul tile: a chunk that ends inside one computes the rest of it for nothing."""
+_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+SUMS_IN_FLOAT32 = _VERSION >= (2, 10)
+"""Whether CUDA's `addmm` adds a product of halves to a float32 sum."""
+PRODUCTS_IN_FLOAT32 = _VERSION >= (2, 8)
+"""Whether CUDA's `mm` gives a product of halves in float32."""
 
 
 def chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
-    """Rows of a chunk: as many as fit into the budget, at least one, spread evenly over the chunks.
+    """Rows of a chunk: within the budget, at least one, spread evenly over the chunks, whole tiles if one fits.
 
     >>> chunk_rows(1000, row_bytes=1 << 20, chunk_bytes=64 << 20)
     63
+    >>> chunk_rows(1000, row_bytes=1 << 20, chunk_bytes=300 << 20)
+    256
     """
     most = max(1, min(MOST_ROWS, chunk_bytes // row_bytes))
-    chunks = max(1, -(-rows // most))
-    return max(1, -(-rows // chunks))
+    tile = TILE_ROWS if most >= TILE_ROWS else 1
+    chunks = max(1, -(-rows // (most - most % tile)))
+    even = -(-rows // chunks)
+    return max(1, min(rows, -(-even // tile) * tile))
 
 
 class LogitChunks:
@@ -61,14 +72,12 @@ class HeadGradients:
         self.mantissas = torch.frexp(factor).mantissa
         self._powers = torch.where(factor == 0, 0, factor / self.mantissas)
         self._peak = torch.cat([self._powers, factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
-        self._chunks = chunks
         self._hidden = torch.empty_like(chunks.hidden) if hidden else None
         self._weight = _Sum(chunks.weight, factor.dtype) if weight else None
         self._bias = _Sum(chunks.weight[:, :1], factor.dtype) if bias else None
 
-    def add(self, span: slice, row_gradients: Tensor) -> None:
-        """Take in the rows `span` of diag(m)·G `[rows, V]`."""
-        chunks = self._chunks
+    def add(self, chunks: LogitChunks, span: slice, row_gradients: Tensor) -> None:
+        """Take in the rows `span` of diag(m)·G `[rows, V]`. The chunks are not kept: the head is free afterwards."""
         if self._hidden is not None:
             torch.mm(row_gradients, chunks.weight, out=self._hidden[span])
         if self._weight is None and self._bias is None:
@@ -99,16 +108,29 @@ class _Sum:
         self._empty = True
 
     def add(self, a: Tensor, b: Tensor) -> None:
+        total, b = self._sum, b.to(a.dtype)
         beta = 0 if self._empty else 1
         self._empty = False
-        if a.dtype == self._sum.dtype:
-            torch.addmm(self._sum, a, b.to(a.dtype), beta=beta, out=self._sum)
+        if a.dtype == total.dtype:
+            torch.addmm(total, a, b, beta=beta, out=total)
+        elif SUMS_IN_FLOAT32:
+            torch.addmm(total, a, b, total.dtype, beta=beta, out=total)
         else:
-            torch.addmm(self._sum, a, b.to(a.dtype), self._sum.dtype, beta=beta, out=self._sum)
+            product = _product(a, b, total.dtype)
+            total.add_(product) if beta else total.copy_(product)
 
     def total(self, scale: Tensor | float, dtype: torch.dtype) -> Tensor:
         """Return the sum times `scale`; zeros if nothing was added."""
         if self._empty:
             return torch.zeros_like(self._sum, dtype=dtype)
-        out = self._sum if dtype == self._sum.dtype else torch.empty_like(self._sum, dtype=dtype)
+        if dtype == self._sum.dtype or not self._sum.is_cuda:
+            return self._sum.mul_(scale).to(dtype)  # a CPU would multiply into a second float32 tensor
+        out = torch.empty_like(self._sum, dtype=dtype)
         return torch.mul(self._sum, scale, out=out)
+
+
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a·b of halves in float32; where a product cannot widen them, their copies in float32 do."""
+    if PRODUCTS_IN_FLOAT32:
+        return torch.mm(a, b, out_dtype=dtype)
+    return torch.mm(a.to(dtype), b.to(dtype))

@@ -87,8 +87,20 @@ def kept_rows(ids: Tensor, mask: Tensor | None, token_weights: Tensor | None = N
     return keep
 
 
+def row_views(tensors: tuple[Tensor, ...], dims: int) -> list[tuple[Tensor, ...]]:
+    """View tensors `[..., T, V]` of one shape in `dims` dimensions: in as few parts as their strides allow."""
+    shape = (-1, *tensors[0].shape[1 - dims :])
+    try:
+        return [tuple(tensor.view(shape) for tensor in tensors)]
+    except RuntimeError:
+        return [views for parts in zip(*tensors, strict=True) for views in row_views(parts, dims)]
+
+
 def interpreting() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, on the CPU."""
+    """Whether Triton kernels run in Triton's interpreter, on the CPU.
+
+    Triton 3.6's interpreter needs numpy < 2.4: its `range` is of arrays with one element, which newer ones refuse.
+    """
     return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on")
 
 

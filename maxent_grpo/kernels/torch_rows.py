@@ -1,8 +1,8 @@
 """The row operations in plain torch: any device, any floating dtype, block by block in one small buffer.
 
 The functions take logits `[..., V]` of any strides and per-row tensors `[N]`, N the product of the leading shape.
-Beside their result they hold at most three blocks of `BLOCK_BYTES` (or of one row, if that is more): the values,
-the slope of a soft cap or the terms of an entropy, and a copy of the kept rows of a block that drops some.
+Beside their result they hold blocks of `BLOCK_BYTES` (of one row, if that is more): one for the values, and one each
+for the slope of a soft cap, for the terms of an entropy and for a copy of the kept rows where some are dropped.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maxent_grpo.kernels.rows import LogitMap, RowLogps, accumulation_dtype, empty_row_logps
+from maxent_grpo.kernels.rows import LogitMap, RowLogps, accumulation_dtype, empty_row_logps, row_views
 
 BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 """Bytes of one block in the accumulation dtype: what a CPU's cache holds, what keeps a GPU busy."""
@@ -28,8 +28,7 @@ def row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, *, entr
     scratch = _scratch(logits)
     for span, (block,) in row_blocks(logits):
         rows = _kept(keep[span])
-        kept = block[rows]
-        found, _ = _softmax(kept, ids[span][rows], odds, scratch[: len(kept)], entropy=entropy)
+        found, _ = _softmax(block[rows], ids[span][rows], odds, scratch, entropy=entropy)
         _store(result, span, rows, found)
     return result
 
@@ -62,18 +61,14 @@ def row_logps_and_gradient(
     scratch = _scratch(logits)
     for span, (block, target) in row_blocks(logits, out):
         rows = _kept(factor[span] != 0)
-        kept, kept_ids = block[rows], ids[span][rows]
-        whole = isinstance(rows, slice)
-        work = target if whole and target.dtype == scratch.dtype else scratch[: len(kept)]
-        found, slope = _softmax(kept, kept_ids, odds, work, entropy=entropy)
+        direct = isinstance(rows, slice) and target.dtype == scratch.dtype and target.is_contiguous()
+        work = target if direct else scratch
+        found = _gradient(block[rows], ids[span][rows], factor[span][rows], odds, work, entropy=entropy)
         _store(result, span, rows, found)
-        row_factor = torch.where(found.logps.isnan(), torch.nan, factor[span][rows] * odds.slope)[:, None]
-        _subtract_onehot_(work, kept_ids)
-        work.mul_(row_factor if slope is None else slope.mul_(row_factor))
-        if not whole:
-            target.zero_()
-        if work is not target:
-            target[rows] = work.to(target.dtype)
+        if isinstance(rows, slice):
+            target.copy_(work[: len(target)])
+        else:
+            target.zero_().index_copy_(0, rows, work[: len(rows)].to(target.dtype))
     return result
 
 
@@ -89,19 +84,11 @@ def row_blocks(*tensors: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
     row_bytes = logits.shape[-1] * accumulation_dtype(logits.dtype).itemsize
     size = max(1, BLOCK_BYTES.get(logits.device.type, BLOCK_BYTES["cpu"]) // row_bytes)
     start = 0
-    for matrices in _matrices(tensors):
+    for matrices in row_views(tensors, 2):
         for first in range(0, len(matrices[0]), size):
             blocks = tuple(matrix[first : first + size] for matrix in matrices)
             yield slice(start, start + len(blocks[0])), blocks
             start += len(blocks[0])
-
-
-def _matrices(tensors: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-    """View the rows of tensors `[..., V]` as `[n, V]`, as few as their strides allow."""
-    try:
-        return [tuple(tensor.view(-1, tensor.shape[-1]) for tensor in tensors)]
-    except RuntimeError:
-        return [views for parts in zip(*tensors, strict=True) for views in _matrices(parts)]
 
 
 def _kept(keep: Tensor) -> slice | Tensor:
@@ -115,21 +102,35 @@ def _scratch(logits: Tensor) -> Tensor:
     return logits.new_empty(rows, logits.shape[-1], dtype=accumulation_dtype(logits.dtype))
 
 
-def _softmax(
-    block: Tensor, ids: Tensor, odds: LogitMap, work: Tensor, *, entropy: bool
-) -> tuple[_BlockLogps, Tensor | None]:
-    """Leave the probabilities of `block [n, V]` in `work`; return the rows' results and the slope of a soft cap.
+def _gradient(
+    block: Tensor, ids: Tensor, factor: Tensor, odds: LogitMap, work: Tensor, *, entropy: bool
+) -> _BlockLogps:
+    """Leave `factor · ∂(−log p)/∂block` in the first rows of `work`; return the rows' results."""
+    work = work[: len(block)]
+    found, slope = _softmax(block, ids, odds, work, entropy=entropy, gradient=True)
+    row_factor = torch.where(found.logps.isnan(), torch.nan, factor * odds.slope)[:, None]
+    _subtract_onehot_(work, ids)
+    work.mul_(row_factor if slope is None else slope.mul_(row_factor))
+    return found
 
+
+def _softmax(
+    block: Tensor, ids: Tensor, odds: LogitMap, work: Tensor, *, entropy: bool, gradient: bool = False
+) -> tuple[_BlockLogps, Tensor | None]:
+    """Leave the probabilities of `block [n, V]` in the first rows of `work`.
+
+    Return the rows' results and, for a gradient, the slope of a soft cap.
     log p(id) = z(id) − max z + log max p: no second exponential, no second buffer.
     """
+    work = work[: len(block)]
     values, slope = block, None
-    if odds != LogitMap() or block.dtype != work.dtype:
-        values = work.copy_(block)
+    if odds != LogitMap() or block.dtype != work.dtype or not block.is_contiguous():
+        values = work.copy_(block)  # a softmax would copy other strides into a block of its own
         if odds.softcap is None:
             values.mul_(odds.slope)
         else:
             values.mul_(odds.scale / odds.softcap).tanh_()
-            slope = 1 - values.square()
+            slope = values.square().neg_().add_(1) if gradient else None
             values.mul_(odds.softcap / odds.temperature)
     inside = (ids >= 0) & (ids < block.shape[-1])
     target = values.gather(-1, torch.where(inside, ids, 0).long()[:, None]).squeeze(-1)

@@ -15,8 +15,14 @@ TWO_LOG2E = tl.constexpr(2.8853900817779268)
 
 @triton.jit
 def _tanh(x):
-    # 1 − 2/(1 + e^2x): e^2x may overflow to infinity, whose reciprocal is the 0 wanted.
-    return 1.0 - 2.0 / (1.0 + tl.exp2(x * TWO_LOG2E))
+    # 1 − 2/(1 + e^2x): e^2x may overflow to infinity, whose reciprocal is the 0 wanted. It cancels near 0, where the
+    # odd polynomial of Cephes' tanhf (|x| < 0.625, error below 2^-23) takes its place.
+    square = x * x
+    series = -5.70498872745e-3 * square + 2.06390887954e-2
+    series = series * square - 5.37397155531e-2
+    series = series * square + 1.33314422036e-1
+    series = series * square - 3.33332819422e-1
+    return tl.where(square < 0.390625, series * square * x + x, 1.0 - 2.0 / (1.0 + tl.exp2(x * TWO_LOG2E)))
 
 
 @triton.jit

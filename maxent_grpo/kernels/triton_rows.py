@@ -1,6 +1,7 @@
 """The row operations by the Triton kernels, on a GPU or in Triton's interpreter: the functions of `torch_rows`."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ import triton  # type: ignore[import-untyped]
 from torch import Tensor
 
 from maxent_grpo.kernels import triton_kernels as kernels
-from maxent_grpo.kernels.rows import LogitMap, RowLogps, empty_row_logps
+from maxent_grpo.kernels.rows import LogitMap, RowLogps, empty_row_logps, row_views
 
 WIDEST_BLOCK = 8192
 """Elements a program holds at once: 16 a thread of 16 warps, so that loads overlap and nothing spills."""
@@ -51,18 +52,17 @@ def row_gradient(
     logits: Tensor, ids: Tensor, normaliser: Tensor, factor: Tensor, odds: LogitMap, out: Tensor
 ) -> None:
     """Write `factor · ∂(−log p)/∂logits` to `out [..., V]`, which may be `logits`; zeros where the factor is 0."""
-    if ids.numel() == 0:
-        return
-    source, target = _batched(logits), _batched(out)
+    ids, factor = ids.contiguous(), factor.contiguous()
     block, warps = launch(logits.shape[-1])
-    kernels.gradient_kernel[(ids.numel(),)](
-        *(source, ids, normaliser, factor, target),
-        *(source.shape[1], *source.stride(), *target.stride()),
-        *(logits.shape[-1], *_constants(odds), odds.slope),
-        CAPPED=odds.softcap is not None,
-        BLOCK=block,
-        num_warps=warps,
-    )
+    for span, (source, target) in _row_parts(logits, out):
+        kernels.gradient_kernel[(span.stop - span.start,)](
+            *(source, ids[span], normaliser[span], factor[span], target),
+            *(source.shape[1], *source.stride(), *target.stride()),
+            *(logits.shape[-1], *_constants(odds), odds.slope),
+            CAPPED=odds.softcap is not None,
+            BLOCK=block,
+            num_warps=warps,
+        )
 
 
 def row_logps_and_gradient(
@@ -70,19 +70,18 @@ def row_logps_and_gradient(
 ) -> RowLogps:
     """Both in one launch: `row_logps` of the rows whose factor is not 0, and `row_gradient` into `out`."""
     result = empty_row_logps(logits, entropy=entropy)
-    if ids.numel() == 0:
-        return result
-    source, target = _batched(logits), _batched(out)
+    ids, factor = ids.contiguous(), factor.contiguous()
     block, warps = launch(logits.shape[-1])
-    kernels.one_pass_kernel[(ids.numel(),)](
-        *(source, ids, factor, result.logps, result.entropy, target),
-        *(source.shape[1], *source.stride(), *target.stride()),
-        *(logits.shape[-1], *_constants(odds), odds.slope),
-        CAPPED=odds.softcap is not None,
-        ENTROPY=entropy,
-        BLOCK=block,
-        num_warps=warps,
-    )
+    for span, (source, target) in _row_parts(logits, out):
+        kernels.one_pass_kernel[(span.stop - span.start,)](
+            *(source, ids[span], factor[span], result.logps[span], _part(result.entropy, span), target),
+            *(source.shape[1], *source.stride(), *target.stride()),
+            *(logits.shape[-1], *_constants(odds), odds.slope),
+            CAPPED=odds.softcap is not None,
+            ENTROPY=entropy,
+            BLOCK=block,
+            num_warps=warps,
+        )
     return result
 
 
@@ -96,21 +95,30 @@ def scale_(gradient: Tensor, upstream: Tensor) -> None:
 
 
 def _score(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, result: RowLogps, sums: Tensor | None) -> None:
-    if ids.numel() == 0:
-        return
-    source = _batched(logits)
+    ids, keep = ids.contiguous(), keep.contiguous()
     block, warps = launch(logits.shape[-1])
     arrivals = None if sums is None else torch.zeros(sums.shape, dtype=torch.int32, device=sums.device)
-    kernels.logps_kernel[(ids.numel(),)](
-        *(source, ids, keep, result.logps, result.normaliser, result.entropy, sums, arrivals),
-        *(source.shape[1], *source.stride()),
-        *(logits.shape[-1], *_constants(odds)),
-        CAPPED=odds.softcap is not None,
-        ENTROPY=result.entropy is not None,
-        SEQUENCE=sums is not None,
-        BLOCK=block,
-        num_warps=warps,
-    )
+    for span, (source,) in _row_parts(logits):
+        tokens = source.shape[1]
+        sequences = slice(span.start // tokens, span.stop // tokens)
+        kernels.logps_kernel[(span.stop - span.start,)](
+            *(
+                source,
+                ids[span],
+                keep[span],
+                result.logps[span],
+                result.normaliser[span],
+                _part(result.entropy, span),
+            ),
+            *(_part(sums, sequences), _part(arrivals, sequences)),
+            *(tokens, *source.stride()),
+            *(logits.shape[-1], *_constants(odds)),
+            CAPPED=odds.softcap is not None,
+            ENTROPY=result.entropy is not None,
+            SEQUENCE=sums is not None,
+            BLOCK=block,
+            num_warps=warps,
+        )
 
 
 def _constants(odds: LogitMap) -> tuple[float, float, float]:
@@ -120,6 +128,14 @@ def _constants(odds: LogitMap) -> tuple[float, float, float]:
     return odds.scale / odds.softcap, odds.softcap, math.log2(math.e) / odds.temperature
 
 
-def _batched(logits: Tensor) -> Tensor:
-    """View `[..., V]` as `[batch, rows, V]`, whatever the strides of those three."""
-    return logits[None] if logits.ndim == 2 else logits.flatten(0, -3)
+def _row_parts(*tensors: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+    """Yield (row numbers, a view `[batch, rows, V]` of each tensor): one launch, or as many as the strides need."""
+    start = 0
+    for views in row_views(tensors, 3) if tensors[0].numel() else ():
+        stop = start + views[0].shape[:-1].numel()
+        yield slice(start, stop), views
+        start = stop
+
+
+def _part(values: Tensor | None, span: slice) -> Tensor | None:
+    return None if values is None else values[span]

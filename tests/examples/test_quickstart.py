@@ -1,4 +1,4 @@
-"""The demo: what it leaves on disk, that it goes on where it was stopped, and how it reads its results."""
+"""The demo: what it trains, what it leaves on disk, and that it goes on where it was stopped."""
 
 import json
 import signal
@@ -12,8 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import quickstart
-from tiny.evaluation import coverage_at
-from tiny.report import matched_coverage, matched_level
+from maxent_grpo import MaxEntConfig, listwise_q, tempered_target
+from tasks import countdown
+from tasks.answers import WRONG, Verdict
+from tiny.sampling import Samples, Task, token_logps
+from tiny.storage import load_checkpoint
+from tiny.training import Reinforcement
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--steps", "4", "--warm-steps", "3", "--eval-prompts", "8", "--eval-samples", "8", "--eval-every", "2"]
@@ -53,6 +57,124 @@ def test_a_method_logs_every_update_and_leaves_a_checkpoint_that_loads(warm: Pat
     prompt = "2 3 14 = 15 :"
     assert tokenizer(prompt)["input_ids"] == quickstart.TOKENIZER(prompt)["input_ids"]
     assert model(**tokenizer(prompt, return_tensors="pt")).logits.shape[1:] == (6, len(tokenizer))
+
+
+CHANGED = ["--tau", "0.3", "--beta", "0.1", "--dedup", "0.25", "--group-scale", "0.75"]
+
+
+@pytest.mark.parametrize("option", [None, *CHANGED[::2]])
+def test_every_method_trains_with_its_own_settings_and_the_flags_that_concern_it(option: str | None) -> None:
+    given = {"tau": 0.2, "beta": 0.0, "dedup": 0.5, "group_scale": 1.0}  # as published, and as measured
+    flags: list[str] = []
+    if option is not None:
+        value = CHANGED[CHANGED.index(option) + 1]
+        flags = [option, value]
+        given[option.removeprefix("--").replace("-", "_")] = float(value)
+    options = quickstart.arguments(flags)
+    longest = quickstart.MAX_NEW_TOKENS
+    assert quickstart.arm_config("dr_grpo", options) == MaxEntConfig(projection="surrogate", max_length=longest)
+    assert quickstart.arm_config("maxent", options) == MaxEntConfig(tau=given["tau"], beta=given["beta"])
+    assert quickstart.arm_config("maxent_diverse", options) == MaxEntConfig(
+        **given, center=True, skip="all_min", nll_reduction="max_length", max_length=longest
+    )
+
+
+def test_the_loop_gets_the_options_of_the_command_line(warm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BegunError(Exception):
+        pass
+
+    def begin(*arguments: object, **settings: object) -> None:
+        raise BegunError(arguments, settings)
+
+    monkeypatch.setattr(quickstart, "Reinforcement", begin)
+    flags = ["--learning-rate", "0.02", "--temperature", "0.7", "--prompts", "5", "--samples", "6", "--tau", "0.3"]
+    with pytest.raises(BegunError) as begun:
+        quickstart.train(job(warm, "maxent", *flags), silent, never)
+    (*_, task, config), settings = begun.value.args
+    assert (task, config) == (quickstart.TASK, MaxEntConfig(tau=0.3))
+    assert {name: settings[name] for name in ("learning_rate", "temperature", "prompts_per_step", "num_samples")} == {
+        "learning_rate": 0.02,
+        "temperature": 0.7,
+        "prompts_per_step": 5,
+        "num_samples": 6,
+    }
+
+
+def starts_with_a_large_number(problem: countdown.Problem, answer: str) -> Verdict:
+    """Judge answers by something that a hardly trained model can learn within a few updates."""
+    return Verdict(True, problem.modes[0]) if answer.startswith(("1", "2")) and answer[1:2].isdigit() else WRONG
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", quickstart.ARMS)
+def test_training_raises_the_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str) -> None:
+    monkeypatch.setattr(quickstart, "TASK", Task(countdown.prompt, starts_with_a_large_number))
+    monkeypatch.setattr(quickstart, "TEMPERATURES", (1.0,))
+    flags = ["--steps", "20", "--warm-steps", "5", "--prompts", "8", "--samples", "8", "--eval-every", "20"]
+    flags += ["--learning-rate", "3e-3", "--eval-prompts", "32"]
+    start, done = job(tmp_path, "warm_start", *flags), job(tmp_path, arm, *flags)
+    quickstart.warm_up(start, silent, never)
+    quickstart.train(done, silent, never)
+    rewards = [row["reward"] for row in done.log.rows() if "step" in row]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+    before, after = (each.log.rows()[-1] for each in (start, done))
+    assert after["mean@8"] > before["mean@8"] + 0.2  # counted by verdicts, not by what training calls a reward
+
+
+class Watched(Reinforcement):
+    """A loop that remembers what each loss was taken of: the samples, the log-probabilities, and the loss."""
+
+    seen: list[tuple[Samples, torch.Tensor, float]]
+
+    def _loss(self, samples: Samples):
+        with torch.no_grad():
+            logps = token_logps(self.model, samples.prompts, samples.ids)
+        loss, statistics = super()._loss(samples)
+        self.seen.append((samples, logps, loss.item()))
+        return loss, statistics
+
+
+def test_the_pull_is_to_the_frozen_warm_start_after_the_policy_has_moved(
+    warm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Watched.seen = []
+    monkeypatch.setattr(quickstart, "Reinforcement", Watched)
+    done = job(warm, "maxent", "--beta", "0.5", "--learning-rate", "0.01", "--steps", "2")
+    quickstart.train(done, silent, never)
+    samples, logps, loss = Watched.seen[1]
+    frozen = load_checkpoint(done.warm_folder)
+    with torch.no_grad():
+        anchors = token_logps(frozen, samples.prompts, samples.ids)
+
+    def loss_with(anchors: torch.Tensor) -> float:
+        lengths, groups = samples.mask.sum(-1), (-1, 4)
+        per_token = ((anchors * samples.mask).sum(-1) / lengths).reshape(groups)
+        weights = tempered_target(listwise_q(samples.rewards.reshape(groups)), per_token, tau=0.2, beta=0.5)
+        return -(weights * (logps * samples.mask).sum(-1).reshape(groups)).sum(-1).mean().item()
+
+    assert loss == pytest.approx(loss_with(anchors), rel=1e-5)
+    assert loss != pytest.approx(loss_with(logps), rel=1e-3)
+
+
+def test_all_methods_are_shown_the_same_groups_and_weigh_them_by_the_flags(
+    warm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quickstart, "TASK", Task(countdown.prompt, starts_with_a_large_number))
+    monkeypatch.setattr(quickstart, "TEMPERATURES", (1.0,))
+    groups = {}
+    for arm in quickstart.ARMS:
+        done = job(warm, arm, "--steps", "1", "--tau", "0.6")
+        quickstart.train(done, silent, never)
+        groups[arm] = [row for row in done.log.rows() if "group" in row]
+        assert 0 < len(groups[arm]) <= 3
+    shown = [[(row["prompt"], row["texts"], row["rewards"]) for row in rows] for rows in groups.values()]
+    assert shown[0] == shown[1] == shown[2]
+    for row in groups["maxent"]:
+        heated = torch.tensor(row["q"]) ** (1 / 0.6)
+        assert row["weights"] == pytest.approx((heated / heated.sum()).tolist(), rel=1e-4)
+    for row in groups["dr_grpo"]:
+        mean = sum(row["rewards"]) / 4
+        assert row["coefficients"] == pytest.approx([(reward - mean) / 4 for reward in row["rewards"]])
 
 
 @pytest.mark.parametrize("options", [[], ["--beta", "0.1"]], ids=["plain", "with a reference"])
@@ -106,13 +228,81 @@ def test_ctrl_c_keeps_what_is_there_and_resume_ends_with_table_and_picture(tmp_p
     output, _ = running.communicate(timeout=200)
     assert running.returncode == 130, output
     assert "--resume" in output
+    assert "Not in the table, because unfinished: MaxEnt, published, seed 0." in " ".join(output.split())
     stopped_at = len(log.read_text().splitlines())
     assert 0 < stopped_at < 40
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["arm"] == "maxent"] == list(range(1, stopped_at + 1))
+    assert "| warm start |" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "curves.png").exists()
     resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["arm"] == "maxent" and "step" in row] == list(range(1, 41))
-    assert {"results.json", "results.md", "curves.png", "config.json"} <= {file.name for file in tmp_path.iterdir()}
+    assert {*quickstart.RESULTS, "config.json"} <= {file.name for file in tmp_path.iterdir()}
+    table = (tmp_path / "results.md").read_text()
+    assert "| MaxEnt, published |" in table
+    assert "unfinished" not in table
+
+
+def test_ctrl_c_in_the_warm_up_promises_nothing_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quickstart, "run_jobs", interrupted)
+    assert quickstart.main([*SMALL, "--output", str(tmp_path / "run")]) == 130
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Nothing has been evaluated yet" in printed
+    assert "a warm start that has not finished begins anew" in printed
+    assert (tmp_path / "run/metrics.jsonl").read_text() == ""
+
+
+def test_a_fresh_run_removes_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+    old = job(tmp_path, "maxent", "--seeds", "2")
+    quickstart.open_output(old.options)
+    old.log.append({"step": 1})
+    mine = [tmp_path / name for name in ("seed7/mine.txt", "seeds/mine.txt", "seed_list.txt", "notes.md")]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    for name in quickstart.RESULTS:
+        (tmp_path / name).write_text("of the earlier run")
+    quickstart.open_output(job(tmp_path, "maxent", "--tau", "0.3").options)
+    assert not (tmp_path / "seed0").exists()
+    assert not any((tmp_path / name).exists() for name in quickstart.RESULTS)
+    assert all(file.read_text() == "mine" for file in mine)
+    assert json.loads((tmp_path / "config.json").read_text())["tau"] == 0.3
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"seed0/data.csv": "1,2"},
+        {"notes.txt": "mine"},
+        {"config.json": '{"model_type": "qwen2"}', "seed0/model.bin": "mine"},
+        {"config.json": "not JSON"},
+        {"config.json": "[1]"},
+    ],
+    ids=["folders named as ours", "a file", "another program's config", "no JSON", "no object"],
+)
+def test_a_folder_that_holds_no_earlier_run_is_refused_and_kept(tmp_path: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    with pytest.raises(SystemExit, match=r"new or empty folder or an earlier run of this demo, got --output /"):
+        quickstart.open_output(job(tmp_path, "maxent").options)
+    with pytest.raises(SystemExit, match="a run to resume"):
+        quickstart.open_output(job(tmp_path, "maxent", "--resume").options)
+    assert {name: (tmp_path / name).read_text() for name in files} == files
+
+
+def test_an_output_that_is_a_file_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit, match="new or empty folder"):
+        quickstart.open_output(job(tmp_path / "file", "maxent").options)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_resuming_with_other_options_is_refused_by_name(tmp_path: Path) -> None:
@@ -132,6 +322,16 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
         (["--steps", "0"], "--steps >= 1"),
         (["--eval-samples", "4"], "--eval-samples >= 8"),
         (["--arms", "ppo"], "ppo"),
+        (["--tau", "-1"], "Expected tau >= 0, got tau=-1.0."),
+        (["--beta", "nan", "--arms", "dr_grpo"], "got beta=nan."),
+        (["--tau", "inf", "--beta", "inf"], "tau or beta to be finite"),
+        (["--dedup", "2"], "got dedup=2.0."),
+        (["--group-scale", "-1"], "got group_scale=-1.0."),
+        (["--temperature", "0"], "Expected --temperature to be positive and finite, got 0.0."),
+        (["--learning-rate", "-1"], "Expected --learning-rate to be positive and finite, got -1.0."),
+        (["--learning-rate", "nan"], "Expected --learning-rate to be positive and finite, got nan."),
+        (["--eval-prompts", "4992"], "Expected --eval-prompts and --prompts to share 4992 problems, got 5024."),
+        (["--eval-prompts", "4900", "--prompts", "93"], "to share 4992 problems, got 4993."),
     ],
 )
 def test_bad_options_are_named(options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,26 +340,5 @@ def test_bad_options_are_named(options: list[str], complaint: str, capsys: pytes
     assert complaint in capsys.readouterr().err
 
 
-def row(mean: float, coverage: float) -> dict[str, float]:
-    return {"mean@8": mean, "coverage@8": coverage}
-
-
-def test_coverage_at_a_level_is_read_between_neighbouring_temperatures() -> None:
-    frontier = {0.6: row(0.6, 0.2), 1.0: row(0.4, 0.4)}
-    assert coverage_at(0.5, frontier) == pytest.approx(0.3)
-    assert coverage_at(0.6, frontier) == pytest.approx(0.2)
-    assert coverage_at(0.61, frontier) is None  # reached at no temperature
-    assert coverage_at(0.3, frontier) == pytest.approx(0.4)  # no hotter one was tried: taken at the hottest
-
-
-def test_methods_are_compared_at_the_highest_accuracy_that_all_of_them_reach() -> None:
-    trained = {"a": {0.6: row(0.7, 0.2), 1.0: row(0.5, 0.3)}, "b": {0.6: row(0.6, 0.4), 1.0: row(0.4, 0.5)}}
-    assert matched_level(trained) == 0.6
-    rows = [
-        {"arm": arm, "seed": 0, "temperature": heat, **metrics}
-        for arm, by in trained.items()
-        for heat, metrics in by.items()
-    ]
-    level, coverage = matched_coverage([*rows, {"arm": "warm_start", "seed": 0, "temperature": 1.0, **row(0.1, 0.9)}])
-    assert level == 0.6
-    assert coverage == {"a": pytest.approx(0.25), "b": pytest.approx(0.4)}
+def test_as_many_problems_may_be_held_out_as_one_update_leaves() -> None:
+    assert quickstart.arguments(["--eval-prompts", "4900", "--prompts", "92"]).eval_prompts == 4900

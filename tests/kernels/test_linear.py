@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernel_cases import DEVICE, DTYPES, ROUNDING, naive_head, naive_logps
+from kernel_cases import DEVICE, naive_head, naive_logps
 from maxent_grpo.kernels import linear_sequence_logps, linear_token_logps, linear_weighted_nll
 
 EXAMPLES = settings(max_examples=20)
@@ -158,22 +158,6 @@ def test_sequence_logps_through_the_head_sum_or_average_the_tokens_kept(backend:
     torch.testing.assert_close(
         means.double(), tokens.sum(-1) / torch.tensor([2, 3, 1], device=DEVICE), rtol=1e-5, atol=1e-5
     )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("coefficient", [1.0, 1e-4])
-def test_errors_stay_below_those_of_eager_torch_in_the_same_dtype(
-    backend: str, dtype: torch.dtype, coefficient: float
-) -> None:
-    head = standard(dtype)
-    head = Head(**{**head.__dict__, "token_weights": coefficient * head.token_weights})
-    _, precise = head.eager(torch.float64)
-    _, eager = head.eager(dtype)
-    leaves = head.leaves()
-    got = torch.autograd.grad(one_pass(head, leaves, backend), leaves)
-    for one, other, exact in zip(got, eager, precise, strict=True):
-        error, allowed = float((one.double() - exact).norm()), float((other.double() - exact).norm())
-        assert error <= ROUNDING[backend, dtype] * allowed + 1e-6 * float(exact.norm())
 
 
 def test_the_weight_gradient_is_summed_in_float32_over_many_chunks(backend: str) -> None:

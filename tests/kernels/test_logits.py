@@ -4,9 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from kernel_cases import DEVICE, DTYPES, ROUNDING, Rows, naive_logps, precise, rows
+from kernel_cases import DEVICE, Rows, naive_logps, precise, rows
 from maxent_grpo.kernels import sequence_logps, token_logps, weighted_nll
-from maxent_grpo.kernels.rows import LogitMap, row_backend
 
 EXAMPLES = settings(max_examples=20)
 
@@ -15,8 +14,13 @@ def gradient_of(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(loss, logits)[0].double()
 
 
-def tolerance(dtype: torch.dtype, scale: float = 1.0) -> dict[str, float]:
-    return {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-5 * scale}
+def tolerance(case: Rows) -> dict[str, float]:
+    """Halves round once, relative to the gradient; p − 1 cancels to two ulps of 1 times the slope."""
+    largest = float(case.token_weights.abs().max()) if case.token_weights.numel() else 0.0
+    return {
+        "rtol": 4 * torch.finfo(case.logits.dtype).eps,
+        "atol": 1e-5 + 2 * torch.finfo(torch.float32).eps * largest / case.temperature,
+    }
 
 
 @EXAMPLES
@@ -27,8 +31,7 @@ def test_token_logps_and_their_gradient_are_those_of_log_softmax_and_gather(back
     expected, gradient = precise(case)
     torch.testing.assert_close(logps.double(), expected, rtol=1e-5, atol=1e-5)
     got = gradient_of(-(case.token_weights * logps).sum(), logits)
-    # Halves round once, relative to the gradient; below float16's smallest number there is nothing left to compare.
-    torch.testing.assert_close(got, gradient, **tolerance(logits.dtype))
+    torch.testing.assert_close(got, gradient, **tolerance(case))
 
 
 @EXAMPLES
@@ -45,7 +48,7 @@ def test_weighted_nll_has_the_loss_and_gradient_of_the_two_pass_form(backend: st
     )
     counted = case.keep & (case.token_weights != 0)
     torch.testing.assert_close(result.token_logps.double(), expected.where(counted, 0), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(gradient_of(result.loss, logits), gradient, **tolerance(logits.dtype))
+    torch.testing.assert_close(gradient_of(result.loss, logits), gradient, **tolerance(case))
 
 
 @EXAMPLES
@@ -70,34 +73,6 @@ def test_sequence_logps_sum_or_average_the_tokens_kept(backend: str, case: Rows)
         torch.testing.assert_close(
             got, gradient_of(wanted.square().sum(), precise_logits), rtol=8 * torch.finfo(logits.dtype).eps, atol=1e-3
         )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_errors_stay_below_those_of_eager_torch_in_the_same_dtype(
-    backend: str, dtype: torch.dtype, scale: float
-) -> None:
-    torch.manual_seed(0)
-    case = Rows(
-        (scale * torch.randn(16, 1000, device=DEVICE)).to(dtype),
-        torch.randint(0, 1000, (16,), device=DEVICE),
-        torch.ones(16, dtype=torch.bool, device=DEVICE),
-        torch.randn(16, device=DEVICE),
-        1.0,
-    )
-    logps, gradient = precise(case)
-    eager_logits = case.logits.clone().requires_grad_()
-    eager = naive_logps(eager_logits, case.ids, case.keep)
-    eager_gradient = gradient_of(-(case.token_weights * eager).sum(), eager_logits)
-    logits = case.logits.clone().requires_grad_()
-    result = weighted_nll(logits, case.ids, case.token_weights, backend=backend)
-
-    def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
-        return float((got.double() - wanted).norm() / wanted.norm())
-
-    assert error(result.token_logps, logps) <= error(eager.detach(), logps) + 1e-7
-    allowed = ROUNDING[backend, dtype] * error(eager_gradient, gradient)
-    assert error(gradient_of(result.loss, logits), gradient) <= allowed + 1e-7
 
 
 @pytest.mark.parametrize("width", [1, 7, 151936])
@@ -191,13 +166,15 @@ def test_an_all_masked_batch_gives_a_differentiable_zero(backend: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [5, -1])
-def test_an_id_outside_the_vocabulary_is_an_error_unless_masked(backend: str, bad: int) -> None:
+def test_an_id_outside_the_vocabulary_is_an_error_unless_masked_or_without_weight(backend: str, bad: int) -> None:
     logits = torch.zeros(2, 5, device=DEVICE)
     ids = torch.tensor([0, bad], device=DEVICE)
     assert torch.equal(
         token_logps(logits, ids, mask=torch.tensor([True, False], device=DEVICE), backend=backend)[1:],
         torch.zeros(1, device=DEVICE),
     )
+    unweighted = weighted_nll(logits, ids, torch.tensor([1.0, 0.0], device=DEVICE), backend=backend)
+    assert unweighted.token_logps[1] == 0
     if DEVICE == "cpu":
         with pytest.raises(ValueError, match=r"Expected ids in \[0, 5\), got ids=\[" + str(bad)):
             token_logps(logits, ids, backend=backend)
@@ -222,6 +199,19 @@ def test_inplace_writes_the_gradient_over_the_logits_and_bumps_their_version(bac
     torch.testing.assert_close(gradient_of(loss, leaf), expected)
 
 
+def test_inplace_writes_over_logits_that_no_flat_view_reaches(backend: str) -> None:
+    torch.manual_seed(0)
+    leaf = torch.randn(2, 3, 4, 9, device=DEVICE, requires_grad=True)
+    ids = torch.randint(0, 9, (2, 2, 4), device=DEVICE)
+    weights = torch.randn(2, 2, 4, device=DEVICE)
+    logps = naive_logps(leaf[:, :-1].double(), ids, torch.ones_like(ids, dtype=torch.bool))
+    expected = gradient_of(-(weights * logps).sum(), leaf)
+    logits = leaf * 1.0
+    loss = weighted_nll(logits[:, :-1], ids, weights, inplace=True, backend=backend).loss
+    torch.testing.assert_close(logits.detach()[:, :-1].double(), expected[:, :-1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient_of(loss, leaf), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_inplace_is_noticed_by_whoever_needs_the_logits(backend: str) -> None:
     leaf = torch.randn(2, 9, device=DEVICE, requires_grad=True)
     logits = leaf * 1.0
@@ -240,6 +230,8 @@ def test_inplace_refuses_leaves_and_shared_memory(backend: str) -> None:
         weighted_nll(leaf, ids, weights, inplace=True, backend=backend)
     with pytest.raises(ValueError, match="without shared memory"):
         weighted_nll((leaf[:1] * 1.0).expand(2, 9), ids, weights, inplace=True, backend=backend)
+    with pytest.raises(ValueError, match="without shared memory"):
+        weighted_nll((leaf * 1.0).as_strided((2, 9), (8, 1)), ids, weights, inplace=True, backend=backend)
 
 
 def test_without_gradients_none_are_computed_and_the_logits_stay(backend: str) -> None:
@@ -285,27 +277,25 @@ def test_results_beside_the_loss_are_detached(backend: str) -> None:
     assert weighted_nll(logits, ids, torch.ones(2, device=DEVICE), backend=backend).entropy is None
 
 
+def test_strided_and_expanded_labels_and_masks_score_their_own_rows(backend: str) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 6, 30, device=DEVICE)
+    pairs = torch.randint(0, 30, (4, 6, 2), device=DEVICE)
+    masks = torch.rand(4, 6, 2, device=DEVICE) < 0.5
+    for ids, mask in ((pairs[..., 0], masks[..., 0]), (pairs[:, :1, 1].expand(4, 6), masks[:1, :, 1].expand(4, 6))):
+        expected = naive_logps(logits.double(), ids, mask)
+        torch.testing.assert_close(token_logps(logits, ids, mask=mask, backend=backend).double(), expected)
+        torch.testing.assert_close(sequence_logps(logits, ids, mask, backend=backend).double(), expected.sum(-1))
+    column, row_mask = pairs[:, 0, 0], masks[:, 0, 0]
+    flat = token_logps(logits[:, 0], column, mask=row_mask, backend=backend)
+    torch.testing.assert_close(flat.double(), naive_logps(logits[:, 0].double(), column, row_mask))
+
+
 def test_results_repeat_bit_by_bit(backend: str) -> None:
     logits = torch.randn(4, 6, 300, device=DEVICE)
     ids = torch.randint(0, 300, (4, 6), device=DEVICE)
     first = sequence_logps(logits, ids, backend=backend)
     assert all(torch.equal(first, sequence_logps(logits, ids, backend=backend)) for _ in range(3))
-
-
-def test_rows_further_than_two_to_the_31_elements_apart_are_addressed_right(backend: str) -> None:
-    width, step = 7, 2**31 + 8
-    storage = torch.empty(step + width, dtype=torch.bfloat16, device=DEVICE)  # only the touched pages take memory
-    logits = storage.as_strided((2, width), (step, 1))
-    logits.copy_(torch.randn(2, width))
-    ids = torch.tensor([3, 6], device=DEVICE)
-    weights = torch.tensor([0.0, 1.0], device=DEVICE)
-    expected = naive_logps(logits.double(), ids, weights != 0)
-    torch.testing.assert_close(token_logps(logits, ids, mask=weights != 0, backend=backend).double(), expected)
-    factor = torch.tensor([0.5, 1.0], device=DEVICE)
-    gradient = factor[:, None] * (logits.double().softmax(-1) - torch.nn.functional.one_hot(ids, width))
-    rows = row_backend(backend, logits)
-    rows.row_logps_and_gradient(logits, ids, factor, LogitMap(), logits)
-    torch.testing.assert_close(logits.double(), gradient, rtol=0, atol=2**-8)
 
 
 def test_logits_that_need_no_gradient_get_none() -> None:

@@ -1,4 +1,7 @@
-"""Peak extra memory of every operation stays below its formula, and below eager's by the promised factor."""
+"""Peak extra memory of every operation stays below its formula, and below eager's by the promised factor.
+
+The blocks are made small beside the logits, so that one tensor of logits too many exceeds every bound.
+"""
 
 import pytest
 import torch
@@ -7,10 +10,20 @@ from kernel_cases import DEVICE, naive_logps, peak_bytes
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, sequence_logps, token_logps, weighted_nll
 from maxent_grpo.kernels.torch_rows import BLOCK_BYTES
 
-N, D, V = 512, 64, 8192
-CHUNK = 64 * V * 4  # 64 rows
-BLOCKS = 3 * BLOCK_BYTES[DEVICE]
+N, D, V = 128, 64, 4096
+CHUNK_ROWS = 32
+BLOCK = 1 << 17  # a sixteenth of the logits in float32
 ROW_BYTES = 64 * N + (1 << 16)  # per-row results, masks and indices; constants
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BLOCK_BYTES, DEVICE, BLOCK)
+
+
+def blocks(backend: str, *, entropy: bool = False, dropped: bool = False, capped: bool = False) -> int:
+    """Bytes that the row operations hold beside their results."""
+    return BLOCK * (1 + entropy + dropped + capped) if backend == "torch" else 0
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +33,32 @@ def rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
 def test_log_probabilities_need_a_few_blocks_forward_and_the_gradient_backward(
-    rows: tuple[torch.Tensor, ...], dtype: torch.dtype
+    backend: str, rows: tuple[torch.Tensor, ...], dtype: torch.dtype, masked: bool
 ) -> None:
     logits, ids = rows[0].to(dtype).requires_grad_(), rows[1]
-    assert peak_bytes(lambda: token_logps(logits, ids)) <= BLOCKS + ROW_BYTES
+    mask = torch.arange(N, device=DEVICE) % 8 > 0 if masked else None
+    bound = blocks(backend, dropped=masked) + ROW_BYTES
+
+    def score() -> torch.Tensor:
+        return token_logps(logits, ids, mask=mask, backend=backend)
+
     gradient = N * V * dtype.itemsize
-    step = peak_bytes(lambda: torch.autograd.grad(token_logps(logits, ids).sum(), logits))
-    assert gradient <= step <= gradient + BLOCKS + ROW_BYTES
+    assert bound < gradient
+    assert peak_bytes(score) <= bound
+    step = peak_bytes(lambda: torch.autograd.grad(score().sum(), logits))
+    assert gradient <= step <= gradient + bound
+
+
+@pytest.mark.parametrize("cut", [(slice(None), slice(-1)), (slice(None), slice(None), slice(-1))])
+def test_logits_cut_in_any_dimension_are_not_copied(backend: str, cut: tuple[slice, ...]) -> None:
+    logits, ids = (
+        torch.randn(2, 5, 10, V, device=DEVICE)[cut],
+        torch.zeros(2, 5, 10, dtype=torch.int64, device=DEVICE),
+    )
+    bound = blocks(backend) + ROW_BYTES
+    assert peak_bytes(lambda: token_logps(logits, ids[cut], backend=backend)) <= bound < logits.numel() * 4
 
 
 def test_sequence_log_probabilities_score_in_an_eighth_of_eagers_memory() -> None:
@@ -39,44 +70,58 @@ def test_sequence_log_probabilities_score_in_an_eighth_of_eagers_memory() -> Non
     assert peak_bytes(lambda: sequence_logps(logits, ids)) <= eager / 8
 
 
-def test_one_pass_in_place_needs_no_second_tensor_of_logits(rows: tuple[torch.Tensor, ...]) -> None:
-    logits, ids, weights = rows
-    leaf = torch.zeros((), device=DEVICE, requires_grad=True)
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_pass_in_place_needs_no_second_tensor_of_logits(
+    backend: str, rows: tuple[torch.Tensor, ...], entropy: bool, dropped: bool, dtype: torch.dtype
+) -> None:
+    logits, ids, weights = rows[0].to(dtype), rows[1], rows[2]
+    if dropped:
+        weights = weights * (torch.arange(N, device=DEVICE) % 8 > 0)
+    leaf = torch.zeros((), dtype=dtype, device=DEVICE, requires_grad=True)
+    bound = blocks(backend, entropy=entropy, dropped=dropped) + ROW_BYTES
 
     def step(inplace: bool) -> int:
         over = logits + leaf
-        return peak_bytes(lambda: weighted_nll(over, ids, weights, inplace=inplace))
+        return peak_bytes(lambda: weighted_nll(over, ids, weights, inplace=inplace, entropy=entropy, backend=backend))
 
-    assert step(inplace=True) <= BLOCKS + ROW_BYTES
-    assert step(inplace=False) <= N * V * 4 + BLOCKS + ROW_BYTES
+    assert step(inplace=True) <= bound
+    assert bound < step(inplace=False) <= logits.nbytes + bound
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_head_needs_one_chunk_beside_its_gradients(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("softcap", "entropy", "dropped"), [(None, False, False), (5.0, False, True), (5.0, True, False)]
+)
+def test_the_head_needs_one_chunk_beside_its_gradients(
+    backend: str, dtype: torch.dtype, softcap: float | None, entropy: bool, dropped: bool
+) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(N, D, device=DEVICE).to(dtype).requires_grad_()
     weight = torch.randn(V, D, device=DEVICE).to(dtype).requires_grad_()
     ids, weights = torch.randint(0, V, (N,), device=DEVICE), torch.randn(N, device=DEVICE)
-    chunk = CHUNK * dtype.itemsize // 4
-    wide = 0 if dtype == torch.float32 or DEVICE == "cuda" else CHUNK + 64 * D * 4  # a CPU multiplies in float32
-    products = 3 * 64 * D * 4
+    mask = torch.arange(N, device=DEVICE) % 4 > 0 if dropped else None
+    chunk = CHUNK_ROWS * V * dtype.itemsize
+    wide = 0 if dtype == torch.float32 or DEVICE == "cuda" else CHUNK_ROWS * V * 4  # a CPU multiplies in float32
+    products = 3 * CHUNK_ROWS * D * 4 + (N * D * dtype.itemsize if dropped else 0)
     gradients = (N * D + V * D) * dtype.itemsize
     sums = V * D * 4 if dtype != torch.float32 else 0
-    blocks = min(BLOCKS, 3 * CHUNK)
-    bound = chunk + wide + products + blocks + ROW_BYTES
+    bound = chunk + products + ROW_BYTES
+    options = {"mask": mask, "softcap": softcap, "chunk_bytes": chunk, "backend": backend}
 
-    def step(operation: str) -> object:
-        if operation == "one pass":
-            loss = linear_weighted_nll(hidden, weight, ids, weights, chunk_bytes=chunk).loss
-        else:
-            loss = linear_token_logps(hidden, weight, ids, chunk_bytes=chunk).sum()
-        return torch.autograd.grad(loss, (hidden, weight))
+    def one_pass() -> torch.Tensor:
+        return linear_weighted_nll(hidden, weight, ids, weights, entropy=entropy, **options).loss
 
-    for operation in ("one pass", "two passes"):
-        assert peak_bytes(lambda operation=operation: step(operation)) <= bound + gradients + sums
+    def two_passes() -> torch.Tensor:
+        return linear_token_logps(hidden, weight, ids, **options).sum()
+
+    for loss in (one_pass, two_passes):
+        held = blocks(backend, entropy=entropy, capped=softcap is not None)
+        step = peak_bytes(lambda loss=loss: torch.autograd.grad(loss(), (hidden, weight)))
+        assert step <= bound + held + wide + gradients + sums
     with torch.no_grad():
-        scoring = peak_bytes(lambda: linear_weighted_nll(hidden, weight, ids, weights, chunk_bytes=chunk))
-    assert scoring <= chunk + blocks + ROW_BYTES
+        assert peak_bytes(one_pass) <= bound + blocks(backend, entropy=entropy)
 
 
 def test_the_head_at_its_default_chunk_needs_a_quarter_of_eagers_memory() -> None:
