@@ -42,7 +42,7 @@ study: $(INSTALLED)  ## ModeBench's core study, resumable (about 100 minutes on 
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench $(ARGS)
 
 study-smoke: $(INSTALLED)  ## ModeBench with 3 methods and one seed, in minutes
-	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset smoke --arms dr_grpo maxent half_1 \
+	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset smoke --arms dr_grpo maxent full_0 \
 		--results runs/modebench/smoke/results $(ARGS)
 
 $(PEERS): $(INSTALLED)

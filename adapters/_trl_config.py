@@ -14,6 +14,7 @@ from maxent_grpo.config import MaxEntConfig
 _CHOSEN = "maxent_projection and maxent_nll_reduction choose the loss"
 _RAW = "the target is built from raw rewards; maxent_utilities='zscore' standardises them in their group"
 _TOKENS = "the method weighs all tokens of a candidate alike"
+_CORRECTIONS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 REFUSED: dict[str, tuple[Any, str]] = {
     "loss_type": ("maxent", _CHOSEN),
     "scale_rewards": ("none", _RAW),
@@ -72,10 +73,17 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
 
     | options of TRL that touch the loss | |
     |---|---|
-    | `beta`, `num_iterations`, `steps_per_generation`, `epsilon`, `epsilon_high`, `reward_weights`, `temperature`, `mask_truncated_completions`, `vllm_importance_sampling_*`, `sync_ref_model`, `entropy_coef`, `router_aux_loss_coef`, `use_bias_correction_kl` (on `kl_penalty`), `cast_lm_head_to_fp32`, `disable_dropout` | honoured |
+    | `beta`, `num_iterations`, `steps_per_generation`, `epsilon`, `epsilon_high`, `reward_weights`, `temperature`, `mask_truncated_completions`, `vllm_importance_sampling_*`, `sync_ref_model`, `router_aux_loss_coef`, `use_bias_correction_kl` (on `kl_penalty`), `cast_lm_head_to_fp32`, `disable_dropout` | honoured |
+    | `entropy_coef` | honoured, as the mean over tokens, candidates and groups: TRL's mean over the tokens of a micro-batch depends on how the batch is split |
     | `loss_type`, `scale_rewards`, `multi_objective_aggregation`, `importance_sampling_level`, `delta`, `off_policy_mask_threshold`, `top_entropy_quantile`, `use_adaptive_entropy`, `use_liger_kernel`, `sapo_*`, `vespo_*` | refused unless left as they are here: `REFUSED` says why |
     | images in prompts or tool results | refused |
-    | `save_strategy="best"` or `load_best_model_at_end` where an update can end in mid-rollout | refused: such a checkpoint cannot be resumed exactly |
+    | β > 0 with the surrogate; `maxent_prune` beside `kl_penalty`, `entropy_coef` or a router's auxiliary loss | refused: the one would do nothing, the others need the candidates that are dropped |
+    | `save_strategy="best"`, `load_best_model_at_end` or `enable_jit_checkpoint` where an update can end in mid-rollout | refused: such a checkpoint cannot be resumed exactly |
+    | `IterableDataset` | honoured; resumed bit by bit within the first epoch only, since a stream's later orders are not kept |
+
+    Of TRL's metrics, `entropy` and `kl` are means over the tokens that are trained on (`kl` is there whenever a
+    reference is), `clip_ratio/{low,high,region}_mean` over those of clipped updates. `clip_ratio/low_min`,
+    `clip_ratio/high_max` and `policy_loss` are not logged, nor are clip ratios where nothing is clipped.
 
     Args:
         init_kl_coeff: β, the target's pull towards its anchor; `beta` and `maxent_beta` are other names for it.
@@ -106,15 +114,22 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
         default=0,
         metadata={"help": "Optimiser steps between measurements of gap and KL before and after an update; 0: never."},
     )
+    entropy_coef: float = field(
+        default=0.0,
+        metadata={"help": "Coefficient of an entropy bonus: the mean over tokens, candidates and groups."},
+    )
 
     def __post_init__(self) -> None:
         """Let TRL check its fields, then refuse what would change the method, then settle β."""
         super().__post_init__()
         self.expect_supported()
+        self.beta = self.init_kl_coeff = self.maxent_config().beta
+
+    @property
+    def beta_of_trl(self) -> float:
+        """What TRL is to take for its beta, which only makes it load a reference model and score with it."""
         config = self.maxent_config()
-        self.init_kl_coeff = config.beta
-        # What TRL calls beta here only makes it load a reference model and score with it.
-        self.beta = config.beta if config.needs_reference else self.kl_penalty
+        return config.beta if config.needs_reference else self.kl_penalty
 
     @property
     def updates_off_policy(self) -> bool:
@@ -142,8 +157,18 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
         for name, (value, reason) in REFUSED.items():
             expect(getattr(self, name) == value, f"{name}={value!r} ({reason})", **{name: getattr(self, name)})
         expect_in("kl_penalty", self.kl_penalty, 0.0)
+        expect_in("entropy_coef", self.entropy_coef, 0.0)
         expect_in("maxent_measure_every", self.maxent_measure_every, 0)
-        config = self.maxent_config()
+        expect_in("temperature", self.temperature, 0.0, open_low=True)
+        expect(
+            self.vllm_importance_sampling_mode in _CORRECTIONS,
+            f"vllm_importance_sampling_mode to be one of {_CORRECTIONS}",
+            vllm_importance_sampling_mode=self.vllm_importance_sampling_mode,
+        )
+        self._expect_terms_that_go_together(self.maxent_config())
+        self._expect_checkpoints_between_rollouts()
+
+    def _expect_terms_that_go_together(self, config: MaxEntConfig) -> None:
         whole_batch = self.kl_penalty != 0 or self.entropy_coef != 0
         expect(
             config.prune is None or not whole_batch,
@@ -158,23 +183,31 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
             maxent_q_eps=config.q_eps,
         )
         expect(
-            not (self.updates_off_policy and (self.save_strategy == "best" or self.load_best_model_at_end)),
-            "save_strategy 'steps' or 'epoch' and load_best_model_at_end=False where updates end in mid-rollout "
-            "(a checkpoint there cannot be resumed exactly)",
+            config.projection != "surrogate" or config.beta == 0,
+            "init_kl_coeff=0 with maxent_projection='surrogate' (its weights have no anchor; see kl_penalty)",
+            init_kl_coeff=config.beta,
+        )
+        expect(
+            not self.sync_ref_model or self.beta_of_trl != 0,
+            "sync_ref_model=False without a reference (init_kl_coeff > 0 with maxent_anchor='reference', or "
+            "kl_penalty > 0)",
+            sync_ref_model=self.sync_ref_model,
+        )
+
+    def _expect_checkpoints_between_rollouts(self) -> None:
+        names = ("load_best_model_at_end", "enable_jit_checkpoint")
+        anywhere = self.save_strategy == "best" or any(getattr(self, name) for name in names)
+        expect(
+            not (self.updates_off_policy and anywhere),
+            "save_strategy 'steps' or 'epoch', load_best_model_at_end=False and enable_jit_checkpoint=False where "
+            "updates end in mid-rollout (a checkpoint there cannot be resumed exactly)",
             save_strategy=str(self.save_strategy),
-            load_best_model_at_end=self.load_best_model_at_end,
+            **{name: getattr(self, name) for name in names},
         )
 
     def _init_kl_coeff(self) -> float:
-        """Return β, once all of its names agree.
-
-        `__post_init__` leaves in `beta` what TRL is to see, so beside another name that value is accepted too.
-        """
-        names = {"init_kl_coeff": self.init_kl_coeff, "maxent_beta": getattr(self, "maxent_beta")}  # noqa: B009
-        given = {name: float(value) for name, value in names.items() if value is not None}
-        anchored = getattr(self, "maxent_anchor") in (None, "reference")  # noqa: B009
-        seen_by_trl = given and not (anchored and max(given.values()) > 0) and self.beta == self.kl_penalty
-        if self.beta is not None and not seen_by_trl:
-            given["beta"] = float(self.beta)
+        """Return β, once all of its names agree."""
+        names = ("init_kl_coeff", "beta", "maxent_beta")
+        given = {name: float(value) for name in names if (value := getattr(self, name)) is not None}
         expect(len(set(given.values())) <= 1, "init_kl_coeff, beta and maxent_beta to agree", **given)
         return next(iter(given.values()), 0.0)

@@ -38,8 +38,12 @@ class Groups:
             objective: the method.
             rewards: [G·K, F], in the order of the groups.
             reward_weights: [F].
+
+        Raises:
+            ValueError: on negative utilities with a group scale.
         """
         utilities = (rewards * reward_weights.to(rewards.device)).nansum(-1)
+        objective.expect_utilities(utilities)
         return objective.target(
             utilities.view_as(self.lengths),
             mask=~rewards.isnan().all(-1).view_as(self.lengths),
@@ -66,16 +70,16 @@ def gathered_groups(accelerator: Any, rows: Rows, old_logps: Tensor | None, gene
         generations: K.
 
     Raises:
-        ValueError: if the candidates of a group do not share their prompt.
+        ValueError: on every rank, if the candidates of a group do not share their prompt, or any has images.
     """
     mask = token_mask(rows)
     ref_logps = rows.get("ref_per_token_logps")
     local = torch.stack([mask.sum(-1).float(), summed(ref_logps, mask), summed(old_logps, mask)], -1)
-    local_keys = torch.stack(
-        [completion_keys(rows[f"{part}_ids"], rows[f"{part}_mask"].bool()) for part in ("prompt", "completion")], -1
-    )
+    parts = [completion_keys(rows[f"{part}_ids"], rows[f"{part}_mask"].bool()) for part in ("prompt", "completion")]
+    local_keys = torch.stack([*parts, torch.full_like(parts[0], "pixel_values" in rows)], -1)
     lengths, ref_sums, old_sums = accelerator.gather(local).unflatten(0, (-1, generations)).unbind(-1)
-    prompts, keys = accelerator.gather(local_keys).unflatten(0, (-1, generations)).unbind(-1)
+    prompts, keys, images = accelerator.gather(local_keys).unflatten(0, (-1, generations)).unbind(-1)
+    expect(not bool(images.any()), "prompts and tool results of text", candidates_with_images=int(images.sum()))
     torn = (prompts != prompts[:, :1]).any(-1)
     expect(not bool(torn.any()), "the candidates of a group to share their prompt", torn_groups=int(torn.sum()))
     return Groups(

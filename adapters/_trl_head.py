@@ -70,15 +70,10 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
 
 def _logit_settings(config: Any) -> tuple[float, float | None]:
     """Return how a model makes logits of its head's output: a factor and a soft cap, under their many names."""
-    scale = next(
-        (
-            float(value)
-            for name in ("logit_scale", "output_multiplier", "lm_head_multiplier")
-            if (value := getattr(config, name, None)) is not None
-        ),
-        1.0,
-    )
-    divisor = getattr(config, "logits_scaling", None)
-    if divisor is not None:
-        scale = float(divisor) if config.model_type == "hyperclovax" else 1 / float(divisor)
-    return scale, getattr(config, "final_logit_softcapping", None)
+    divisor, softcap = getattr(config, "logits_scaling", None), getattr(config, "final_logit_softcapping", None)
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if (factor := getattr(config, name, None)) is not None:
+            return float(factor), softcap
+    if divisor is None:
+        return 1.0, softcap
+    return float(divisor) if config.model_type == "hyperclovax" else 1 / float(divisor), softcap

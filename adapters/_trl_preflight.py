@@ -26,9 +26,8 @@ def preflight_report(
         tokenizer: measures the first prompts if given.
 
     Raises:
-        ValueError: if a prompt and its completion cannot fit the model's context, or prompts hold images.
+        ValueError: if a prompt and its completion cannot fit the model's context.
     """
-    _expect_text(dataset)
     config = args.maxent_config()
     candidates, rows, size = args.num_generations, args.generation_batch_size, args.per_device_train_batch_size
     lines = [
@@ -43,22 +42,84 @@ def preflight_report(
             "listwise without an anchor at the rollout policy levels the candidates of groups whose rewards are all "
             "equal, which can diverge: set maxent_anchor='old' with init_kl_coeff > 0, or maxent_skip='equal'"
         )
-    text_config = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+    if isinstance(dataset, IterableDataset):
+        lines.append("prompts are streamed: a run that is resumed after its first epoch sees them in another order")
+    text_config = _text_config(model_config)
     context = getattr(text_config, "max_position_embeddings", None)
-    longest = _longest_prompt(dataset, tokenizer)
     if context is not None and args.max_completion_length is not None:
-        expect(
-            longest + args.max_completion_length <= context,
-            f"a prompt ({longest} tokens among the first {_PROMPTS_READ}) and max_completion_length to fit the "
-            f"model's context of {context} tokens",
-            max_completion_length=args.max_completion_length,
-        )
-        lines.append(f"tokens: prompt {longest} + completion {args.max_completion_length} <= context {context}")
+        lines.append(_token_line(context, args.max_completion_length, _longest_prompt(dataset, tokenizer)))
     vocabulary = getattr(text_config, "vocab_size", None)
     if vocabulary is not None and args.max_completion_length is not None:
         memory = size * args.max_completion_length * vocabulary * 4 / 2**30
         lines.append(f"logits of a micro-batch would be {memory:.2f} GiB in float32; the fused head never holds them")
     return "\n  ".join(lines)
+
+
+def expect_fitting(
+    args: MaxEntGRPOConfig, model_config: Any, *, reward_funcs: Any, train: Any, evaluation: Any, adapter: bool
+) -> None:
+    """Refuse, by name, arguments that do not go with what the trainer is given beside them.
+
+    Args:
+        args: the trainer's arguments.
+        model_config: the model's configuration.
+        reward_funcs: one or several, or None.
+        train: dataset of prompts, or None.
+        evaluation: dataset, dict of datasets, or None.
+        adapter: whether an adapter of PEFT is trained.
+    """
+    functions = len(reward_funcs) if isinstance(reward_funcs, list) else 1
+    expect(
+        reward_funcs is None or args.reward_weights is None or len(args.reward_weights) == functions,
+        f"a weight for each of {functions} reward functions",
+        reward_weights=args.reward_weights,
+    )
+    expect(
+        not (adapter and args.sync_ref_model),
+        "sync_ref_model=False with PEFT (its reference is the model without the adapter)",
+        sync_ref_model=args.sync_ref_model,
+    )
+    _expect_router(args, _text_config(model_config))
+    for dataset in (train, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])):
+        _expect_text(dataset)
+    candidates = args.num_generations_eval or args.num_generations
+    expect(
+        evaluation is None or args.per_device_eval_batch_size * args.world_size % candidates == 0,
+        f"an evaluation batch over {args.world_size} ranks to hold whole groups of {candidates} candidates",
+        per_device_eval_batch_size=args.per_device_eval_batch_size,
+    )
+
+
+def _expect_router(args: MaxEntGRPOConfig, text_config: Any) -> None:
+    """Check the coefficient of a router's auxiliary loss, which is the model's own unless the arguments set it."""
+    own, routed = getattr(text_config, "router_aux_loss_coef", 0.0), hasattr(text_config, "output_router_logits")
+    coefficient = own if args.router_aux_loss_coef is None else args.router_aux_loss_coef
+    expect(
+        routed or not args.router_aux_loss_coef,
+        "router_aux_loss_coef=None with a model that has no router",
+        router_aux_loss_coef=args.router_aux_loss_coef,
+    )
+    expect(
+        not (routed and coefficient) or args.maxent_config().prune is None,
+        "router_aux_loss_coef=0 with maxent_prune (the router's loss needs the candidates that it drops)",
+        router_aux_loss_coef=coefficient,
+    )
+
+
+def _text_config(model_config: Any) -> Any:
+    return model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+
+
+def _token_line(context: int, completion: int, prompt: int | None) -> str:
+    """Return how the longest prompt and completion fit the model's context, once they do."""
+    expect(
+        (prompt or 0) + completion <= context,
+        f"a prompt ({prompt} tokens among the first {_PROMPTS_READ}) and max_completion_length to fit the "
+        f"model's context of {context} tokens",
+        max_completion_length=completion,
+    )
+    measured = "(not measured)" if prompt is None else prompt
+    return f"tokens: prompt {measured} + completion {completion} <= context {context}"
 
 
 def _target_line(config: MaxEntConfig, candidates: int) -> str:
@@ -89,19 +150,28 @@ def _target_line(config: MaxEntConfig, candidates: int) -> str:
 def _expect_text(dataset: Dataset | IterableDataset | None) -> None:
     columns = set(getattr(dataset, "column_names", None) or ())
     expect(not columns & {"image", "images"}, "a dataset of text (images are not supported)", columns=sorted(columns))
+    messages = [message for prompt in _first_prompts(dataset) if not isinstance(prompt, str) for message in prompt]
+    contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+    parts = {part["type"] for content in contents for part in content}
+    expect(parts <= {"text"}, "messages with parts of text (images are not supported)", parts=sorted(parts))
 
 
-def _longest_prompt(dataset: Dataset | IterableDataset | None, tokenizer: Any | None) -> int:
-    """Return the number of tokens of the longest of the first prompts; 0 where that cannot be told."""
-    if tokenizer is None or not isinstance(dataset, Dataset) or "prompt" not in (dataset.column_names or ()):
-        return 0
-    lengths = [0]
-    for prompt in dataset[:_PROMPTS_READ]["prompt"]:
+def _first_prompts(dataset: Dataset | IterableDataset | None) -> list[Any]:
+    """Return the first prompts; none where they cannot be read twice."""
+    if not isinstance(dataset, Dataset) or "prompt" not in dataset.column_names:
+        return []
+    return list(dataset[:_PROMPTS_READ]["prompt"])
+
+
+def _longest_prompt(dataset: Dataset | IterableDataset | None, tokenizer: Any | None) -> int | None:
+    """Return the number of tokens of the longest of the first prompts; None where that cannot be told."""
+    if tokenizer is None:
+        return None
+    lengths, words = [], getattr(tokenizer, "tokenizer", tokenizer)
+    for prompt in _first_prompts(dataset):
         if isinstance(prompt, str):
-            ids = tokenizer(text=prompt)["input_ids"]
-        elif getattr(tokenizer, "chat_template", None):
-            ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-        else:
-            ids = []
-        lengths.append(len(ids))
-    return max(lengths)
+            lengths.append(len(words(text=prompt)["input_ids"]))
+        elif getattr(words, "chat_template", None):
+            chat = words.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            lengths.append(len(chat["input_ids"]))
+    return max(lengths, default=None)

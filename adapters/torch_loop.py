@@ -261,6 +261,7 @@ class MaxEntLoss(nn.Module):
         """
         _expect_rows(mask)
         utilities = _as_utilities(rewards, mask)
+        self.objective.expect_utilities(utilities)
         sizes = _each_size(group_sizes, len(mask))
         per_group, present = pad_groups(torch.arange(len(mask), device=mask.device), sizes)
 

@@ -7,6 +7,9 @@
 
 Targets and coefficients are computed once per rollout, where the groups are whole; TRL then shuffles and splits
 the candidates, each carrying its coefficient, and the loss only multiplies. Nothing of TRL is patched or copied.
+
+One minor version of TRL is supported. TRL 1.15 has the same seam, but loads the reference of a policy that is passed
+as an instance without the policy's dtype and attention implementation, so its anchors are other numbers.
 """
 
 # isort: off
@@ -14,11 +17,13 @@ import maxent_grpo.adapters._trl_version  # noqa: F401  (before anything that a 
 
 # isort: on
 import logging
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, TrainerCallback, TrainerControl, TrainerState
+from transformers import AutoConfig, AutoProcessor, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import has_length
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
@@ -26,7 +31,7 @@ from maxent_grpo._checks import expect
 from maxent_grpo.adapters._trl_config import MaxEntGRPOConfig
 from maxent_grpo.adapters._trl_groups import gathered_groups
 from maxent_grpo.adapters._trl_head import add_weighted_head
-from maxent_grpo.adapters._trl_preflight import preflight_report
+from maxent_grpo.adapters._trl_preflight import expect_fitting, preflight_report
 from maxent_grpo.adapters._trl_rows import (
     Rows,
     over_micro_batches,
@@ -52,8 +57,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         args: a `MaxEntGRPOConfig`; by default the method as published.
 
     Raises:
-        ValueError: before any model is loaded, on arguments of another class, an option that is refused, or
-            prompts that cannot fit the model's context.
+        ValueError: before any model is loaded, on arguments of another class, an option that is refused or does
+            not go with the model, data or rewards, or prompts that cannot fit the model's context.
     """
 
     _tag_names = ["trl", "grpo", "maxent-grpo"]  # noqa: RUF012  (as TRL declares it)
@@ -83,20 +88,40 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         expect(isinstance(args, MaxEntGRPOConfig), "args to be a MaxEntGRPOConfig", args=type(args).__name__)
         args.expect_supported()
         self.objective = MaxEntObjective(args.maxent_config())
-        config = self.objective.config
-        model_config = _config_of(model, args) if isinstance(model, str) else model.config
-        report = preflight_report(args, model_config, train_dataset, kwargs.get("processing_class"))
-        if args.process_index == 0:
-            logger.warning(report)
-        whole_batch = args.kl_penalty != 0 or args.entropy_coef != 0
-        self._drops = not whole_batch and (config.prune is not None or config.skip != "none")
-        self._frozen: tuple[Rows, Target] | None = None
-        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        self._preflight(model, reward_funcs, args, train_dataset, kwargs)
+        self._measured: list[tuple[Rows, Target]] = []
+        beta, args.beta = args.beta, args.beta_of_trl
+        try:
+            super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        finally:
+            args.beta = beta
+        whole_batch = args.kl_penalty != 0 or self.entropy_coef != 0 or self.aux_loss_enabled
+        self._drops = not whole_batch
         self._fused = args.maxent_fused_head and self._can_fuse()
         if self._fused:
             base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             add_weighted_head(base, temperature=self.temperature, float32=args.cast_lm_head_to_fp32)
         self.add_callback(_Resumable(self))
+
+    def _preflight(
+        self, model: Any, reward_funcs: Any, args: MaxEntGRPOConfig, train_dataset: Any, given: dict[str, Any]
+    ) -> None:
+        """Refuse what cannot work and tell what will be done; load the tokenizer, as TRL would after the model."""
+        model_config = _config_of(model, args) if isinstance(model, str) else model.config
+        adapter = given.get("peft_config") is not None or hasattr(model, "get_base_model")
+        data = {"train": train_dataset, "evaluation": given.get("eval_dataset")}
+        expect_fitting(args, model_config, reward_funcs=reward_funcs, **data, adapter=adapter)
+        if given.get("processing_class") is None:
+            given["processing_class"] = AutoProcessor.from_pretrained(
+                model if isinstance(model, str) else model_config._name_or_path,
+                revision=(args.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None,
+                truncation_side="left",
+                padding_side="left",
+                trust_remote_code=args.trust_remote_code,
+            )
+        report = preflight_report(args, model_config, train_dataset, given["processing_class"])
+        if args.process_index == 0:
+            logger.warning(report)
 
     def _can_fuse(self) -> bool:
         """Return whether the loss is linear in the token log-probabilities, or say why it is not."""
@@ -105,9 +130,10 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             "entropy_coef > 0": self.entropy_coef != 0,
             "kl_penalty > 0": self.args.kl_penalty != 0,
             "the router has an auxiliary loss": self.aux_loss_enabled,
+            "the adapter learns a prompt": _learns_prompt(self.model),
         }
         against = [reason for reason, holds in reasons.items() if holds]
-        if against:
+        if against and self.args.process_index == 0:
             logger.warning("maxent_fused_head falls back to TRL's head: %s.", ", ".join(against))
         return not against
 
@@ -130,7 +156,6 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Rows:
         """Return TRL's rollout with a coefficient a candidate, and the surrogate's advantages."""
         rows: Rows = super()._generate_and_score_completions(inputs)
-        expect("pixel_values" not in rows, "prompts and tool results of text", images=True)
         train, args, old = self.model.training, self.args, rows.get("old_per_token_logps")
         every = args.maxent_measure_every
         measured = train and every > 0 and self.state.global_step % every == 0
@@ -141,21 +166,21 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         coefficients = self.objective.coefficients(
             target, old_logps=groups.old_logps, generator=groups.generator(args.seed, self.state.global_step)
         )
-        self._log_target(target, coefficients, groups.old_logps)
+        kept = coefficients.flatten() != 0
+        if not (train and self._drops):
+            kept = torch.ones_like(kept)
+        self._log_target(target, coefficients, kept, groups.old_logps)
+        if measured:
+            self._measured.append((dict(rows), target))
+            self._log_measured("before", target, groups.old_logps)
         first = self.accelerator.process_index * len(rows["prompt_ids"])
         mine = slice(first, first + len(rows["prompt_ids"]))
         rows["maxent_coefficients"] = coefficients.flatten()[mine]
         rows["advantages"] = target.advantages.flatten()[mine]
         if not args.updates_off_policy:
             rows.pop("old_per_token_logps", None)  # nothing to clip: the ratio is 1
-        if args.kl_penalty == 0:
-            rows.pop("ref_per_token_logps", None)
         rows.pop("sampling_per_token_logps", None)
-        if measured:
-            self._frozen = (rows, target)
-        if train and self._drops:
-            rows = over_ranks(self.accelerator, rows, coefficients.flatten() != 0, self._tokenizer.pad_token_id)
-        return rows
+        return rows if kept.all() else over_ranks(self.accelerator, rows, kept, self._tokenizer.pad_token_id)
 
     def _prepare_inputs(self, generation_batch: Any) -> Rows:
         """Return TRL's micro-batch, of a rollout whose dropped candidates are spread over its micro-batches."""
@@ -163,7 +188,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         rows: Rows = super()._prepare_inputs(generation_batch)
         if self.model.training and self._drops and self._buffered_inputs and self._buffered_inputs is not before:
             kept = torch.cat([batch["maxent_coefficients"] for batch in self._buffered_inputs]) != 0
-            self._buffered_inputs = over_micro_batches(self._buffered_inputs, kept)
+            if not kept.all():
+                self._buffered_inputs = over_micro_batches(self._buffered_inputs, kept)
             rows = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return rows
 
@@ -189,18 +215,16 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         old = rows.get("old_per_token_logps")
         loss = self.objective.loss(logps, rows["maxent_coefficients"], mask, old_logps=old, **constants)
-        sums = {"entropy": entropies}
+        values = {"entropy": entropies} | self._compared(rows, logps, old)
         if self.args.kl_penalty != 0:
-            sums["kl"] = self._token_kl(logps, rows["ref_per_token_logps"], old)
-            loss = loss + self.args.kl_penalty * self._candidate_mean(sums["kl"], mask, groups)
+            loss = loss + self.args.kl_penalty * self._candidate_mean(values["kl"], mask, groups)
         if self.entropy_coef != 0:
             loss = loss - self.entropy_coef * self._candidate_mean(entropies, mask, groups)
+            self._log_values({"entropy_coef": self.entropy_coef})
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * aux_loss / accumulation
             self._log_values({"aux_loss": float(self.accelerator.reduce(aux_loss.detach(), reduction="mean"))})
-        if old is not None:
-            sums["clip_ratio/region_mean"] = self._clipped(logps, old, rows)
-        self._log_token_means(sums, mask)
+        self._log_token_means(values, mask)
         return loss
 
     def _fused_loss(self, model: Any, rows: Rows, mask: Tensor, constants: dict[str, Any]) -> Tensor:
@@ -211,7 +235,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             result = model(
                 input_ids=sequences["input_ids"], attention_mask=sequences["attention_mask"], token_weights=weights
             )
-        self._log_token_means({"entropy": result.entropy}, mask)
+        values = {"entropy": result.entropy} | self._compared(rows, result.log_probs, None)
+        self._log_token_means(values, mask & (weights != 0))  # the head skips the others
         loss: Tensor = result.loss
         return loss
 
@@ -223,39 +248,49 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         kept[0] |= ~kept.any()
         return selected(rows, kept)
 
-    def _token_kl(self, logps: Tensor, ref_logps: Tensor, old: Tensor | None) -> Tensor:
-        """Return TRL's estimate of the KL to the reference at each token, [B, T]."""
-        gap = ref_logps - logps
-        kl: Tensor = gap.exp() - gap - 1
-        if not self.args.use_bias_correction_kl:
-            return kl
-        return kl * (logps - (logps.detach() if old is None else old)).exp()
+    def _compared(self, rows: Rows, logps: Tensor, old: Tensor | None) -> dict[str, Tensor]:
+        """Return what there is to compare the policy with at each token, [B, T]: TRL's KL and its clip ratios."""
+        values: dict[str, Tensor] = {}
+        if "ref_per_token_logps" in rows:
+            gap = rows["ref_per_token_logps"] - logps
+            values["kl"] = gap.exp() - gap - 1
+            if self.args.use_bias_correction_kl:
+                values["kl"] = values["kl"] * (logps - (logps.detach() if old is None else old)).exp()
+        if old is not None:
+            config, ratio = self.objective.config, (logps.detach() - old).exp()
+            gain = rows["advantages" if config.projection == "surrogate" else "maxent_coefficients"].unsqueeze(-1)
+            low, high = (ratio < 1 - config.clip_low) & (gain < 0), (ratio > 1 + config.clip_high) & (gain > 0)
+            clipped = {"low": low, "high": high, "region": low | high}
+            values |= {f"clip_ratio/{side}_mean": where for side, where in clipped.items()}
+        return values
 
     def _candidate_mean(self, values: Tensor, mask: Tensor, groups: float) -> Tensor:
         """Return this part of the mean of [B, T] over a candidate's tokens, candidates and groups."""
         share = torch.full_like(values[:, 0], 1 / self._generations())
         return -maxent_weighted_nll(values, share, mask, length_normalize=True, num_groups=groups)
 
-    def _clipped(self, logps: Tensor, old: Tensor, rows: Rows) -> Tensor:
-        """Return where a token's ratio is out of bounds in the direction of its gain, [B, T]."""
-        config, ratio = self.objective.config, (logps.detach() - old).exp()
-        gain: Tensor = rows["advantages" if config.projection == "surrogate" else "maxent_coefficients"].unsqueeze(-1)
-        return ((ratio < 1 - config.clip_low) & (gain < 0)) | ((ratio > 1 + config.clip_high) & (gain > 0))
-
     @torch.no_grad()
     def _log_token_means(self, values: dict[str, Tensor], mask: Tensor) -> None:
         """Log means of [B, T] over the tokens of all ranks, by one reduction of sums."""
         sums = torch.stack([mask.sum().float(), *((value.float() * mask).sum() for value in values.values())])
         count, *totals = self.accelerator.reduce(sums, reduction="sum").tolist()
-        self._log_values({name: total / max(count, 1.0) for name, total in zip(values, totals, strict=True)})
+        if count > 0:
+            self._log_values({name: total / count for name, total in zip(values, totals, strict=True)})
 
-    def _log_target(self, target: Target, coefficients: Tensor, old_logps: Tensor | None) -> None:
+    def _log_target(self, target: Target, coefficients: Tensor, kept: Tensor, old_logps: Tensor | None) -> None:
         """Log the statistics of the gathered groups, the same on every rank, and the table's columns."""
-        statistics = self.objective.statistics(target, policy_logps=old_logps)
-        self._log_values({name: float(value) for name, value in statistics.as_dict().items()})
-        self._log_values({"maxent/frac_trained_on": float((coefficients != 0).float().mean())})
+        if target.mask.any():
+            statistics = self.objective.statistics(target, policy_logps=old_logps).as_dict()
+            self._log_values({name: float(value) for name, value in statistics.items()})
+        self._log_values({"maxent/frac_trained_on": float(kept.float().mean())})
         self._logs["extra"]["target_weight"].extend(target.weights.flatten().tolist())
         self._logs["extra"]["coefficient"].extend(coefficients.flatten().tolist())
+
+    def _log_measured(self, when: str, target: Target, policy_logps: Tensor | None) -> None:
+        """Log what an update is to lower, of a policy before or after it."""
+        statistics = self.objective.statistics(target, policy_logps=policy_logps).as_dict()
+        names = ("maxent/improvement_gap", "maxent/forward_kl")
+        self._log_values({f"{name}_{when}": float(statistics[name]) for name in names if name in statistics})
 
     def _log_values(self, values: dict[str, float]) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
@@ -277,20 +312,30 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return logps
 
     def log_after_update(self) -> None:
-        """Log the gap and the forward KL of the updated policy on the candidates that were last measured."""
-        if self._frozen is None:
-            return
-        (rows, target), self._frozen = self._frozen, None
-        sums = self.accelerator.gather(summed(self._score(rows), token_mask(rows))).view_as(target.weights)
-        after = self.objective.statistics(target, policy_logps=sums).as_dict()
-        names = ("maxent/improvement_gap", "maxent/forward_kl")
-        self._log_values({f"{name}_after": float(after[name]) for name in names if name in after})
+        """Log the gap and the forward KL of the updated policy on the candidates that were measured before it."""
+        for rows, target in self._measured:
+            sums = self.accelerator.gather(summed(self._score(rows), token_mask(rows)))
+            self._log_measured("after", target, sums.view_as(target.weights))
+        self._measured.clear()
+
+    def is_mid_rollout(self, step: int, dataloader: Any) -> bool:
+        """Return whether this optimiser step leaves a rollout half used; an epoch ends with its last rollout."""
+        accumulation, rollout = self.args.gradient_accumulation_steps, self.args.micro_steps_per_rollout
+        if has_length(dataloader):
+            step %= max(math.ceil(len(dataloader) / accumulation), 1)
+        return bool(step * accumulation % rollout)
 
 
 def _config_of(path: str, args: MaxEntGRPOConfig) -> Any:
-    """Return the configuration of a model that TRL is to load."""
-    revision = (args.model_init_kwargs or {}).get("revision")
-    return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=args.trust_remote_code)
+    """Return the configuration of a model that TRL is to load, from where it is to load it."""
+    names = ("revision", "trust_remote_code", "subfolder", "token", "cache_dir", "local_files_only")
+    given = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    return AutoConfig.from_pretrained(path, **{name: given[name] for name in names if name in given})
+
+
+def _learns_prompt(model: Any) -> bool:
+    """Return whether the model is an adapter of PEFT that puts virtual tokens before the embedded ones."""
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
 class _Resumable(TrainerCallback):  # type: ignore[misc]
@@ -304,6 +349,17 @@ class _Resumable(TrainerCallback):  # type: ignore[misc]
         self.due = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        loader = kwargs.get("train_dataloader")
+        expect(
+            not self.trainer.is_mid_rollout(state.global_step, loader),
+            f"a checkpoint between rollouts, of {self.trainer.args.micro_steps_per_rollout} micro-batches each (the "
+            "rest of a rollout is not in it)",
+            global_step=state.global_step,
+        )
+        if self.trainer.is_mid_rollout(state.max_steps, loader) and state.is_world_process_zero:
+            logger.warning(
+                "Training will end in mid-rollout, at step %d: its end cannot be resumed.", state.max_steps
+            )
         self.trainer.skip_epochs(int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:

@@ -3,7 +3,7 @@
     python examples/evaluate.py runs/demo/seed0/maxent --task countdown-wide --samples 64 --max_new_tokens 8
     python examples/evaluate.py Qwen/Qwen2.5-1.5B-Instruct --dataset HuggingFaceH4/MATH-500 --split test \
         --prompt_column problem --solution_column answer --reward math_verify --samples 16
-    python examples/evaluate.py runs/one --lighteval math_500,aime24,gpqa:diamond --submit --sbatch "--gres=gpu:1"
+    python examples/evaluate.py runs/one --lighteval math_500,aime24,gpqa:diamond --submit --sbatch="--gres=gpu:1"
 
 Several checkpoints share one table and one picture. Results go to evaluation.json, .md and .png in --output.
 With transformers the same seed on the same machine gives the same samples: for the demo's checkpoints, its figures.
@@ -24,13 +24,14 @@ import transformers
 from rich.console import Console
 
 from evaluation.curves import metric_curve
-from evaluation.generation import ENGINES, Sampling, engine_for, prompt_texts, tokenizer_of
+from evaluation.generation import BATCH_TOKENS, ENGINES, Sampling, engine_for, prompt_texts, tokenizer_of
 from evaluation.lighteval import lighteval_command, sbatch_command
 from evaluation.report import rich_table, save_report
 from evaluation.subjects import Subject, dataset_subject, task_subject
 from rewards import reward_of
 from training.arguments import MAX_PROMPT_CHARS, GRPOScriptArguments
 from training.prompts import rows_of
+from training.sources import has_one_split
 from training.task_datasets import TASKS
 
 LARGEST_K = 64
@@ -50,7 +51,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--task", choices=TASKS, help="a task of examples/tasks, on problems never trained on")
     asked.add_argument("--dataset", help="instead: a Hub dataset, a local file or folder")
     asked.add_argument("--dataset_config", help="its configuration")
-    asked.add_argument("--split", default="test", help="its split (%(default)s)")
+    asked.add_argument("--split", help="its split (test; a single file has but train)")
     asked.add_argument("--prompt_column", default="prompt", help="(%(default)s)")
     asked.add_argument("--solution_column", help="the column that the reward sees as `solution`")
     asked.add_argument("--reward", default="math_verify", help="a registered reward or dotted path (%(default)s)")
@@ -62,10 +63,12 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     drawn = parser.add_argument_group("how answers are drawn")
     drawn.add_argument("--engine", choices=("auto", "transformers", "vllm"), default="auto", help="(%(default)s)")
     drawn.add_argument("--samples", type=int, default=LARGEST_K, help="completions a prompt, n (%(default)s)")
-    drawn.add_argument("--temperature", type=float, default=1.0, help="(%(default)s)")
-    drawn.add_argument("--max_new_tokens", type=int, default=1024, help="(%(default)s)")
+    drawn.add_argument("--temperature", type=float, help="(1.0; LightEval 0.6)")
+    drawn.add_argument("--max_new_tokens", type=int, help="(1024; LightEval 32768)")
     drawn.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    drawn.add_argument("--batch_prompts", type=int, help="prompts of a batch, with transformers (all at once)")
+    drawn.add_argument(
+        "--batch_prompts", type=int, help=f"of a batch, with transformers (as make {BATCH_TOKENS} tokens)"
+    )
     drawn.add_argument("--greedy", action="store_true", help="also the accuracy of greedy decoding")
     light = parser.add_argument_group("LightEval instead")
     light.add_argument("--lighteval", help="benchmarks with commas between them: math_500,aime24,gpqa:diamond")
@@ -73,14 +76,27 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     light.add_argument("--custom_tasks", type=Path, help="a file with LightEval tasks of your own")
     light.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     light.add_argument("--submit", action="store_true", help="send a Slurm job for each benchmark")
-    light.add_argument("--sbatch", default="", help="options for sbatch, in one string")
+    light.add_argument("--sbatch", default="", help='options for sbatch, in one string: --sbatch="--gres=gpu:1"')
     options = parser.parse_args(arguments)
     for name in ("samples", "max_new_tokens", "prompts", "batch_prompts"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"Expected --{name} >= 1, got {getattr(options, name)}.")
-    if sum(map(bool, (options.task, options.dataset, options.lighteval))) != 1:
+    if options.temperature is not None and not options.temperature >= 0:
+        parser.error(f"Expected --temperature >= 0, got {options.temperature}.")
+    if sum(each is not None for each in (options.task, options.dataset, options.lighteval)) != 1:
         parser.error("Expected one of --task, --dataset and --lighteval.")
+    if options.lighteval is None and (options.dry_run or options.submit):
+        parser.error("Expected --lighteval with --dry-run and --submit, got none.")
+    if options.lighteval is not None and not _benchmarks(options):
+        parser.error(f"Expected benchmarks in --lighteval, got {options.lighteval!r}.")
+    if options.lighteval is None:
+        options.temperature = 1.0 if options.temperature is None else options.temperature
+        options.max_new_tokens = options.max_new_tokens or 1024
     return options
+
+
+def _benchmarks(options: argparse.Namespace) -> list[str]:
+    return [name.strip() for name in options.lighteval.split(",") if name.strip()]
 
 
 def subject_of(options: argparse.Namespace, *, chat: bool) -> Subject:
@@ -94,7 +110,7 @@ def subject_of(options: argparse.Namespace, *, chat: bool) -> Subject:
     script = GRPOScriptArguments(
         dataset_name=options.dataset,
         dataset_config=options.dataset_config,
-        dataset_train_split=options.split,
+        dataset_train_split=options.split or ("train" if has_one_split(options.dataset) else "test"),
         prompt_column=options.prompt_column,
         solution_column=options.solution_column,
         prompt_format="chat" if chat else "text",
@@ -158,7 +174,7 @@ def run_lighteval(options: argparse.Namespace, console: Console) -> None:
     """Print, run or submit one LightEval command for each model and benchmark.
 
     Raises:
-        ValueError: if the program that is needed is not installed.
+        ValueError: if the program that is needed is not installed, or once all have run, if one failed.
     """
     program = "sbatch" if options.submit else "lighteval"
     if not options.dry_run and shutil.which(program) is None:
@@ -166,24 +182,29 @@ def run_lighteval(options: argparse.Namespace, console: Console) -> None:
         raise ValueError(
             f"Expected {program} to be installed{hint}, got none on PATH; --dry-run prints the commands."
         )
+    given = {name: getattr(options, name) for name in ("max_new_tokens", "temperature")}
+    given = {name: value for name, value in given.items() if value is not None}
+    failed = []
     for model in options.models:
-        for benchmark in filter(None, map(str.strip, options.lighteval.split(","))):
+        for benchmark in _benchmarks(options):
             command = lighteval_command(
                 benchmark,
                 model,
                 options.output,
                 revision=options.revision,
                 backend=options.backend,
-                max_new_tokens=options.max_new_tokens,
-                temperature=options.temperature,
                 custom_tasks=options.custom_tasks,
+                **given,
             )
             if options.submit:
                 command = sbatch_command(command, benchmark, options.output, shlex.split(options.sbatch))
             console.print(shlex.join(command), soft_wrap=True, highlight=False, markup=False)
             if not options.dry_run:
                 options.output.mkdir(parents=True, exist_ok=True)
-                subprocess.run(command, check=True)
+                if code := subprocess.run(command, check=False).returncode:
+                    failed.append(f"{benchmark} of {model} (exit code {code})")
+    if failed:
+        raise ValueError(f"Expected all benchmarks to run, got failures: {', '.join(failed)}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -192,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     try:
-        (run_lighteval if options.lighteval else run_evaluation)(options, console)
+        (run_lighteval if options.lighteval is not None else run_evaluation)(options, console)
     except ValueError as error:
         raise SystemExit(f"evaluate.py: {error}") from error
 

@@ -6,14 +6,16 @@ for each, or None where it cannot tell: such a completion is masked, which is no
 
 import importlib
 import logging
+import os
 import re
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from threading import Lock
 from typing import Any
 
-from math_answers.text import canonical, given_answer, tagged_answer
+from math_answers.text import canonical, given_answer, is_chain, tagged_answer
 from math_answers.verifier import Comparison, Verifier
 from tasks import countdown as countdown_task
 from tasks import graph_coloring as graph_coloring_task
@@ -26,35 +28,46 @@ Function = Callable[..., Sequence[float | None]]
 _FORMAT = re.compile(r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL)
 
 
-def pure_accuracy_math(completions: Sequence[Completion], solution: Sequence[str], **_: Any) -> list[float]:
+def pure_accuracy_math(
+    completions: Sequence[Completion], solution: Sequence[str | None], **_: Any
+) -> list[float | None]:
     r"""Return 1.0 where what stands in <answer> tags is spelt like the solution, once both are canonical.
+
+    Without a solution it is None; an answer of which nothing is left is 0.0.
 
     >>> pure_accuracy_math(["<answer>1/2</answer>", "1/2"], [r"$\frac12$"] * 2)
     [1.0, 0.0]
     """
-    answers = [tagged_answer(text_of(completion)) for completion in completions]
+    answers = [canonical(tagged_answer(text_of(completion)) or "") for completion in completions]
     return [
-        float(bool(answer) and canonical(str(answer)) == canonical(str(gold)))
+        None if gold is None else float(answer != "" and answer == canonical(str(gold)))
         for answer, gold in zip(answers, solution, strict=True)
     ]
 
 
 def math_verify(
     completions: Sequence[Completion],
-    solution: Sequence[str],
+    solution: Sequence[str | None],
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | None]:
     """Return 1.0 where the answer in <answer> tags or a box equals the solution; None where that cannot be told.
 
-    No answer, or one whose braces stay open, is 0.0. A comparison that fails or takes too long is None: it is
+    No answer, one whose braces stay open, or a chain such as 1=2=3 where the solution is none, is 0.0. A comparison
+    that fails or takes too long, or has no solution to compare with, is None: it is
     counted (`math_verify/errors`) and logged, and too many of them stop the run.
     """
     answers = [given_answer(text_of(completion)) for completion in completions]
-    asked = [(str(gold), answer) for gold, answer in zip(solution, answers, strict=True) if answer is not None]
-    told = iter(_verifier().compare_all(asked))
-    compared = [next(told) if answer is not None else Comparison(equal=False) for answer in answers]
-    errors = _errors().count(compared)
+    asked = [
+        None
+        if gold is None or answer is None or (is_chain(answer) and not is_chain(str(gold)))
+        else (str(gold), answer)
+        for gold, answer in zip(solution, answers, strict=True)
+    ]
+    told = iter(_VERIFIER.compare_all([pair for pair in asked if pair is not None]))
+    unasked = (Comparison(None, "there is no solution") if gold is None else Comparison(False) for gold in solution)
+    compared = [other if pair is None else next(told) for pair, other in zip(asked, unasked, strict=True)]
+    errors = _ERRORS.count(compared)
     if log_metric is not None:
         log_metric("math_verify/errors", float(errors))
     return [None if each.equal is None else float(each.equal) for each in compared]
@@ -117,6 +130,9 @@ REWARDS = {
 def reward_of(name: str) -> Reward:
     """Return a reward by its name in `REWARDS`, or by a dotted path such as `my_package.rewards.brevity`.
 
+    The working directory is searched last: a module of its own named like one of examples/ (`rewards`, `tasks`,
+    `train`, `training`, `evaluation`, …) or like an installed package is not found; give it another name.
+
     Raises:
         ValueError: if there is none.
 
@@ -126,10 +142,13 @@ def reward_of(name: str) -> Reward:
     if name in REWARDS:
         return REWARDS[name]
     module, _, attribute = name.rpartition(".")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         function = getattr(importlib.import_module(module), attribute) if module else None
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"Expected a dotted path that can be imported, got {name!r}: {error}.") from error
+    except Exception as error:  # whatever a module of the user's may raise
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"Expected a dotted path that can be imported, got {name!r}: {told}.") from error
     if not callable(function):
         raise ValueError(f"Expected one of {', '.join(REWARDS)}, or a dotted path to a function, got {name!r}.")
     return Reward(function)
@@ -141,7 +160,7 @@ def text_of(completion: Completion) -> str:
 
 
 class ErrorCount:
-    """Counts the comparisons that failed, and stops a run in which most of them do.
+    """Counts the comparisons that failed, of any thread, and stops a run in which most of them do.
 
     Args:
         window: how many of the last comparisons are looked at.
@@ -152,6 +171,7 @@ class ErrorCount:
     def __init__(self, *, window: int = 512, least: int = 32, share: float = 0.5) -> None:
         self.recent: deque[bool] = deque(maxlen=window)
         self.least, self.share, self.total = least, share, 0
+        self._lock = Lock()
 
     def count(self, compared: Sequence[Comparison]) -> int:
         """Return how many of these failed; log the first of them.
@@ -160,6 +180,10 @@ class ErrorCount:
             RuntimeError: if too many of the last comparisons failed.
         """
         failed = [each.error for each in compared if each.equal is None]
+        with self._lock:
+            return self._count(compared, failed)
+
+    def _count(self, compared: Sequence[Comparison], failed: Sequence[str]) -> int:
         self.total += len(failed)
         self.recent.extend(each.equal is None for each in compared)
         if failed:
@@ -173,11 +197,5 @@ class ErrorCount:
         return len(failed)
 
 
-@cache
-def _verifier() -> Verifier:
-    return Verifier()
-
-
-@cache
-def _errors() -> ErrorCount:
-    return ErrorCount()
+_VERIFIER = Verifier()  # its processes start when they are first asked
+_ERRORS = ErrorCount()

@@ -5,8 +5,10 @@
         --config examples/recipes/Qwen2.5-1.5B-Instruct/maxent/config_math.yaml
 
 A recipe is YAML of the fields of `GRPOScriptArguments`, `MaxEntGRPOConfig` and trl's `ModelConfig`; flags of the same
-names override it. `--task grpo` runs TRL's own trainer from the same recipe, without the method's fields;
-`--preflight-only` says what the run would do and the memory it takes; `--resume_from_checkpoint last` goes on.
+names override it. `--task` runs either trainer from either's recipe: β is `init_kl_coeff` for one and `beta` for the
+other, and fields that only one of them has are left out for the other;
+`--preflight-only` says what the run would do and the memory it takes; `--resume_from_checkpoint last`
+goes on from the newest checkpoint that is whole.
 The Hub login is that of HF_TOKEN or of `hf auth login`.
 """
 
@@ -14,51 +16,51 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
 from maxent_grpo.adapters._trl_preflight import preflight_report
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from training.arguments import Run, run_of
-from training.memory import memory_report, model_shape
+from training.checkpoints import checkpoint_of
+from training.memory import memory_report, model_shape, precision_warnings
 from training.prompts import prompts_of
+from training.sources import UnreachableError
 from training.starts import start_folder
 
 logger = logging.getLogger(__name__)
 
 
 def preflight(run: Run) -> str:
-    """Return what a run would do and the memory it takes; needs no GPU, no network and no weights."""
+    """Return what a run would do and the memory it takes; needs no GPU, no network and no weights.
+
+    Raises:
+        ValueError: on all that the run itself would refuse, but for data on a Hub that does not answer.
+    """
     datasets.disable_progress_bars()
     args = run.training
-    lines = [description(run)]
+    shape, _ = model_shape(run)
+    lines = [description(run), *(f"not installed here: {name} ({field})" for name, field in run.missing.items())]
     try:
         train, evaluated = prompts_of(run)
         lines.append(
             f"prompts: {len(train)} to train on, {0 if evaluated is None else len(evaluated)} to evaluate on"
         )
-    except ValueError as error:
+    except UnreachableError as error:
         train = None
         lines.append(f"prompts: not looked at. {error}")
     if isinstance(args, MaxEntGRPOConfig):
-        shape, _ = model_shape(run.model, trust_remote_code=args.trust_remote_code)
         lines.append(preflight_report(args, shape, train, None))
     return "\n".join([*lines, memory_report(run)])
 
 
 def description(run: Run) -> str:
-    """Return the trainer, the model and the rewards in a line, and what of the recipe is left out."""
+    """Return the trainer, the model and the rewards in a line, and what of the recipe is for the other trainer."""
     kind = "MaxEntGRPOTrainer" if isinstance(run.training, MaxEntGRPOConfig) else "TRL's GRPOTrainer"
-    line = (
-        f"{run.recipe or 'command line'}: {kind} on {run.model.model_name_or_path}, rewards {run.script.reward_funcs}"
-    )
-    if run.dropped:
-        line += "\nleft out with --task grpo: " + ", ".join(f"{name}={value}" for name, value in run.dropped.items())
-    return line
+    line = f"{run.where}: {kind} on {run.model.model_name_or_path}, rewards {run.script.reward_funcs}"
+    return "\n".join([line, f"with --task {run.script.task}: {', '.join(run.changed)}"] if run.changed else [line])
 
 
 def trainer_of(run: Run) -> GRPOTrainer:
@@ -68,13 +70,14 @@ def trainer_of(run: Run) -> GRPOTrainer:
         ValueError: before the model is loaded, on data or a tokenizer that cannot be trained with.
     """
     args, model = run.training, run.model
+    model_shape(run)
     if args.disable_tqdm:
         datasets.disable_progress_bars()
     with args.main_process_first(local=False, desc="data and start"):
         train, evaluated = prompts_of(run)
         folder = start_folder(str(model.model_name_or_path), Path(args.output_dir).parent)
     if args.process_index == 0:
-        logger.warning(description(run))
+        logger.warning("\n".join([description(run), *precision_warnings(run)]))
     args.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -111,26 +114,10 @@ def tokenizer_of(run: Run, folder: str) -> PreTrainedTokenizerBase:
         tokenizer.chat_template = Path(template).read_text() if "{" not in template else template
     if run.script.prompt_format == "chat" and not tokenizer.chat_template:
         raise ValueError(
-            f"{run.recipe or 'command line'}: Expected a chat template, or prompt_format: text, for a model without "
+            f"{run.where}: Expected a chat template, or prompt_format: text, for a model without "
             f"one, got prompt_format=chat with model_name_or_path={folder!r}."
         )
     return tokenizer
-
-
-def checkpoint_of(args: Any) -> str | None:
-    """Return the checkpoint to go on from: with `last`, the newest one if there is any.
-
-    Raises:
-        ValueError: if it is not there.
-    """
-    wanted = args.resume_from_checkpoint
-    if wanted in (None, "false", "False"):
-        return None
-    if wanted in ("last", "true", "True"):
-        return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    if not Path(wanted).is_dir():
-        raise ValueError(f"Expected a checkpoint, or last, got resume_from_checkpoint={wanted!r}.")
-    return wanted
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -35,8 +35,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "published": {},
     "diverse": {
         "maxent_center": True,
-        "maxent_dedup": 0.5,
-        "maxent_group_scale": 1.0,
+        "maxent_dedup": 1.0,
         "maxent_skip": "all_min",
         "maxent_nll_reduction": "max_length",
     },

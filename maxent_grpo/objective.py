@@ -123,6 +123,19 @@ class MaxEntObjective:
         self.config = config
         self._max_length = float(config.max_length or 1) if constant else 1.0
 
+    def expect_utilities(self, utilities: Tensor) -> None:
+        """Check what `target` would only show as NaN. Reads the tensor, so for adapters, once a rollout.
+
+        Args:
+            utilities: [...]; NaN where there is none.
+
+        Raises:
+            ValueError: on a negative utility with a group scale, which would turn its group's coefficients around.
+        """
+        scale = self.config.group_scale
+        lowest = float(utilities.nan_to_num(nan=0.0).amin()) if scale > 0 and utilities.numel() else 0.0
+        expect(lowest >= 0, f"utilities >= 0 with group_scale={scale!r}", lowest_utility=lowest)
+
     @torch.no_grad()
     def target(
         self,

@@ -59,7 +59,7 @@ def test_defaults_are_the_method_as_published():
 
 
 def test_diverse_is_the_measured_recipe():
-    changed = {"center": True, "dedup": 0.5, "group_scale": 1.0, "skip": "all_min", "nll_reduction": "max_length"}
+    changed = {"center": True, "dedup": 1.0, "skip": "all_min", "nll_reduction": "max_length"}
     assert dataclasses.asdict(MaxEntConfig.diverse()) == PUBLISHED | changed
     assert MaxEntConfig.diverse(max_length=64).max_length == 64
 

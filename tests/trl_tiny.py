@@ -10,9 +10,17 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    TrainerCallback,
+)
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 
@@ -47,6 +55,25 @@ def model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
         **settings,
     )
     return Qwen2ForCausalLM(config)
+
+
+def mixture_of_experts() -> Qwen2MoeForCausalLM:
+    torch.manual_seed(0)
+    return Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(
+            vocab_size=11, hidden_size=16, intermediate_size=16, moe_intermediate_size=8, num_hidden_layers=1,
+            shared_expert_intermediate_size=8, num_attention_heads=2, num_key_value_heads=1, num_experts=4,
+            num_experts_per_tok=2, max_position_embeddings=64, pad_token_id=0, eos_token_id=1,
+            initializer_range=0.5,
+        )
+    )  # fmt: skip
+
+
+def with_adapter(base: Any) -> PeftModel:
+    """Return the model with an adapter that already does something."""
+    torch.manual_seed(0)
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    return get_peft_model(base, lora)
 
 
 def saved(path: Path, seed: int = 0) -> str:

@@ -2,7 +2,7 @@
 
 make study                                         # the core study on a CPU, resumable, and its report
 make study ARGS="--preset graph"                   # graph colouring
-make study ARGS="--arms half_1 dr_grpo"            # some methods only
+make study ARGS="--arms full_0 dr_grpo"            # some methods only
 make study ARGS="--report-only"                    # tables and pictures of what is there
 make study ARGS="--report-only --runs benchmarks/modebench/results/cpu.tar.gz"  # of the committed runs
 """

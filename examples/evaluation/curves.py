@@ -5,6 +5,7 @@ one sample less, and no part in the metrics at a k that it does not reach. Inter
 prompts are drawn with replacement, because they are what a benchmark happens to hold.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from tasks.answers import Verdict
 from tasks.metrics import sample_metrics
+
+logger = logging.getLogger(__name__)
 
 METRICS = ("mean", "pass", "distinct", "coverage")
 
@@ -59,19 +62,25 @@ def metric_curve(
         resamples: how many times prompts are drawn anew.
         seed: of the bootstrap.
 
+    A k that no prompt has as many samples with a verdict for is left out, with a warning.
+
     Raises:
-        ValueError: if at some k no prompt has as many samples with a verdict.
+        ValueError: if no sample has a verdict.
 
     >>> right, wrong = Verdict(True, "a"), Verdict(False, None)
     >>> metric_curve([[right, wrong], [wrong, wrong]], [1, 1], ks=[1, 2]).points["pass"][1]
     Interval(value=0.5, low=0.0, high=1.0)
     """
     told = [[verdict for verdict in each if verdict is not None] for each in verdicts]
+    most = max(map(len, told))
+    if out_of_reach := [k for k in ks if k > most]:
+        logger.warning("No prompt has %d samples with a verdict: k over %d is left out.", out_of_reach[0], most)
+        ks = [k for k in ks if k <= most]
+    if not ks:
+        raise ValueError("Expected samples that have a verdict, got none.")
     per_prompt = np.full((len(METRICS), len(ks), len(told)), np.nan)
     for row, k in enumerate(ks):
         enough = [place for place, each in enumerate(told) if len(each) >= k]
-        if not enough:
-            raise ValueError(f"Expected prompts with {k} samples that have a verdict, got none.")
         found = sample_metrics([told[place] for place in enough], [total_modes[place] for place in enough], k=k)
         per_prompt[:, row, enough] = found.mean, found.passed, found.distinct, found.coverage
     draws = np.random.default_rng(seed).multinomial(len(told), np.full(len(told), 1 / len(told)), size=resamples)

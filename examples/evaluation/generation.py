@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+BATCH_TOKENS = 2**18
+"""New tokens of a batch unless `batch_prompts` says otherwise; the demo's evaluation, of 65536, is one batch."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -18,7 +21,7 @@ class Sampling:
         temperature: 0 is greedy.
         max_new_tokens: where a completion is cut.
         seed: of all batches together; the same seed, batches and machine give the same completions.
-        batch_prompts: prompts of a batch, with transformers; None takes all at once.
+        batch_prompts: prompts of a batch, with transformers; None takes as many as make `BATCH_TOKENS`.
     """
 
     samples: int
@@ -26,6 +29,11 @@ class Sampling:
     max_new_tokens: int
     seed: int
     batch_prompts: int | None = None
+
+    @property
+    def prompts_at_once(self) -> int:
+        """How many prompts make a batch."""
+        return self.batch_prompts or max(1, BATCH_TOKENS // (self.samples * self.max_new_tokens))
 
 
 def engine_for(wanted: str) -> str:
@@ -74,7 +82,7 @@ class Transformers:
     @torch.no_grad()
     def texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
         """Return [P][samples] completions."""
-        size = sampling.batch_prompts or max(1, len(prompts))
+        size = sampling.prompts_at_once
         drawn: list[str] = []
         with torch.random.fork_rng():
             torch.manual_seed(sampling.seed)

@@ -19,13 +19,14 @@ _LIST = re.compile(r"\[[^\[\]{}\"]*\]")  # of numbers
 SHOWN = (1, 2, 4, 8, 16, 32, 64)
 
 
-def curve_as_dict(curve: Curve) -> dict[str, Any]:
+def curve_as_dict(curve: Curve, *, has_modes: bool) -> dict[str, Any]:
     """Return a curve as JSON holds it: lists over k of the values and of both ends of their intervals."""
     points = {
         f"{name}@k": {end: [getattr(point, end) for point in curve.points[name]] for end in ("value", "low", "high")}
-        for name in METRICS
+        for name in (METRICS if has_modes else METRICS[:2])
     }
-    return {"k": curve.ks, **points, "distinct_per_solved": curve.distinct_per_solved, "prompts": curve.prompts}
+    modes = {"distinct_per_solved": curve.distinct_per_solved} if has_modes else {}
+    return {"k": curve.ks, **points, **modes, "prompts": curve.prompts}
 
 
 def table_rows(results: Sequence[tuple[str, Curve]], *, has_modes: bool) -> list[list[str]]:
@@ -60,7 +61,9 @@ def save_report(
         has_modes: whether distinct and coverage say anything.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    models = [{"model": name, **others, **curve_as_dict(curve)} for name, curve, others in results]
+    models = [
+        {"model": name, **others, **curve_as_dict(curve, has_modes=has_modes)} for name, curve, others in results
+    ]
     text = json.dumps({**settings, "results": models}, indent=2)
     (folder / "evaluation.json").write_text(_LIST.sub(lambda found: " ".join(found[0].split()), text) + "\n")
     curves = [(name, curve) for name, curve, _ in results]

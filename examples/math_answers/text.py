@@ -14,6 +14,7 @@ _SLASH = re.compile(r"([+-]?)(\d+)/(\d+)")
 _FRACTION = re.compile(r"\\frac\{([^{}]*)\}([0-9a-zA-Z])")
 _DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?")
 _THOUSANDS = re.compile(r"([+-]?)\d{1,3}(?:,\d{3})+(\.\d+)?")
+_CHAIN = re.compile(r"=(?:(?!,|;|&|\\\\|\\q?quad|\\text|\\(?:l|v)?or\b|\band\b|\bor\b)[^=])*=", re.DOTALL)
 _BRACES = re.compile(r"\\[{}]")
 _DROPPED = re.compile(r"\$|\\left(?![a-z])|\\right(?![a-z])|\\\(|\\\)|\\\[|\\\]|\^\{?\\circ\}?|°")
 
@@ -37,6 +38,15 @@ def given_answer(completion: str) -> str | None:
     tagged = tagged_answer(completion)
     answer = boxed_answer(completion) if tagged is None else boxed_answer(tagged) or tagged
     return answer if answer and _BRACES.sub("", answer).count("{") == _BRACES.sub("", answer).count("}") else None
+
+
+def is_chain(answer: str) -> bool:
+    r"""Return whether an answer sets more than two things equal in a row, of which the last could be a guess.
+
+    >>> is_chain("1=2=3"), is_chain("x=3"), is_chain("x=1, y=2")
+    (True, False, False)
+    """
+    return _CHAIN.search(answer) is not None
 
 
 def boxed_answer(text: str) -> str | None:
@@ -74,9 +84,13 @@ def canonical(answer: str) -> str:
         text = text.replace(",", "")
     if fraction := _SLASH.fullmatch(text):
         sign, numerator, denominator = fraction.groups()
-        return f"{sign.replace('+', '')}\\frac{{{int(numerator)}}}{{{int(denominator)}}}"
+        return f"{sign.replace('+', '')}\\frac{{{_plain(numerator)}}}{{{_plain(denominator)}}}"
     if text and (number := _DECIMAL.fullmatch(text)) and (number[2] or number[3]):
         sign, whole, part = number.groups()
         part = (part or "").rstrip("0")
-        return f"{sign.replace('+', '')}{whole.lstrip('0') or '0'}{'.' + part if part else ''}"
+        return f"{sign.replace('+', '')}{_plain(whole)}{'.' + part if part else ''}"
     return text
+
+
+def _plain(digits: str) -> str:
+    return digits.lstrip("0") or "0"  # no int(): it refuses thousands of digits

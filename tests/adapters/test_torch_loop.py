@@ -221,6 +221,10 @@ def test_statistics_are_of_the_targets_and_of_the_policy_on_them() -> None:
         ({"config": MaxEntConfig(beta=0.1)}, "ref_logps"),
         ({"config": MaxEntConfig(dedup=0.5)}, "keys"),
         ({"config": MaxEntConfig(prune=0.5)}, "generator"),
+        (
+            {"config": MaxEntConfig(group_scale=1.0), "rewards": [1.0, -1.0] * 6},
+            r"utilities >= 0 with group_scale=1\.0, got lowest_utility=-1\.0",
+        ),
         ({"num_groups": 0}, "num_groups > 0"),
     ],
 )

@@ -1,9 +1,9 @@
-"""What the TRL trainer accepts, refuses and says before it loads a model."""
+"""Which arguments the TRL trainer accepts, and which it refuses by name."""
 
 import dataclasses
 import importlib
-import logging
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +14,6 @@ import trl_tiny
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters import _require, _trl_version
 from maxent_grpo.adapters._trl_config import REFUSED
-from maxent_grpo.adapters._trl_preflight import preflight_report
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 
 OTHER_VALUES = {
@@ -89,6 +88,11 @@ def test_every_field_of_the_method_has_a_flag_that_says_what_it_is(tmp_path: Any
     assert "--maxent_q_temperature" in parser.format_help()
 
 
+def test_help_says_whose_mean_the_entropy_bonus_is() -> None:
+    described = {action.dest: action.help for action in HfArgumentParser(MaxEntGRPOConfig)._actions}
+    assert "mean over tokens, candidates and groups" in str(described["entropy_coef"])
+
+
 def test_flags_are_read(tmp_path: Any) -> None:
     flags = "--maxent_tau 0.5 --maxent_anchor none --maxent_center true --maxent_surrogate_tau inf --use_cpu true"
     parser = HfArgumentParser(MaxEntGRPOConfig)
@@ -107,9 +111,16 @@ def test_beta_goes_by_any_of_its_names(names: dict[str, float], tmp_path: Any) -
 
 @pytest.mark.parametrize(
     "names",
-    [{"beta": 0.2, "init_kl_coeff": 0.1}, {"beta": 0.0, "init_kl_coeff": 0.1}, {"beta": 0.1, "maxent_beta": 0.0}],
+    [
+        {"beta": 0.2, "init_kl_coeff": 0.1},
+        {"beta": 0.0, "init_kl_coeff": 0.1},
+        {"beta": 0.1, "maxent_beta": 0.0},
+        {"beta": 0.0, "init_kl_coeff": 0.1, "maxent_anchor": "old"},
+        {"beta": 0.3, "kl_penalty": 0.3, "init_kl_coeff": 0.1, "maxent_anchor": "old"},
+        {"beta": 0.1, "kl_penalty": 0.1, "init_kl_coeff": 0.0},
+    ],
 )
-def test_names_of_beta_that_disagree_are_refused(names: dict[str, float], tmp_path: Any) -> None:
+def test_names_of_beta_that_disagree_are_refused(names: dict[str, Any], tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="init_kl_coeff, beta and maxent_beta to agree"):
         trl_tiny.arguments(tmp_path, **names)
 
@@ -127,7 +138,7 @@ def test_names_of_beta_that_disagree_are_refused(names: dict[str, float], tmp_pa
 def test_trl_is_asked_for_a_reference_exactly_when_one_is_needed(
     settings: dict[str, Any], loaded: bool, tmp_path: Any
 ) -> None:
-    assert (trl_tiny.arguments(tmp_path, **settings).beta != 0) == loaded
+    assert (trl_tiny.arguments(tmp_path, **settings).beta_of_trl != 0) == loaded
 
 
 @pytest.mark.parametrize(
@@ -159,6 +170,40 @@ def test_a_checkpoint_that_cannot_wait_for_the_end_of_a_rollout_is_refused(tmp_p
                            metric_for_best_model="loss")  # fmt: skip
 
 
+def test_a_checkpoint_at_any_moment_is_refused_where_it_could_fall_in_mid_rollout(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"updates end in mid-rollout .*enable_jit_checkpoint=True"):
+        trl_tiny.arguments(tmp_path, num_iterations=2, enable_jit_checkpoint=True)
+    assert trl_tiny.arguments(tmp_path, enable_jit_checkpoint=True).enable_jit_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"entropy_coef": -1.0}, r"entropy_coef >= 0, got entropy_coef=-1\.0"),
+        ({"temperature": 0.0}, r"temperature > 0, got temperature=0\.0"),
+        ({"vllm_importance_sampling_mode": "nope"}, "to be one of .*got vllm_importance_sampling_mode='nope'"),
+        ({"sync_ref_model": True}, "sync_ref_model=False without a reference"),
+        (
+            {"sync_ref_model": True, "init_kl_coeff": 0.1, "maxent_anchor": "old"},
+            "sync_ref_model=False without a ref",
+        ),
+        (
+            {"maxent_projection": "surrogate", "init_kl_coeff": 0.1},
+            r"init_kl_coeff=0 with maxent_projection='surrogate' .*got init_kl_coeff=0\.1",
+        ),
+    ],
+)
+def test_values_that_could_not_have_their_effect_are_refused_by_name(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        trl_tiny.arguments(tmp_path, **settings)
+
+
+def test_a_reference_may_move_with_the_policy_where_only_the_penalty_needs_it(tmp_path: Path) -> None:
+    assert trl_tiny.arguments(tmp_path, sync_ref_model=True, kl_penalty=0.1).beta_of_trl == 0.1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -186,44 +231,6 @@ def test_options_set_after_construction_are_refused_before_a_model_is_loaded(tmp
     args.delta = 2.0
     with pytest.raises(ValueError, match=r"got delta=2\.0"):
         MaxEntGRPOTrainer("no/such-model", trl_tiny.reward, args)
-
-
-def test_prompts_that_overflow_the_context_are_refused_before_training(tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match=r"4 tokens .* context of 64 tokens, got max_completion_length=61"):
-        trl_tiny.trainer(tmp_path, max_completion_length=61)
-
-
-def test_images_are_refused(tmp_path: Any) -> None:
-    dataset = trl_tiny.prompts(4).add_column("image", [None] * 4)
-    with pytest.raises(ValueError, match="a dataset of text"):
-        preflight_report(trl_tiny.arguments(tmp_path), trl_tiny.model().config, dataset, None)
-
-
-def test_the_preflight_says_what_the_target_will_be(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="maxent_grpo"):
-        trl_tiny.trainer(tmp_path, num_generations=8, maxent_tau=0.2)
-    (report,) = [record.getMessage() for record in caplog.records if record.name.startswith("maxent_grpo")]
-    assert "1 prompts x 8 candidates" in report
-    assert "q^5 (tau=0.2, beta=0)" in report
-    one_right = 1 / (1 + 7 * 2.718281828**-5)  # softmax of (5, 0, …, 0): the first of eight
-    assert f"gets {one_right:.0%}" in report
-    assert "prompt 4 + completion 6 <= context 64" in report
-
-
-@pytest.mark.parametrize(
-    ("settings", "warned"),
-    [
-        ({"maxent_projection": "listwise"}, True),
-        ({"maxent_projection": "listwise", "maxent_skip": "equal"}, False),
-        ({"maxent_projection": "listwise", "maxent_anchor": "old", "init_kl_coeff": 1.0}, False),
-        ({}, False),
-    ],
-)
-def test_the_preflight_warns_of_levelling_where_nothing_is_to_be_learnt(
-    settings: dict[str, Any], warned: bool, tmp_path: Any
-) -> None:
-    report = preflight_report(trl_tiny.arguments(tmp_path, **settings), None, None, None)
-    assert ("maxent_skip='equal'" in report) == warned
 
 
 @pytest.mark.parametrize("installed", ["1.15.0", "1.17.0", None])

@@ -2,16 +2,24 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
 
 import trl_tiny
 from maxent_grpo import MaxEntConfig
-from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
+from maxent_grpo.adapters._trl_head import _logit_settings
 from trl_formulas import expected_gradient, fields, groups, policy_and_reference, relative_error, utilities
 
 SETTINGS = {
@@ -115,35 +123,6 @@ def test_tokens_of_tools_are_neither_scored_nor_trained_on(config: MaxEntConfig,
     assert relative_error(got, expected) < 1e-5
 
 
-class Corrected(MaxEntGRPOTrainer):
-    """A trainer whose rollouts come with a correction, as vLLM's do."""
-
-    by_token = False
-
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        rows = super()._generate_and_score_completions(inputs)
-        mask = rows["completion_mask"]
-        ratio = torch.arange(mask.size(1)) * 0.3 if self.by_token else (mask.sum(-1, keepdim=True) - 4.0)
-        return rows | {"importance_sampling_ratio": ratio.expand(len(mask), -1).clamp(min=0)}
-
-
-@pytest.mark.parametrize("config", [MaxEntConfig(), SETTINGS["surrogate"]], ids=["mle", "surrogate"])
-@pytest.mark.parametrize("by_token", [False, True])
-@HEADS
-def test_vllms_correction_scales_tokens_after_the_coefficients(
-    by_token: bool, config: MaxEntConfig, fused: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def scale(ids: list[int]) -> Tensor:
-        return torch.arange(len(ids)) * 0.3 if by_token else torch.full((len(ids),), max(len(ids) - 4.0, 0.0))
-
-    policy = trl_tiny.model()
-    expected = expected_gradient(policy, policy, config, utilities(), token_scale=scale)
-    monkeypatch.setattr(Corrected, "by_token", by_token)
-    monkeypatch.setattr(trl_tiny, "MaxEntGRPOTrainer", Corrected)
-    got = trl_tiny.gradient(tmp_path, policy=policy, maxent_fused_head=fused, **fields(config))
-    assert relative_error(got, expected) < 1e-5
-
-
 @pytest.mark.parametrize(
     "config", [MaxEntConfig(clip_low=0.1, clip_high=0.1), SETTINGS["listwise"], SETTINGS["surrogate"]]
 )
@@ -164,16 +143,54 @@ def test_the_second_update_on_a_rollout_is_clipped(config: MaxEntConfig, tmp_pat
     assert relative_error(got, unclipped) > 1e-2
 
 
-def test_the_penalties_are_means_over_tokens_candidates_and_groups(tmp_path: Any) -> None:
+@pytest.mark.parametrize("corrected", [False, True])
+def test_the_penalties_are_means_over_tokens_candidates_and_groups(corrected: bool, tmp_path: Any) -> None:
     policy, frozen = policy_and_reference(tmp_path)
     plain = expected_gradient(policy, frozen, MaxEntConfig(), utilities())
     loss = torch.zeros(())
     for prompt, completion in itertools.chain(*groups()):
         ids, chosen = torch.tensor([prompt + completion]), torch.tensor(completion).unsqueeze(-1)
         logps = policy(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-        gap = (frozen(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).detach() - logps).gather(-1, chosen)
-        loss = loss + 0.3 * (gap.exp() - gap - 1).mean() / 8 - 0.2 * -(logps.exp() * logps).sum(-1).mean() / 8
+        refs = frozen(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).detach()
+        gap, own = (refs - logps).gather(-1, chosen), logps.gather(-1, chosen)
+        ratio = (own - own.detach()).exp() if corrected else 1.0
+        loss = (
+            loss + 0.3 * ((gap.exp() - gap - 1) * ratio).mean() / 8 + 0.2 * (logps.exp() * logps).sum(-1).mean() / 8
+        )
     penalties = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
-    settings = {"kl_penalty": 0.3, "entropy_coef": 0.2, "use_bias_correction_kl": False}
-    got = trl_tiny.gradient(tmp_path, policy=policy, **settings)
-    assert relative_error(got, plain + penalties) < 1e-5
+    kept = trl_tiny.Gradients()
+    settings = {"kl_penalty": 0.3, "entropy_coef": 0.2, "use_bias_correction_kl": corrected}
+    run = trl_tiny.trainer(tmp_path, policy=policy, callbacks=[kept], **settings)
+    run.train()
+    assert relative_error(kept.total(), plain + penalties) < 1e-5
+    assert run.state.log_history[0]["entropy_coef"] == 0.2
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 11, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 64, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1,
+    "initializer_range": 0.5,
+}  # fmt: skip
+LOGIT_SETTINGS = {
+    "capped": (Gemma2Config, Gemma2ForCausalLM, {"head_dim": 8, "final_logit_softcapping": 3.0}),
+    "divided": (GraniteConfig, GraniteForCausalLM, {"logits_scaling": 4.0}),
+    "multiplied": (CohereConfig, CohereForCausalLM, {"logit_scale": 0.25}),
+}
+
+
+@pytest.mark.parametrize(("configured", "made", "settings"), LOGIT_SETTINGS.values(), ids=LOGIT_SETTINGS)
+def test_the_one_pass_head_makes_logits_as_the_model_does(
+    configured: Any, made: Any, settings: dict[str, Any], tmp_path: Any
+) -> None:
+    def gradient(fused: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        policy = made(configured(**SMALL, **settings)).float()
+        return trl_tiny.gradient(tmp_path, policy=policy, maxent_fused_head=fused)
+
+    assert relative_error(gradient(True), gradient(False)) < 1e-6
+
+
+def test_a_scale_of_the_logits_comes_before_a_divisor() -> None:
+    config = SimpleNamespace(logit_scale=0.5, logits_scaling=4.0, model_type="any")
+    assert _logit_settings(config) == (0.5, None)
+    assert _logit_settings(SimpleNamespace(logits_scaling=4.0, model_type="hyperclovax")) == (4.0, None)

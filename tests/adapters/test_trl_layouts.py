@@ -17,11 +17,12 @@ import trl_tiny
 TESTS = Path(__file__).parents[1]
 DIVERSE = {
     "maxent_center": True,
-    "maxent_dedup": 0.5,
-    "maxent_group_scale": 1.0,
+    "maxent_dedup": 1.0,
     "maxent_skip": "all_min",
     "maxent_nll_reduction": "max_length",
 }
+SURROGATE = {"maxent_projection": "surrogate", "maxent_surrogate_tau": 0.1}
+CLIPPED = {"num_iterations": 2, "max_steps": 2, "learning_rate": 0.05, "maxent_center": True, "epsilon": 0.02}
 LISTWISE = {"maxent_projection": "listwise", "maxent_anchor": "old", "init_kl_coeff": 0.5}
 
 
@@ -39,7 +40,9 @@ def layout(rows: int, accumulation: int = 1, per_generation: int | None = None, 
     }
 
 
-@pytest.mark.parametrize("settings", [{}, DIVERSE, LISTWISE, {"maxent_prune": 0.5}, {"maxent_fused_head": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, DIVERSE, LISTWISE, SURROGATE, {"maxent_prune": 0.5}, {"maxent_fused_head": True}]
+)
 @pytest.mark.parametrize("split", [layout(4, 2), layout(2, 4), layout(1, 8)])
 def test_accumulation_leaves_the_gradient_alone(
     split: dict[str, Any], settings: dict[str, Any], tmp_path: Any
@@ -84,6 +87,9 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "DDP, pruned to next to nothing": (layout(1, 4), {"maxent_prune": 0.13}),
     "DDP, diverse": (layout(1, 4), DIVERSE),
     "DDP, listwise": (layout(2, 2), LISTWISE),
+    "DDP, surrogate": (layout(2, 2), SURROGATE),
+    "DDP, clipped": (layout(2, 2), CLIPPED),
+    "DDP, adapter, one-pass head": (layout(2, 2), {"adapter": True, "maxent_fused_head": True}),
     "DDP, anchored at the reference": (layout(2, 2), {"init_kl_coeff": 0.5, "reference": ""}),
     "ZeRO-2, accumulation 2": (layout(2, 2), {"zero": 2}),
     "ZeRO-3": (layout(4), {"zero": 3}),
@@ -94,7 +100,18 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         layout(2, 2),
         {"zero": 3, "init_kl_coeff": 0.5, "reference": "", "maxent_measure_every": 1},
     ),
+    "ZeRO-3, adapter, one-pass head": (layout(4), {"zero": 3, "adapter": True, "maxent_fused_head": True}),
+    "ZeRO-3, adapter, anchored": (layout(2, 2), {"zero": 3, "adapter": True, "init_kl_coeff": 0.5}),
     "ZeRO-3, pruned": (layout(2, 2), {"zero": 3, "maxent_prune": 0.5}),
+}
+RESUMED: dict[str, dict[str, Any]] = {
+    "plain": {"per_device_train_batch_size": 4},
+    "pruned and clipped": {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "maxent_prune": 0.5,
+        "num_iterations": 2,
+    },
 }
 
 
@@ -106,17 +123,22 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
     def given(settings: dict[str, Any]) -> dict[str, Any]:
         return {name: reference if name == "reference" else value for name, value in settings.items()}
 
-    layouts = [[name, split | given(settings)] for name, (split, settings) in TWO_RANKS.items()]
+    layouts = [[name, {**settings, "resumed": True, "count": 6}] for name, settings in RESUMED.items()]
+    layouts += [[name, split | given(settings)] for name, (split, settings) in TWO_RANKS.items()]
     launch(2, TESTS / "adapters/trl_scripts/layouts.py", str(tmp_path / "out.pt"), json.dumps(layouts))
     results = torch.load(tmp_path / "out.pt")
     errors = {}
     for name, (split, settings) in TWO_RANKS.items():
-        alone = {key: value for key, value in settings.items() if key not in ("zero", "tied", "reference")}
+        alone = {key: value for key, value in settings.items() if key not in ("zero", "tied", "reference", "adapter")}
         policy = trl_tiny.model(tie_word_embeddings=settings.get("tied", False))
         policy.config._name_or_path = reference
-        expected = trl_tiny.gradient(tmp_path, policy=policy, **layout(8), **alone)
+        policy = trl_tiny.with_adapter(policy) if "adapter" in settings else policy
+        expected = trl_tiny.gradient(tmp_path, policy=policy, **layout(8) | alone)
         errors[name] = relative_error(results[name]["gradient"] / split["max_steps"], expected)
     assert {name: error for name, error in errors.items() if not error < 1e-5} == {}
+    for name in RESUMED:
+        assert len(results[name]["whole"]) == 4
+        assert results[name]["resumed"] == results[name]["whole"]
     for name in ("DDP, pruned", "ZeRO-3, pruned"):
         rows = list(itertools.chain(*results[name]["rows"]))
         assert sum(rows) in (3, 4, 5)  # half of 8, up to the rounding of one draw

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM, TrainerCallback
+from peft import LoraConfig, PromptTuningConfig
 
 import trl_tiny
-from maxent_grpo import MaxEntConfig, MaxEntObjective, reference
-from trl_formulas import coefficients, groups, relative_error, token_logps, utilities
+from maxent_grpo import MaxEntConfig, reference
+from trl_formulas import coefficients, groups, policy_and_reference, relative_error, token_logps, utilities
 
 HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
 
@@ -62,71 +61,29 @@ def test_skipped_groups_see_no_forward(tmp_path: Any) -> None:
     assert run.state.log_history[0]["grad_norm"] == 0.0
 
 
+def test_candidates_without_weight_see_no_forward(tmp_path: Any) -> None:
+    run = trl_tiny.trainer(tmp_path, maxent_tau=0.0, maxent_q_eps=0.0)
+    rows = forwarded_rows(run)
+    run.train()
+    assert rows == [sum(int((u == u.max()).sum()) for u in utilities())]
+    assert run.state.log_history[0]["maxent/frac_trained_on"] == rows[0] / 8
+
+
+@pytest.mark.parametrize("settings", [{"kl_penalty": 0.1}, {"entropy_coef": 0.1}])
+def test_every_candidate_is_trained_on_beside_a_penalty(settings: dict[str, Any], tmp_path: Any) -> None:
+    policy, _ = policy_and_reference(tmp_path)
+    run = trl_tiny.trainer(tmp_path, policy=policy, maxent_tau=0.0, maxent_q_eps=0.0, **settings)
+    rows = forwarded_rows(run)
+    run.train()
+    assert rows == [8]
+    assert run.state.log_history[0]["maxent/frac_trained_on"] == 1.0
+
+
 def test_every_candidate_is_trained_on_where_nothing_is_dropped(tmp_path: Any) -> None:
     run = trl_tiny.trainer(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
     rows = forwarded_rows(run)
     run.train()
     assert rows == [4, 4]
-
-
-def test_the_logged_statistics_are_those_of_the_whole_batch(tmp_path: Any) -> None:
-    config = MaxEntConfig(projection="listwise")
-    run = trl_tiny.trainer(
-        tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, maxent_projection="listwise"
-    )
-    run.train()
-    logged = run.state.log_history[0]
-    policy = trl_tiny.model()
-    sums = torch.tensor([[token_logps(policy, *pair).sum().item() for pair in group] for group in groups()])
-    lengths = torch.tensor([[len(completion) for _, completion in group] for group in groups()])
-    objective = MaxEntObjective(config)
-    target = objective.target(
-        torch.tensor(utilities(), dtype=torch.float32),
-        mask=torch.ones_like(lengths, dtype=torch.bool),
-        lengths=lengths,
-    )
-    for name, value in objective.statistics(target, policy_logps=sums).as_dict().items():
-        assert logged[name] == pytest.approx(float(value), rel=1e-4), name
-    entropies = [entropy for group in groups() for pair in group for entropy in token_entropies(policy, *pair)]
-    # A log averages its micro-batches; of unequal lengths, so only roughly the mean over tokens.
-    assert logged["entropy"] == pytest.approx(np.mean(entropies), rel=0.2)
-
-
-def token_entropies(model: Any, prompt: list[int], completion: list[int]) -> list[float]:
-    logps = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-    return (-(logps.exp() * logps).sum(-1)).tolist()
-
-
-def test_gap_and_forward_kl_are_measured_before_and_after_an_update_on_the_same_candidates(tmp_path: Any) -> None:
-    policy = trl_tiny.model()
-    settings = {"maxent_projection": "listwise", "learning_rate": 1e-4, "maxent_measure_every": 2, "max_steps": 3}
-    run = trl_tiny.trainer(tmp_path, policy=policy, **settings)
-    after: list[float] = []
-
-    class Measure(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            after.append(mean_forward_kl(policy))
-
-    run.add_callback(Measure())
-    before = mean_forward_kl(trl_tiny.model())
-    run.train()
-    logs = [entry for entry in run.state.log_history if "loss" in entry]
-    assert logs[0]["maxent/forward_kl"] == pytest.approx(before, rel=1e-4)
-    assert logs[0]["maxent/forward_kl_after"] == pytest.approx(after[0], rel=1e-4)
-    assert logs[0]["maxent/forward_kl_after"] < logs[0]["maxent/forward_kl"]
-    assert {"maxent/improvement_gap", "maxent/improvement_gap_after"} <= set(logs[2])
-    assert "maxent/forward_kl_after" not in logs[1]
-
-
-def mean_forward_kl(model: Any) -> float:
-    """Return the mean over groups of KL(π*‖p) at the published settings, by the oracle."""
-    values = []
-    for group, u in zip(groups(), utilities(), strict=True):
-        scores = np.array([token_logps(model, *pair).sum().item() for pair in group])
-        weights, _ = coefficients(MaxEntConfig(), u, scores, scores, np.full(4, 1), [])
-        log_p = scores - np.logaddexp.reduce(scores)
-        values.append((weights * (np.log(weights) - log_p)).sum())
-    return float(np.mean(values))
 
 
 @pytest.mark.parametrize(
@@ -207,17 +164,15 @@ def test_a_lora_is_anchored_at_the_model_without_it(fused: bool, tmp_path: Any) 
     assert relative_error(kept.total(), torch.cat([gradient.flatten() for gradient in expected])) < 1e-5
 
 
-def test_the_routers_auxiliary_loss_is_added_once_per_update(tmp_path: Any) -> None:
-    def policy() -> Qwen2MoeForCausalLM:
-        torch.manual_seed(0)
-        return Qwen2MoeForCausalLM(
-            Qwen2MoeConfig(
-                vocab_size=11, hidden_size=16, intermediate_size=16, moe_intermediate_size=8, num_hidden_layers=1,
-                shared_expert_intermediate_size=8, num_attention_heads=2, num_key_value_heads=1, num_experts=4,
-                num_experts_per_tok=2, max_position_embeddings=64, pad_token_id=0, eos_token_id=1,
-                initializer_range=0.5,
-            )
-        )  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"maxent_skip": "equal", "rewards": lambda completion_ids, **_: [0.0] * len(completion_ids)}],
+    ids=["every group trained on", "every group skipped"],
+)
+def test_the_routers_auxiliary_loss_is_that_of_every_candidate_added_once_per_update(
+    settings: dict[str, Any], tmp_path: Any
+) -> None:
+    policy = trl_tiny.mixture_of_experts
 
     def gradient(coefficient: float, **settings: Any) -> torch.Tensor:
         return trl_tiny.gradient(tmp_path, policy=policy(), router_aux_loss_coef=coefficient, **settings)
@@ -229,7 +184,7 @@ def test_the_routers_auxiliary_loss_is_added_once_per_update(tmp_path: Any) -> N
     aux = model(ids, attention_mask=mask, output_router_logits=True).aux_loss
     gradients = torch.autograd.grad(aux, list(model.parameters()), allow_unused=True)
     zeros = [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), gradients, strict=True)]
-    difference = gradient(0.2, maxent_fused_head=True) - gradient(0.0)
+    difference = gradient(0.2, maxent_fused_head=True, **settings) - gradient(0.0, **settings)
     assert relative_error(difference, 0.2 * torch.cat([g.flatten() for g in zeros])) < 1e-4
 
 
@@ -259,12 +214,21 @@ def test_the_reference_can_follow_the_policy(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
-    [({"num_iterations": 2}, "updates are clipped"), ({"entropy_coef": 0.1}, "entropy_coef > 0")],
+    [
+        ({"num_iterations": 2}, "updates are clipped"),
+        ({"entropy_coef": 0.1}, "entropy_coef > 0"),
+        ({"kl_penalty": 0.1}, "kl_penalty > 0"),
+        (
+            {"extra": {"peft_config": PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")}},
+            "the adapter learns a prompt",
+        ),
+    ],
 )
 def test_the_one_pass_head_says_once_why_it_is_not_used(
     settings: dict[str, Any], reason: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = trl_tiny.trainer(tmp_path, maxent_fused_head=True, **settings)
+    policy, _ = policy_and_reference(tmp_path)
+    run = trl_tiny.trainer(tmp_path, policy=policy, maxent_fused_head=True, **settings)
     run.train()
     (message,) = [record.getMessage() for record in caplog.records if "falls back" in record.getMessage()]
     assert reason in message

@@ -3,6 +3,7 @@
 import doctest
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -86,6 +87,7 @@ def test_a_dataset_is_judged_by_its_reward(demo: quickstart.Job, tmp_path: Path)
     (result,) = report(tmp_path / "out")["results"]
     assert result["k"] == [1, 2, 3, 4]
     assert "distinct" not in (tmp_path / "out/evaluation.md").read_text()
+    assert not [name for name in result if "distinct" in name or "coverage" in name]
 
 
 def test_a_reward_that_cannot_tell_gives_no_verdict() -> None:
@@ -108,7 +110,7 @@ def test_answers_to_mathematics_are_judged_in_their_worker(monkeypatch: pytest.M
         compared.extend(pairs)
         return [Comparison(gold == answer) for gold, answer in pairs]
 
-    monkeypatch.setattr("rewards._verifier", lambda: SimpleNamespace(compare_all=compare_all))
+    monkeypatch.setattr("rewards._VERIFIER", SimpleNamespace(compare_all=compare_all))
     rows = Dataset.from_dict({"prompt": ["a"], "solution": ["1"]})
     (verdicts,) = dataset_subject("s", rows, reward_of("math_verify")).judge([[r"\boxed{1}", "1"]])
     assert [verdict.correct for verdict in verdicts if verdict] == [True, False]
@@ -136,8 +138,9 @@ def test_a_sample_without_a_verdict_is_left_out() -> None:
     assert curve.prompts == [2, 2, 1]
     assert curve.points["mean"][0].value == pytest.approx((1 / 2 + 1) / 2)
     assert curve.points["pass"][2].value == 1.0
-    with pytest.raises(ValueError, match="prompts with 2 samples that have a verdict, got none"):
-        metric_curve(verdicts("a?", "?a"), [1, 1], ks=[1, 2])
+    assert metric_curve(verdicts("a?", "?a"), [1, 1], ks=[1, 2]).ks == [1]  # the rest of the evaluation is kept
+    with pytest.raises(ValueError, match="samples that have a verdict, got none"):
+        metric_curve(verdicts("??"), [1], ks=[1])
 
 
 def test_the_interval_covers_the_mean_of_prompts_as_often_as_it_says() -> None:
@@ -227,6 +230,9 @@ def test_vllm_that_is_missing_is_said_so(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--task", "countdown", "--dataset", "x"], "one of --task, --dataset and --lighteval"),
         (["--task", "chess"], "invalid choice: 'chess'"),
         (["--task", "countdown", "--samples", "0"], "--samples >= 1, got 0"),
+        (["--task", "countdown", "--temperature", "-1"], "--temperature >= 0, got -1.0"),
+        (["--task", "countdown", "--dry-run"], "--lighteval with --dry-run"),
+        (["--lighteval", ","], "benchmarks in --lighteval, got ','"),
     ],
 )
 def test_bad_options_are_named(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +261,23 @@ def test_a_dry_run_prints_a_command_for_each_benchmark(
         f"lighteval vllm {settings} '{task}|0' --output-dir out --save-details"
         for task in ("math_500", "gpqa:diamond")
     ]
+
+
+def test_lighteval_keeps_its_own_settings_unless_others_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.main(["runs/one", "--lighteval", "math_500", "--dry-run"])
+    assert "{max_new_tokens:32768,temperature:0.6}" in capsys.readouterr().out
+
+
+def test_the_command_of_the_docstring_parses() -> None:
+    (line,) = [line for line in str(evaluate.__doc__).splitlines() if "--submit" in line]
+    options = evaluate.options_of(shlex.split(line)[2:])
+    assert (options.submit, options.sbatch) == (True, "--gres=gpu:1")
+
+
+def test_a_batch_is_bounded_and_the_demos_evaluation_is_one() -> None:
+    assert Sampling(16, 1.0, quickstart.MAX_NEW_TOKENS, 0).prompts_at_once >= 512
+    assert Sampling(16, 1.0, 1024, 0).prompts_at_once == 16  # 2^18 tokens
+    assert Sampling(16, 1.0, 1024, 0, batch_prompts=500).prompts_at_once == 500
 
 
 def test_submit_sends_a_slurm_job_for_each_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ import doctest
 import json
 import os
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, strategies
 
 import rewards
 from math_answers import text, worker
@@ -104,8 +106,8 @@ def test_an_error_is_none_and_counted_and_a_wrong_answer_is_zero(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool, errors, logged = Verifier(workers=2, seconds=1.0), ErrorCount(), []
-    monkeypatch.setattr(rewards, "_verifier", lambda: pool)
-    monkeypatch.setattr(rewards, "_errors", lambda: errors)
+    monkeypatch.setattr(rewards, "_VERIFIER", pool)
+    monkeypatch.setattr(rewards, "_ERRORS", errors)
     chats = [[{"role": "assistant", "content": rf"so \boxed{{{answer}}}"}] for answer in ("9", HANGING, "8")]
     given = math_verify([*chats, "nothing"], ["9"] * 4, log_metric=lambda *entry: logged.append(entry))
     assert given == [1.0, None, 0.0, 0.0]
@@ -113,6 +115,37 @@ def test_an_error_is_none_and_counted_and_a_wrong_answer_is_zero(
     assert "no verdict on 1 of 4 answers" in caplog.text
     assert errors.total == 1
     pool.close()
+
+
+def test_a_chain_of_equalities_and_an_empty_answer_are_wrong() -> None:
+    assert math_verify(["<answer>1=2=3</answer>"], ["3"]) == [0.0]
+    assert pure_accuracy_math(["<answer>$</answer>"], ["$$"]) == [0.0]
+
+
+def test_without_a_solution_there_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards, "_ERRORS", ErrorCount())
+    assert pure_accuracy_math(["<answer>None</answer>"], [None]) == [None]
+    assert math_verify(["<answer>None</answer>"], [None]) == [None]
+
+
+@given(strategies.text(max_size=40), strategies.text(max_size=40))
+@example("9" * 5000 + "/2", "1/2")
+def test_no_text_makes_a_reward_raise(answer: str, gold: str) -> None:
+    for completion in (answer, f"<answer>{answer}</answer>", rf"\boxed{{{answer}}}"):
+        assert pure_accuracy_math([completion], [gold])[0] in (0.0, 1.0)
+        assert rewards.answer_format([completion])[0] in (0.0, 1.0)
+
+
+def test_a_module_that_cannot_be_imported_is_named_and_the_working_directory_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_reward.py").write_text("def broken(:\n")
+    (tmp_path / "own_reward.py").write_text("def brevity(completions, **_):\n    return [1.0 for _ in completions]\n")
+    monkeypatch.setattr("sys.path", sys.path.copy())
+    monkeypatch.chdir(tmp_path)
+    assert reward_of("own_reward.brevity").function(["x"]) == [1.0]
+    with pytest.raises(ValueError, match=r"'broken_reward\.broken': SyntaxError"):
+        reward_of("broken_reward.broken")
 
 
 def test_a_wall_of_errors_stops_the_run() -> None:

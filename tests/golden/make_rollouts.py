@@ -47,6 +47,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "centred, divided by the limit": {"center": True, "nll_reduction": "max_length", "max_length": MAX_LENGTH},
     "duplicates discounted": {"dedup": 0.5, "beta": 0.1},
     "diverse": {
+        "center": True, "dedup": 1.0, "skip": "all_min", "nll_reduction": "max_length", "max_length": MAX_LENGTH,
+    },
+    "scaled by the success": {
         "center": True, "dedup": 0.5, "group_scale": 1.0, "skip": "all_min", "nll_reduction": "max_length",
         "max_length": MAX_LENGTH,
     },

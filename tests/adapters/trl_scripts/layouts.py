@@ -4,13 +4,13 @@
 
 Without DeepSpeed the gradients of all optimiser steps are summed at a learning rate of 0. DeepSpeed shards them:
 there, one step of SGD at a learning rate of 1 moves the parameters by exactly the gradient. Once DeepSpeed is on it
-stays on, so layouts with "zero" come last.
+stays on, so layouts with "zero" come last. A layout that is "resumed" gives losses instead.
 """
 
 import json
 import os
 import sys
-import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from trl_tiny import Gradients, model, trainer
+from trl_tiny import Gradients, model, trainer, with_adapter
 
 torch.set_num_threads(1)
 
@@ -36,10 +36,6 @@ def zero(stage: int, accumulation: int) -> dict[str, Any]:
         "gradient_clipping": 0.0,
         "fp32": {"enabled": True},
     }
-
-
-def parameters(policy: Any) -> Tensor:
-    return torch.cat([parameter.detach().flatten().clone() for parameter in policy.parameters()])
 
 
 def whole(run: Any, names: list[str]) -> Tensor:
@@ -67,7 +63,10 @@ def result_of(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     kept, policy = Gradients(), model(tie_word_embeddings=settings.pop("tied", False))
     if "reference" in settings:
         policy.config._name_or_path = settings.pop("reference")
-    before, names = parameters(policy), [name for name, _ in policy.named_parameters()]
+    if settings.pop("adapter", False):
+        policy = with_adapter(policy)
+    names = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    before = torch.cat([dict(policy.named_parameters())[name].detach().flatten().clone() for name in names])
     if stage is None:
         run = trainer(path, policy=policy, callbacks=[kept], **settings)
     else:
@@ -82,12 +81,23 @@ def result_of(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"gradient": gradient, "rows": gather_object([rows]), "log": run.state.log_history[0]}
 
 
+def losses_of(path: str, settings: dict[str, Any]) -> dict[str, list[float]]:
+    """Return the losses of a run that generates, and of one that goes on from the checkpoint in its middle."""
+    generating = {"rollout": None, "learning_rate": 1e-3, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    losses = {}
+    for name, checkpoint in (("whole", None), ("resumed", f"{path}/whole/checkpoint-2")):
+        run = trainer(f"{path}/{name}", policy=model(seed=9 if checkpoint else 0), **generating, **settings)
+        run.train(resume_from_checkpoint=checkpoint)
+        losses[name] = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+    return losses
+
+
 def main() -> None:
     out, layouts = sys.argv[1], json.loads(sys.argv[2])
-    results = {}
-    with tempfile.TemporaryDirectory() as path:
-        for name, settings in layouts:
-            results[name] = result_of(path, settings)
+    path, results = str(Path(out).with_suffix("")), {}
+    for name, settings in layouts:
+        result = losses_of if settings.pop("resumed", False) else result_of
+        results[name] = result(f"{path}/{name}", settings)
     if int(os.environ.get("RANK", "0")) == 0:
         torch.save(results, out)
 
