@@ -33,7 +33,8 @@ def markdown(result: Summary) -> str:
     for first, found in result.get("comparisons", {}).items():
         parts.append(
             f"**{name_of(first)} minus the others**, in points, paired by seed. Square brackets: 95 % over seeds "
-            "(Student's t); round ones: 95 % bootstrap over problems and seeds. p is Holm's over the arms."
+            "(Student's t); round ones: 95 % bootstrap over problems and seeds; n: how many seeds of both arms reach the "
+            "level, where not all do. p is Holm's over the arms; ≥ −2 the test that pass@8 is not 2 points lower."
         )
         parts.append(_difference_table(found, level))
     if result["tuning"]["grid"]:
@@ -85,17 +86,22 @@ def _table(result: Summary, columns: Mapping[str, Callable[[Summary], str]]) -> 
 
 def _difference_table(found: Summary, level: float) -> str:
     lines = [
-        ["against", f"coverage@8 at {level:.2f}", "p", "coverage@8 at common", "area", f"pass@8 at {level:.2f}",
-         "pass@8 ≥ −2: p", "best mean@8", "within ± 3: p"],
-        ["---", *["---:"] * 8],
+        ["against", f"coverage@8 at {level:.2f}", "p", "coverage@8 at common", "p", "area", f"pass@8 at {level:.2f}",
+         "≥ −2: p", "pass@8 at common", "≥ −2: p", "best mean@8", "within ± 3: p"],
+        ["---", *["---:"] * 11],
     ]  # fmt: skip
     for arm, ceiling in found["best mean@8"].items():
-        coverage = found["coverage@8 at level"].get(arm)
-        common, area = found["coverage@8 at common"].get(arm), found["area coverage@8"].get(arm)
-        passed = found["pass@8 at level"].get(arm)
+        coverage, common, area, passed, passed_common = (
+            found[name].get(arm)
+            for name in (
+                "coverage@8 at level", "coverage@8 at common", "area coverage@8", "pass@8 at level", "pass@8 at common"
+            )
+        )  # fmt: skip
+        seeds = ceiling["seeds"]
         lines.append([
-            name_of(arm), _interval(coverage), _p(coverage, "holm"), _interval(common), _interval(area),
-            _interval(passed), _p(passed, "not below -2 points"),
+            name_of(arm), _interval(coverage, seeds), _p(coverage, "holm"), _interval(common, seeds),
+            _p(common, "holm"), _interval(area, seeds), _interval(passed, seeds), _p(passed, "not below -2 points"),
+            _interval(passed_common, seeds), _p(passed_common, "not below -2 points"),
             _points(ceiling["mean"]), _p(ceiling, "equivalent within 3 points"),
         ])  # fmt: skip
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -122,11 +128,13 @@ def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def _interval(pair: Summary | None) -> str:
+def _interval(pair: Summary | None, seeds: int) -> str:
+    """Return a difference with both intervals, and of how many seeds it is where some did not reach the level."""
     if pair is None:
         return "–"
+    of = f" n={pair['seeds']}" if pair["seeds"] < seeds else ""
     seeds = f"[{_points(pair['seed_low'])}, {_points(pair['seed_high'])}]"
-    return f"{_points(pair['mean'])} {seeds} ({_points(pair['both_low'])}, {_points(pair['both_high'])})"
+    return f"{_points(pair['mean'])} {seeds} ({_points(pair['both_low'])}, {_points(pair['both_high'])}){of}"
 
 
 def _p(pair: Summary | None, name: str) -> str:
