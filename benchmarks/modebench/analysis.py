@@ -60,13 +60,23 @@ class Results:
         """Return the seeds that all of some arms have finished."""
         return sorted(set.intersection(*(set(self.runs[arm]) for arm in arms)))
 
+    def best(self, arm: str, seed: int) -> float:
+        """Return the highest mean@8 of a run over the temperatures."""
+        return float(self.curves[arm][seed].accuracy.mean(1).max())
+
+    def learned(self) -> list[str]:
+        """Return the arms none of whose runs ended below its warm start: the others have no accuracy to match."""
+        return [
+            arm for arm in self.arms if all(self.best(arm, seed) >= self.best(WARM, seed) for seed in self.runs[arm])
+        ]
+
     def ceiling(self) -> float:
-        """Return the highest mean@8 that every run of every trained arm reaches at some temperature."""
-        return min(float(curves.accuracy.mean(1).max()) for arm in self.arms for curves in self.curves[arm].values())
+        """Return the highest mean@8 that every run of every arm that learned reaches at some temperature."""
+        return min(self.best(arm, seed) for arm in self.learned() for seed in self.runs[arm])
 
     def floor(self) -> float:
-        """Return the mean@8 of the run that is most accurate at its hottest."""
-        return max(float(curves.accuracy.mean(1)[-1]) for arm in self.arms for curves in self.curves[arm].values())
+        """Return the mean@8 of the run that is most accurate at its hottest, of the arms that learned."""
+        return max(float(each.accuracy.mean(1)[-1]) for arm in self.learned() for each in self.curves[arm].values())
 
 
 def analysis(root: Path, preset_name: str, *, command: str) -> dict[str, Any]:
@@ -98,6 +108,7 @@ def summary(results: Results) -> dict[str, Any]:
     return {
         "levels": levels,
         "range": [low, high],
+        "collapsed": [arm for arm in results.arms if arm not in results.learned()],
         "arms": {arm: _arm_summary(results, arm, levels, low, high) for arm in results.runs},
         "guesser": guesser(results.preset),
     }

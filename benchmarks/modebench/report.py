@@ -1,6 +1,7 @@
 """Tables and pictures of a study, from the JSON of its analysis alone."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def markdown(result: Summary) -> str:
     parts = [
         f"{result['study']}: {result['hardware']}; {result['versions']}; `{result['command']}`.",
         "**At matched accuracy**, over the sampling temperature, means over seeds. "
-        f"Common level: the highest mean@8 that every run reaches, {common:.3f}.",
+        f"Common level: the highest mean@8 that every run reaches, {common:.3f}." + _collapsed(result),
         _matched_table(result, level, common),
         "**Ceilings, and sampling temperature 1**",
         _plain_table(result),
@@ -33,14 +34,19 @@ def markdown(result: Summary) -> str:
     for first, found in result.get("comparisons", {}).items():
         parts.append(
             f"**{name_of(first)} minus the others**, in points, paired by seed. Square brackets: 95 % over seeds "
-            "(Student's t); round ones: 95 % bootstrap over problems and seeds; n: how many seeds of both arms reach the "
-            "level, where not all do. p is Holm's over the arms; ≥ −2 the test that pass@8 is not 2 points lower."
+            "(Student's t); round ones: 95 % bootstrap over problems and seeds; n: how many seeds of both arms reach "
+            "the level, where not all do. p is Holm's over the arms; ≥ −2 the test that pass@8 is not 2 points lower."
         )
         parts.append(_difference_table(found, level))
     if result["tuning"]["grid"]:
         parts.append("**Learning rates** on seed(s) of their own: coverage@8 at the level (highest mean@8).")
         parts.append(_tuning_table(result["tuning"]))
     return "\n\n".join(parts) + "\n"
+
+
+def _collapsed(result: Summary) -> str:
+    names = ", ".join(name_of(arm) for arm in result["collapsed"])
+    return f" Left out of it, because a run ended below its warm start: {names}." if names else ""
 
 
 def _matched_table(result: Summary, level: float, common: float) -> str:
@@ -91,12 +97,9 @@ def _difference_table(found: Summary, level: float) -> str:
         ["---", *["---:"] * 11],
     ]  # fmt: skip
     for arm, ceiling in found["best mean@8"].items():
-        coverage, common, area, passed, passed_common = (
-            found[name].get(arm)
-            for name in (
-                "coverage@8 at level", "coverage@8 at common", "area coverage@8", "pass@8 at level", "pass@8 at common"
-            )
-        )  # fmt: skip
+        coverage, common = (found[f"coverage@8 at {at}"].get(arm) for at in ("level", "common"))
+        passed, passed_common = (found[f"pass@8 at {at}"].get(arm) for at in ("level", "common"))
+        area = found["area coverage@8"].get(arm)
         seeds = ceiling["seeds"]
         lines.append([
             name_of(arm), _interval(coverage, seeds), _p(coverage, "holm"), _interval(common, seeds),
@@ -138,7 +141,21 @@ def _interval(pair: Summary | None, seeds: int) -> str:
 
 
 def _p(pair: Summary | None, name: str) -> str:
-    return "–" if pair is None else f"{pair[name]:.4f}" if pair[name] >= 0.0001 else "<.0001"
+    value = None if pair is None else pair[name]
+    return "–" if value is None else f"{value:.4f}" if value >= 0.0001 else "<.0001"
+
+
+def _without_nan(value: Any) -> Any:
+    """Return JSON values with None in place of NaN, which JSON has not.
+
+    >>> _without_nan({"a": [float("nan"), 1.0]})
+    {'a': [None, 1.0]}
+    """
+    if isinstance(value, Mapping):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def replace_section(text: str, section: str, content: str) -> str:
@@ -158,9 +175,11 @@ def replace_section(text: str, section: str, content: str) -> str:
 
 def write_report(result: Summary, folder: Path, page: Path | None = None) -> list[Path]:
     """Write `<study>.json`, `<study>.md` and the pictures; put the tables into a page that has a place for them."""
+    named = {arm: {"name": name_of(arm), **row} for arm, row in result["arms"].items()}
+    result = _without_nan({**result, "arms": named})
     name = result["study"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     tables = markdown(result)
     (folder / f"{name}.md").write_text(tables)
     if page is not None:
