@@ -78,6 +78,15 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     light.add_argument("--submit", action="store_true", help="send a Slurm job for each benchmark")
     light.add_argument("--sbatch", default="", help='options for sbatch, in one string: --sbatch="--gres=gpu:1"')
     options = parser.parse_args(arguments)
+    _check(parser, options)
+    if options.lighteval is None:
+        options.temperature = 1.0 if options.temperature is None else options.temperature
+        options.max_new_tokens = options.max_new_tokens or 1024
+    return options
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a message that names the option and its value where they do not fit."""
     for name in ("samples", "max_new_tokens", "prompts", "batch_prompts"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"Expected --{name} >= 1, got {getattr(options, name)}.")
@@ -89,10 +98,8 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("Expected --lighteval with --dry-run and --submit, got none.")
     if options.lighteval is not None and not _benchmarks(options):
         parser.error(f"Expected benchmarks in --lighteval, got {options.lighteval!r}.")
-    if options.lighteval is None:
-        options.temperature = 1.0 if options.temperature is None else options.temperature
-        options.max_new_tokens = options.max_new_tokens or 1024
-    return options
+    if options.dtype != "auto" and not isinstance(getattr(torch, options.dtype, None), torch.dtype):
+        parser.error(f"Expected --dtype auto or a dtype of torch, got {options.dtype!r}.")
 
 
 def _benchmarks(options: argparse.Namespace) -> list[str]:
@@ -146,14 +153,28 @@ def evaluated(model: str, options: argparse.Namespace, engine: str) -> tuple[Sub
 
 
 def run_evaluation(options: argparse.Namespace, console: Console) -> None:
-    """Evaluate every model and write the report."""
+    """Evaluate every model; the report is written after each, so that nothing is lost with a later one.
+
+    Raises:
+        ValueError: before anything is sampled, naming a model that cannot be read.
+    """
     engine = engine_for(options.engine)
-    results, subject = [], None
+    for model in options.models:
+        tokenizer_of(model, options.revision)
+    results = []
     for model in options.models:
         subject, curve, figures = evaluated(model, options, engine)
         results.append((model, curve, figures))
-    assert subject is not None
-    settings = {
+        rows = save_report(
+            options.output, settings_of(options, subject, engine), results, has_modes=subject.has_modes
+        )
+    console.print(rich_table(rows))
+    console.print(f"evaluation.json, .md and .png are in {options.output}/.")
+
+
+def settings_of(options: argparse.Namespace, subject: Subject, engine: str) -> dict[str, Any]:
+    """Return how an evaluation was made, for its report."""
+    return {
         "subject": subject.name,
         "prompts": len(subject.prompts),
         "engine": engine,
@@ -165,9 +186,6 @@ def run_evaluation(options: argparse.Namespace, console: Console) -> None:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "command": shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]]),
     }
-    rows = save_report(options.output, settings, results, has_modes=subject.has_modes)
-    console.print(rich_table(rows))
-    console.print(f"evaluation.json, .md and .png are in {options.output}/.")
 
 
 def run_lighteval(options: argparse.Namespace, console: Console) -> None:

@@ -51,8 +51,16 @@ def engine_for(wanted: str) -> str:
 
 
 def tokenizer_of(model: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model, padding on the left."""
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
+    """Return the tokenizer of a model, padding on the left.
+
+    Raises:
+        ValueError: naming the model, if there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"Expected a model that can be read, got {model!r}: {reason}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -79,6 +79,34 @@ def test_64_samples_give_every_k_to_64_with_an_interval_and_three_files(demo: qu
     assert [line.split("|")[2].strip() for line in table[2:]] == ["1", "2", "4", "8", "16", "32", "64"]
 
 
+def test_a_model_that_is_missing_is_named_before_another_is_sampled(demo: quickstart.Job, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"evaluate.py: Expected a model that can be read, got '{tmp_path}/none'"):
+        evaluate.main([str(demo.folder), str(tmp_path / "none"), *ASKED, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_one_model_gave_is_kept_when_the_next_one_fails(
+    demo: quickstart.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = evaluate.evaluated
+
+    def fails_on_the_second(model: str, *rest: Any) -> Any:
+        if model.endswith("/."):
+            raise RuntimeError(model)
+        return real(model, *rest)
+
+    monkeypatch.setattr(evaluate, "evaluated", fails_on_the_second)
+    with pytest.raises(RuntimeError):
+        evaluate.main([str(demo.folder), f"{demo.folder}/.", *ASKED, "--samples", "8", "--output", str(tmp_path)])
+    assert [result["model"] for result in report(tmp_path)["results"]] == [str(demo.folder)]
+
+
+def test_an_unknown_dtype_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main(["model", "--task", "countdown-wide", "--dtype", "floaty"])
+    assert "Expected --dtype auto or a dtype of torch, got 'floaty'" in capsys.readouterr().err
+
+
 def test_a_dataset_is_judged_by_its_reward(demo: quickstart.Job, tmp_path: Path) -> None:
     rows = Dataset.from_dict({"prompt": ["2 3 = 5 :", "2 4 = 6 :"], "numbers": [[2, 3], [2, 4]], "target": [5, 6]})
     rows.to_json(tmp_path / "rows.jsonl")
