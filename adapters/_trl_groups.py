@@ -1,5 +1,6 @@
 """The whole groups of a rollout on every rank: what targets are made of, gathered as one number a candidate."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters._trl_rows import Rows, summed, token_mask
-from maxent_grpo.groups import completion_keys
+from maxent_grpo.groups import answer_keys, completion_keys
 from maxent_grpo.objective import MaxEntObjective, Target
+from maxent_grpo.target import duplicate_counts
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Groups:
         lengths: number of tokens that count.
         ref_logps: reference log-probabilities summed over them, or None.
         old_logps: those of the rollout policy, or None.
-        keys: equal where two candidates have the same tokens.
+        keys: equal where two candidates are the same answer.
     """
 
     lengths: Tensor
@@ -53,12 +55,35 @@ class Groups:
             keys=self.keys,
         )
 
+    def frac_distinct(self, mask: Tensor) -> Tensor:
+        """Return the share of different answers among a group's candidates; where it is 1, κ does nothing."""
+        counts = duplicate_counts(self.keys, mask=mask)
+        return (1 / counts[mask]).mean()
+
     def generator(self, seed: int, step: int) -> torch.Generator:
         """Return the source of chance for this rollout: alike on all ranks and in a run that is resumed."""
         return torch.Generator().manual_seed(hash((seed, step, int(self.keys.sum()))) % 2**63)
 
 
-def gathered_groups(accelerator: Any, rows: Rows, old_logps: Tensor | None, generations: int) -> Groups:
+Answers = Sequence[str | None]
+KeyFunction = Callable[..., Answers]
+
+
+def answers_of(function: KeyFunction, inputs: Sequence[dict[str, Any]], **completions: Any) -> Answers:
+    """Return what a key function says of this rank's completions; it is called as a reward function is.
+
+    Raises:
+        ValueError: if it returns another number of answers.
+    """
+    columns = {name: [row[name] for row in inputs] for name in inputs[0] if name not in ("prompt", "completion")}
+    answers = function(**columns | completions)
+    expect(len(answers) == len(inputs), f"key_func to return {len(inputs)} answers", answers=len(answers))
+    return answers
+
+
+def gathered_groups(
+    accelerator: Any, rows: Rows, old_logps: Tensor | None, generations: int, answers: Answers | None = None
+) -> Groups:
     """Return the groups of all ranks' rows.
 
     Sums over tokens are taken before gathering, because ranks pad to different widths.
@@ -68,6 +93,7 @@ def gathered_groups(accelerator: Any, rows: Rows, old_logps: Tensor | None, gene
         rows: this rank's rows of the rollout; groups are consecutive over the ranks in order.
         old_logps: [B, T] token log-probabilities of the rollout policy, or None.
         generations: K.
+        answers: [B] what makes two candidates the same; where it is None, and without it, their tokens do.
 
     Raises:
         ValueError: on every rank, if the candidates of a group do not share their prompt, or any has images.
@@ -76,6 +102,10 @@ def gathered_groups(accelerator: Any, rows: Rows, old_logps: Tensor | None, gene
     ref_logps = rows.get("ref_per_token_logps")
     local = torch.stack([mask.sum(-1).float(), summed(ref_logps, mask), summed(old_logps, mask)], -1)
     parts = [completion_keys(rows[f"{part}_ids"], rows[f"{part}_mask"].bool()) for part in ("prompt", "completion")]
+    if answers is not None:
+        told = torch.tensor([answer is not None for answer in answers], device=mask.device)
+        keys = answer_keys(["" if answer is None else answer for answer in answers]).to(mask.device)
+        parts[1] = torch.where(told, keys, parts[1])
     local_keys = torch.stack([*parts, torch.full_like(parts[0], "pixel_values" in rows)], -1)
     lengths, ref_sums, old_sums = accelerator.gather(local).unflatten(0, (-1, generations)).unbind(-1)
     prompts, keys, images = accelerator.gather(local_keys).unflatten(0, (-1, generations)).unbind(-1)

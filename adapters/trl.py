@@ -29,7 +29,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters._trl_config import MaxEntGRPOConfig
-from maxent_grpo.adapters._trl_groups import gathered_groups
+from maxent_grpo.adapters._trl_groups import Answers, Groups, KeyFunction, answers_of, gathered_groups
 from maxent_grpo.adapters._trl_head import add_weighted_head
 from maxent_grpo.adapters._trl_preflight import expect_fitting, preflight_report
 from maxent_grpo.adapters._trl_rows import (
@@ -55,6 +55,9 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     Args:
         model, reward_funcs, train_dataset, kwargs: as `trl.GRPOTrainer`.
         args: a `MaxEntGRPOConfig`; by default the method as published.
+        key_func: called as a reward function is, it returns for each completion the text of what it answers, by
+            which `maxent_dedup` counts candidates of a group as the same; None where only equal tokens do. Without
+            it equal tokens do throughout, which reasoning rarely repeats.
 
     Raises:
         ValueError: before any model is loaded, on arguments of another class, an option that is refused or does
@@ -72,6 +75,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     args: MaxEntGRPOConfig
     objective: MaxEntObjective
+    _answers: Answers | None
     _buffered_inputs: list[Rows] | None
 
     def __init__(
@@ -80,6 +84,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         reward_funcs: Any = None,
         args: MaxEntGRPOConfig | None = None,
         train_dataset: Any = None,
+        *,
+        key_func: KeyFunction | None = None,
         **kwargs: Any,
     ) -> None:
         if args is None:
@@ -89,6 +95,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         args.expect_supported()
         self.objective = MaxEntObjective(args.maxent_config())
         self._preflight(model, reward_funcs, args, train_dataset, kwargs)
+        self._key_func, self._answers = key_func, None
         self._measured: list[tuple[Rows, Target]] = []
         beta, args.beta = args.beta, args.beta_of_trl
         try:
@@ -147,10 +154,13 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         for _ in range(epochs if hasattr(self, "_train_sampler") else 0):
             next(iter(self._train_sampler), None)
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Keep the raw rewards, [N, F] over all ranks, before TRL makes advantages of them."""
-        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        """Keep the raw rewards, [N, F] over all ranks, before TRL makes advantages of them; ask for the answers."""
+        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._raw_rewards = rewards
+        if self._key_func is not None:
+            given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids_list}
+            self._answers = answers_of(self._key_func, inputs, **given)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Rows:
@@ -161,7 +171,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         measured = train and every > 0 and self.state.global_step % every == 0
         if old is None and (measured or self.objective.config.needs_old_logps):
             old = self._score(rows)
-        groups = gathered_groups(self.accelerator, rows, old, self._generations())
+        groups = gathered_groups(self.accelerator, rows, old, self._generations(), self._answers)
         target = groups.target(self.objective, self._raw_rewards, self.reward_weights)
         coefficients = self.objective.coefficients(
             target, old_logps=groups.old_logps, generator=groups.generator(args.seed, self.state.global_step)
@@ -169,7 +179,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         kept = coefficients.flatten() != 0
         if not (train and self._drops):
             kept = torch.ones_like(kept)
-        self._log_target(target, coefficients, kept, groups.old_logps)
+        self._log_target(target, coefficients, kept, groups)
         if measured:
             self._measured.append((dict(rows), target))
             self._log_measured("before", target, groups.old_logps)
@@ -277,10 +287,11 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if count > 0:
             self._log_values({name: total / count for name, total in zip(values, totals, strict=True)})
 
-    def _log_target(self, target: Target, coefficients: Tensor, kept: Tensor, old_logps: Tensor | None) -> None:
+    def _log_target(self, target: Target, coefficients: Tensor, kept: Tensor, groups: Groups) -> None:
         """Log the statistics of the gathered groups, the same on every rank, and the table's columns."""
         if target.mask.any():
-            statistics = self.objective.statistics(target, policy_logps=old_logps).as_dict()
+            statistics = self.objective.statistics(target, policy_logps=groups.old_logps).as_dict()
+            statistics["maxent/frac_distinct"] = groups.frac_distinct(target.mask)
             self._log_values({name: float(value) for name, value in statistics.items()})
         self._log_values({"maxent/frac_trained_on": float(kept.float().mean())})
         self._logs["extra"]["target_weight"].extend(target.weights.flatten().tolist())

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -23,7 +23,7 @@ from tasks import graph_coloring as graph_coloring_task
 logger = logging.getLogger(__name__)
 
 Completion = str | list[dict[str, Any]]
-Function = Callable[..., Sequence[float | None]]
+Function = Callable[..., Sequence[Any]]
 
 _FORMAT = re.compile(r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL)
 
@@ -112,7 +112,7 @@ def graph_coloring(
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward and the columns that it reads; None where that is not known, so that all are kept for it."""
+    """A function of completions and the columns that it reads; None where that is not known: all are kept for it."""
 
     function: Function
     columns: tuple[str, ...] | None = None
@@ -139,8 +139,17 @@ def reward_of(name: str) -> Reward:
     >>> reward_of("countdown").columns
     ('numbers', 'target')
     """
-    if name in REWARDS:
-        return REWARDS[name]
+    return named(name, REWARDS)
+
+
+def named(name: str, known: Mapping[str, Reward]) -> Reward:
+    """Return one of some known functions, or that of a dotted path.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name in known:
+        return known[name]
     module, _, attribute = name.rpartition(".")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -150,7 +159,7 @@ def reward_of(name: str) -> Reward:
         told = f"{type(error).__name__}: {error}"
         raise ValueError(f"Expected a dotted path that can be imported, got {name!r}: {told}.") from error
     if not callable(function):
-        raise ValueError(f"Expected one of {', '.join(REWARDS)}, or a dotted path to a function, got {name!r}.")
+        raise ValueError(f"Expected one of {', '.join(known)}, or a dotted path to a function, got {name!r}.")
     return Reward(function)
 
 

@@ -60,6 +60,8 @@ def description(run: Run) -> str:
     """Return the trainer, the model and the rewards in a line, and what of the recipe is for the other trainer."""
     kind = "MaxEntGRPOTrainer" if isinstance(run.training, MaxEntGRPOConfig) else "TRL's GRPOTrainer"
     line = f"{run.where}: {kind} on {run.model.model_name_or_path}, rewards {run.script.reward_funcs}"
+    if run.answer_keys is not None:
+        line += f", the same answer by {run.script.answer_keys}"
     return "\n".join([line, f"with --task {run.script.task}: {', '.join(run.changed)}"] if run.changed else [line])
 
 
@@ -83,7 +85,10 @@ def trainer_of(run: Run) -> GRPOTrainer:
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
     } | (args.model_init_kwargs or {})
-    kind = MaxEntGRPOTrainer if isinstance(args, MaxEntGRPOConfig) else GRPOTrainer
+    kind, more = GRPOTrainer, {}
+    if isinstance(args, MaxEntGRPOConfig):
+        kind = MaxEntGRPOTrainer
+        more = {"key_func": None if run.answer_keys is None else run.answer_keys.function}
     return kind(
         folder,
         [reward.function for reward in run.rewards],
@@ -93,6 +98,7 @@ def trainer_of(run: Run) -> GRPOTrainer:
         processing_class=tokenizer_of(run, folder),
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
+        **more,
     )
 
 

@@ -5,7 +5,7 @@
 """
 
 from maxent_grpo.config import MaxEntConfig
-from maxent_grpo.groups import completion_keys, flatten_groups, pad_groups, prune_candidates
+from maxent_grpo.groups import answer_keys, completion_keys, flatten_groups, pad_groups, prune_candidates
 from maxent_grpo.loss import listwise_cross_entropy, maxent_weighted_nll, weighted_clipped_surrogate
 from maxent_grpo.objective import MaxEntObjective, Statistics, Target
 from maxent_grpo.potential import (
@@ -37,6 +37,7 @@ __all__ = [
     "MaxEntObjective",
     "Statistics",
     "Target",
+    "answer_keys",
     "center_weights",
     "completion_keys",
     "discount_duplicates",

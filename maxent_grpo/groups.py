@@ -3,6 +3,7 @@
 Unlike the losses these may look at values: group sizes decide shapes.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -141,6 +142,31 @@ def completion_keys(ids: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(f"Expected ids of an integer dtype, got ids of dtype {ids.dtype}.")
     position = mask.cumsum(-1)
     return _mix(_mix(position) + ids.to(torch.int64)).masked_fill(~mask, 0).sum(-1)
+
+
+def answer_keys(answers: Sequence[str]) -> Tensor:
+    """Return a 64-bit key of each answer, equal for equal texts, on every rank and in every run.
+
+    For `duplicate_counts` where completions differ that say the same: reasoning makes every text another one, while
+    the answer it comes to, or the kind of answer that a verifier names, repeats.
+
+    Args:
+        answers: N texts.
+
+    Returns:
+        keys [N] int64.
+
+    Raises:
+        ValueError: on an answer that is no text.
+
+    >>> one, other, again = answer_keys(["3 + 5", "2 * 4", "3 + 5"]).tolist()
+    >>> one == again, one == other
+    (True, False)
+    """
+    strangers = [answer for answer in answers if not isinstance(answer, str)]
+    expect(not strangers, "answers to be texts", answers=strangers[:3])
+    digests = [hashlib.blake2b(answer.encode(), digest_size=8).digest() for answer in answers]
+    return torch.tensor([int.from_bytes(each, "big", signed=True) for each in digests], dtype=torch.int64)
 
 
 def _mix(values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from maxent_grpo import flatten_groups, pad_groups, prune_candidates
-from maxent_grpo.groups import completion_keys
+from maxent_grpo.groups import answer_keys, completion_keys
 from strategies import values_of
 
 
@@ -158,3 +158,13 @@ class TestPruning:
         assert pruned.dtype == dtype
         assert not pruned.requires_grad
         assert 3 <= (pruned != 0).sum() <= 5
+
+
+def test_answer_keys_are_the_same_in_every_process_and_differ_between_answers():
+    keys = answer_keys(["3 + 5", "", "3 + 5", "½"])
+    assert keys.tolist()[:2] == [-6294311401712627150, -1970711489451281740]  # b2sum -l 64
+    assert keys[0] == keys[2]
+    assert len(keys.unique()) == 3
+    assert answer_keys([]).shape == (0,)
+    with pytest.raises(ValueError, match=r"Expected answers to be texts, got answers=\[3\]"):
+        answer_keys([3])  # type: ignore[list-item]

@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks.modebench.analysis import analysis
 from benchmarks.modebench.arms import ARMS, CORE
 from benchmarks.modebench.presets import PRESETS
-from benchmarks.modebench.pretrained import PretrainedStudy, launch, trains_with_trl
+from benchmarks.modebench.pretrained import PretrainedStudy, launch
 from benchmarks.modebench.report import write_report
 from benchmarks.modebench.study import run_study
 
@@ -60,11 +60,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def pretrained_study(options: argparse.Namespace) -> PretrainedStudy:
-    """Return the study of a pretrained model that the options describe, without the arms that TRL cannot train."""
-    arms = [arm for arm in options.arms if trains_with_trl(arm)]
+    """Return the study of a pretrained model that the options describe."""
     return PretrainedStudy(
         options.model,
-        arms,
+        options.arms,
         range(options.seeds),
         options.runs,
         samples=options.samples,

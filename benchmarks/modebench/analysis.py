@@ -3,7 +3,7 @@
 import os
 import platform
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.modebench.arms import RECIPE
+from benchmarks.modebench.arms import ARMS, CORE, METHODS, RECIPE
 from benchmarks.modebench.curves import Curves, areas, curves_of, resample_counts, values_at
 from benchmarks.modebench.metrics import KS, per_problem
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
@@ -43,7 +43,7 @@ class Results:
         }
         found[WARM] = {seed: Run(root, preset_name, WARM, seed) for seed in seeds}
         self.runs = {arm: {seed: run for seed, run in by_seed.items() if run.done} for arm, by_seed in found.items()}
-        self.runs = {arm: by_seed for arm, by_seed in self.runs.items() if by_seed}
+        self.runs = {arm: self.runs[arm] for arm in (*ARMS, WARM) if self.runs.get(arm)}
         self.arms = [arm for arm in self.runs if arm != WARM]
         self.curves = {
             arm: {seed: curves_of(self.outcomes(run), self.samples) for seed, run in by_seed.items()}
@@ -70,13 +70,19 @@ class Results:
             arm for arm in self.arms if all(self.best(arm, seed) >= self.best(WARM, seed) for seed in self.runs[arm])
         ]
 
+    def yardsticks(self) -> list[str]:
+        """Return the arms that set the levels of comparison: the core study's, so that a variant moves none."""
+        learned = self.learned()
+        return [arm for arm in learned if arm in CORE] or learned
+
     def ceiling(self) -> float:
-        """Return the highest mean@8 that every run of every arm that learned reaches at some temperature."""
-        return min(self.best(arm, seed) for arm in self.learned() for seed in self.runs[arm])
+        """Return the highest mean@8 that every run of every yardstick reaches at some temperature."""
+        return min(self.best(arm, seed) for arm in self.yardsticks() for seed in self.runs[arm])
 
     def floor(self) -> float:
-        """Return the mean@8 of the run that is most accurate at its hottest, of the arms that learned."""
-        return max(float(each.accuracy.mean(1)[-1]) for arm in self.learned() for each in self.curves[arm].values())
+        """Return the mean@8 of the run that is most accurate at its hottest, of the yardsticks."""
+        arms = self.yardsticks()
+        return max(float(each.accuracy.mean(1)[-1]) for arm in arms for each in self.curves[arm].values())
 
 
 def analysis(root: Path, preset_name: str, *, command: str) -> dict[str, Any]:
@@ -213,21 +219,28 @@ def _pass_curve(results: Results, arm: str) -> dict[str, float]:
 
 
 def comparisons(results: Results, first: str, others: Sequence[str]) -> dict[str, Any]:
-    """Return paired differences of one arm to others at matched accuracy, with Holm's adjustment over the others."""
+    """Return paired differences of one arm to others at matched accuracy.
+
+    Holm's adjustment is over the other methods, and once more over the variants of the recipe.
+    """
     levels = {"level": results.preset.level, "common": results.ceiling()}
     found: dict[str, Any] = {}
     for label, level in levels.items():
         for name in VALUES:
             pairs = {arm: _paired(results, first, arm, name, level) for arm in others}
-            pairs = {arm: pair for arm, pair in pairs.items() if pair is not None}
-            adjusted = holm({arm: pair["p"] for arm, pair in pairs.items()})
-            found[f"{name} at {label}"] = {arm: {**pair, "holm": adjusted[arm]} for arm, pair in pairs.items()}
-    pairs = {arm: _paired(results, first, arm, "coverage@8", None) for arm in others}
-    known = {arm: pair for arm, pair in pairs.items() if pair is not None}
-    adjusted = holm({arm: pair["p"] for arm, pair in known.items()})
-    found["area coverage@8"] = {arm: {**pair, "holm": adjusted[arm]} for arm, pair in known.items()}
-    found["best mean@8"] = {arm: _ceiling_pair(results, first, arm) for arm in known}
+            found[f"{name} at {label}"] = _adjusted(pairs)
+    found["area coverage@8"] = _adjusted({arm: _paired(results, first, arm, "coverage@8", None) for arm in others})
+    found["best mean@8"] = {arm: _ceiling_pair(results, first, arm) for arm in others}
     return found
+
+
+def _adjusted(pairs: Mapping[str, dict[str, float] | None]) -> dict[str, dict[str, float]]:
+    """Return the pairs that there are with their p-value adjusted within methods and within variants."""
+    known = {arm: pair for arm, pair in pairs.items() if pair is not None}
+    p_values = {arm: pair["p"] for arm, pair in known.items()}
+    methods = {arm: p for arm, p in p_values.items() if arm in METHODS}
+    adjusted = holm(methods) | holm({arm: p for arm, p in p_values.items() if arm not in methods})
+    return {arm: {**pair, "holm": adjusted[arm]} for arm, pair in known.items()}
 
 
 def _paired(results: Results, first: str, second: str, name: str, level: float | None) -> dict[str, float] | None:

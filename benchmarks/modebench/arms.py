@@ -119,3 +119,7 @@ RECIPE = next(name for name, arm in ARMS.items() if arm.config == MaxEntConfig.d
 CORE = (
     "grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "half_0", "half_1", "full_0",
 )  # fmt: skip
+METHODS = (
+    "grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "maxrl", "tpo", "xdr", "xdr_mild", "maxent",
+)  # fmt: skip
+"""What a user would pick instead. Every other arm is a variant of the recipe, which answers another question."""

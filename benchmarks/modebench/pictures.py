@@ -11,7 +11,7 @@ mpl.use("Agg")  # files only: no display is needed
 
 import matplotlib.pyplot as plt
 
-from benchmarks.modebench.arms import ARMS, RECIPE
+from benchmarks.modebench.arms import ARMS, CORE, METHODS, RECIPE
 from benchmarks.modebench.run import WARM
 
 Summary = Mapping[str, Any]
@@ -30,7 +30,8 @@ def save_pictures(result: Summary, folder: Path) -> list[Path]:
 
 def _frontiers(result: Summary, file: Path) -> None:
     figure, (frontier, passing) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
-    for index, (arm, row) in enumerate(result["arms"].items()):
+    drawn = {arm: row for arm, row in result["arms"].items() if arm in {*CORE, *METHODS, WARM}}
+    for index, (arm, row) in enumerate(drawn.items()):
         style = {
             "color": "black" if arm == WARM else plt.get_cmap("tab20")(index % 20),
             "linewidth": 2.5 if arm == RECIPE else 1.2,

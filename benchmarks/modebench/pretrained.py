@@ -1,8 +1,8 @@
 """The study on a real pretrained model: the TRL trainer and `examples/evaluate.py`, here or as Slurm jobs.
 
 Arms that are settings of the library go through MaxEntGRPOTrainer, the entropy bonus as its `entropy_coef` (there a
-mean over an answer's own tokens); GRPO goes through TRL's own trainer. What needs the verifier's modes in training
-is left out. Every job goes on from its last checkpoint when it is called again.
+mean over an answer's own tokens); GRPO goes through TRL's own trainer. Every job goes on from its last checkpoint
+when it is called again.
 """
 
 import shlex
@@ -40,7 +40,7 @@ class PretrainedStudy:
 
     Attributes:
         model: a name on the Hub, a folder, or `tiny-countdown` for a rehearsal.
-        arms: of `arms.ARMS`; those without a counterpart in TRL are refused.
+        arms: of `arms.ARMS`.
         gpus: processes of a training; 0 trains in one process without accelerate.
         extra: flags for `examples/train.py`, for instance `--max_steps 4`.
     """
@@ -53,12 +53,6 @@ class PretrainedStudy:
     prompts: int | None = None
     gpus: int = 8
     extra: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse arms that TRL cannot train."""
-        for arm in self.arms:
-            if not trains_with_trl(arm):
-                raise ValueError(f"Expected arms that TRL's trainers can train, got {arm!r}.")
 
     def jobs(self) -> list[str]:
         """Return the command line of every arm and seed: training, then an evaluation at each temperature."""
@@ -90,6 +84,7 @@ class PretrainedStudy:
             "temperature": ARMS[arm].temperature,
             "entropy_coef": ARMS[arm].entropy_bonus,
             **({} if arm == "grpo" else maxent_fields(ARMS[arm])),
+            **({"answer_keys": "countdown_mode"} if ARMS[arm].keys == "mode" else {}),
         }
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         return [*python, "examples/train.py", *flags, *self.extra]
@@ -110,11 +105,6 @@ class PretrainedStudy:
             ]
             for temperature in TEMPERATURES
         ]  # fmt: skip
-
-
-def trains_with_trl(arm: str) -> bool:
-    """Return whether an arm is nothing but settings of the library, or TRL's own GRPO."""
-    return ARMS[arm].keys == "text"
 
 
 def maxent_fields(arm: Arm) -> dict[str, object]:

@@ -26,18 +26,20 @@ def markdown(result: Summary) -> str:
     parts = [
         f"{result['study']}: {result['hardware']}; {result['versions']}; `{result['command']}`.",
         "**At matched accuracy**, over the sampling temperature, means over seeds. "
-        f"Common level: the highest mean@8 that every run reaches, {common:.3f}." + _collapsed(result),
+        f"Common level: the highest mean@8 that every run of the core study's methods reaches, {common:.3f}."
+        + _collapsed(result),
         _matched_table(result, level, common),
         "**Ceilings, and sampling temperature 1**",
         _plain_table(result),
     ]
-    for first, found in result.get("comparisons", {}).items():
+    if RECIPE in result.get("comparisons", {}):
         parts.append(
-            f"**{name_of(first)} minus the others**, in points, paired by seed. Square brackets: 95 % over seeds "
+            f"**{name_of(RECIPE)} minus the others**, in points, paired by seed. Square brackets: 95 % over seeds "
             "(Student's t); round ones: 95 % bootstrap over problems and seeds; n: how many seeds of both arms reach "
-            "the level, where not all do. p is Holm's over the arms; ≥ −2 the test that pass@8 is not 2 points lower."
+            "the level, where not all do. p is Holm's, over the other methods and over the variants of MaxEnt; ≥ −2 "
+            "the test that pass@8 is not 2 points lower. Pairs of other arms are in the JSON."
         )
-        parts.append(_difference_table(found, level))
+        parts.append(_difference_table(result["comparisons"][RECIPE], level))
     if result["tuning"]["grid"]:
         parts.append("**Learning rates** on seed(s) of their own: coverage@8 at the level (highest mean@8).")
         parts.append(_tuning_table(result["tuning"]))

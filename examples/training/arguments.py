@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
+from answers import keys_of
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
 from rewards import Reward, reward_of
 from training.checks import expect_arguments, missing_packages
@@ -29,6 +30,13 @@ class GRPOScriptArguments(ScriptArguments):
     )
     reward_funcs: list[str] = field(
         default_factory=list, metadata={"help": "Names of `rewards.REWARDS`, or dotted paths to functions."}
+    )
+    answer_keys: str | None = field(
+        default=None,
+        metadata={
+            "help": "What maxent_dedup counts as the same answer: a name of `answers.ANSWER_KEYS`, or a dotted path "
+            "to a function; by default equal tokens, which reasoning rarely repeats."
+        },
     )
     datasets: list[dict[str, Any]] = field(
         default_factory=list,
@@ -71,6 +79,7 @@ class Run:
     """A recipe as it will be run.
 
     Attributes:
+        answer_keys: what says which completions are the same answer, or None.
         recipe: the file it comes from, or None.
         changed: what became of the fields that are for the other trainer.
         missing: packages that are not installed here, each with the field that asks for it; empty but in a preflight.
@@ -80,9 +89,15 @@ class Run:
     training: GRPOConfig
     model: ModelConfig
     rewards: tuple[Reward, ...]
+    answer_keys: Reward | None
     recipe: Path | None
     changed: tuple[str, ...]
     missing: dict[str, str]
+
+    @property
+    def functions(self) -> tuple[Reward, ...]:
+        """All functions that read columns of the data."""
+        return self.rewards if self.answer_keys is None else (*self.rewards, self.answer_keys)
 
     @property
     def where(self) -> str:
@@ -111,10 +126,13 @@ def run_of(arguments: Sequence[str]) -> Run:
     parser = RecipeParser(GRPOConfig if task == "grpo" else MaxEntGRPOConfig, path)
     script, training, model = parser.parsed(recipe, as_arguments(flags))
     try:
+        field_name = "reward_funcs"
         rewards = tuple(reward_of(name) for name in script.reward_funcs)
+        field_name = "answer_keys"
+        answers = None if script.answer_keys is None else keys_of(script.answer_keys)
     except ValueError as error:
-        raise ValueError(f"{parser.source('reward_funcs')}: reward_funcs: {error}") from error
-    return Run(script, training, model, rewards, path, changed, parser.missing)
+        raise ValueError(f"{parser.source(field_name)}: {field_name}: {error}") from error
+    return Run(script, training, model, rewards, answers, path, changed, parser.missing)
 
 
 def _config(flags: Sequence[tuple[str, list[str]]]) -> Path | None:

@@ -24,9 +24,9 @@ def prompts_of(run: Run) -> tuple[Dataset, Dataset | None]:
     try:
         sources = train_sources(script)
         held_out = eval_sources(script) if run.training.do_eval and not script.eval_share else None
-        train = _mixed(sources, script, run.rewards, seed)
+        train = _mixed(sources, script, run.functions, seed)
         if held_out is not None:
-            evaluated = _mixed(held_out, script, run.rewards, seed)
+            evaluated = _mixed(held_out, script, run.functions, seed)
         elif run.training.do_eval:
             train, evaluated = _parted(train, script.eval_share, seed)
     except ValueError as error:

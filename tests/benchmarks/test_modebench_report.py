@@ -14,7 +14,7 @@ from benchmarks.modebench.analysis import Results, analysis, comparisons
 from benchmarks.modebench.arms import ARMS, HALF, RECIPE
 from benchmarks.modebench.metrics import averages
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
-from benchmarks.modebench.pretrained import PretrainedStudy, maxent_fields, trains_with_trl
+from benchmarks.modebench.pretrained import maxent_fields
 from benchmarks.modebench.report import markdown, replace_section
 from benchmarks.modebench.run import WARM, Run
 from maxent_grpo import MaxEntConfig
@@ -101,7 +101,7 @@ def test_a_page_without_marks_is_refused():
         replace_section("text", "cpu", "table")
 
 
-@pytest.mark.parametrize("name", [name for name in ARMS if trains_with_trl(name) and name != "grpo"])
+@pytest.mark.parametrize("name", [name for name in ARMS if name != "grpo"])
 @pytest.mark.parametrize("recipe", ["tiny-cpu", "Qwen2.5-0.5B-Instruct"])
 def test_flags_over_a_recipe_are_the_arms_settings(name, recipe):
     file = Path(__file__).parents[2] / "examples/recipes" / recipe / "maxent/config_countdown.yaml"
@@ -113,18 +113,14 @@ def test_a_slurm_study_is_an_array_over_arms_and_seeds(tmp_path: Path, capsys):
     arguments = ["--model", "Qwen/Qwen2.5-0.5B-Instruct", "--launcher", "slurm", "--dry-run", "--seeds", "2"]
     cli.main([*arguments, "--runs", str(tmp_path), "--arms", "grpo", "entropy_low", "mode_keys"])
     commands = (tmp_path / "commands.txt").read_text().splitlines()
-    assert len(commands) == 2 * 2  # TRL's trainers know nothing of modes
+    assert len(commands) == 2 * 3
     assert "--entropy_coef 0.02" in commands[1]
+    assert ["--answer_keys countdown_mode" in line for line in commands] == [False, False, True] * 2
     assert all(subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0 for line in commands)
     script = tmp_path / "study.sbatch"
-    assert "#SBATCH --array=0-3" in script.read_text()
+    assert "#SBATCH --array=0-5" in script.read_text()
     subprocess.run(["bash", "-n", script], check=True)
     assert f"sbatch {script}" in capsys.readouterr().out
-
-
-def test_arms_that_trl_cannot_train_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="Expected arms that TRL's trainers can train, got 'mode_keys'"):
-        PretrainedStudy("model", ["mode_keys"], [0], tmp_path)
 
 
 def test_variants_differ_from_the_recipe_in_what_they_name():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies
 
+import answers
 import rewards
 from math_answers import text, worker
 from math_answers.text import canonical, given_answer
@@ -181,7 +182,7 @@ def test_an_unknown_reward_is_named(name: str) -> None:
         reward_of(name)
 
 
-@pytest.mark.parametrize("module", [rewards, text, worker], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [rewards, answers, text, worker], ids=lambda module: module.__name__)
 def test_what_the_docstrings_show_is_so(module: Any) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

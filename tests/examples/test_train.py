@@ -385,7 +385,8 @@ def test_a_recipe_may_leave_its_environment_empty(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("task", "kind"), [("maxent", MaxEntGRPOTrainer), ("grpo", GRPOTrainer)])
 def test_either_trainer_trains_evaluates_and_saves(task: str, kind: type, start: Path) -> None:
-    varied = {"reward_funcs": ["countdown", "trl_tiny.reward"]}  # an untrained model is never right
+    rewards = ["countdown", "trl_tiny.reward"]  # an untrained model is never right
+    varied = {"reward_funcs": rewards, "answer_keys": "countdown_mode"}
     flags = ["--config", str(recipe(start, **varied)), "--task", task, *SHORT]
     trainer = train.trainer_of(run_of(flags))
     assert type(trainer) is kind
