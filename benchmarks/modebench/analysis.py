@@ -161,12 +161,14 @@ def _final(evaluations: Sequence[Row]) -> dict[str, float]:
     return {name: at_1[name] for name in names} | {"control best mean@8": control}
 
 
-def _training(updates: Sequence[Row]) -> dict[str, float]:
+def _training(updates: Sequence[Row]) -> dict[str, float | None]:
     """Return what the updates took; nothing for the warm start."""
     if not updates:
         return {}
+    learning = [row["learning_seconds"] for row in updates if "learning_seconds" in row]  # older runs did not log it
     return {
         "seconds per update": float(np.median([row["seconds"] for row in updates])),
+        "learning seconds per update": float(np.median(learning)) if learning else None,
         "sampled tokens": sum(row["tokens"] for row in updates),
     }
 

@@ -104,11 +104,11 @@ PRESETS = {
     "cpu": Preset(),
     "smoke": Preset(updates=60, learning_rates=(1e-4,), seeds=(0,), eval_every=30, test=256, level=0.5),
     "graph": Preset(
-        family_name="graph", warm_steps=200, updates=160, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
+        family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
     ),
     "hard": Preset(warm_steps=250, level=0.4),
-    "small": Preset(hidden_size=64, layers=2, level=0.5),
-    "large": Preset(hidden_size=160, layers=4),
+    "small": Preset(hidden_size=64, layers=2, learning_rates=(5e-5, 1e-4, 2e-4), level=0.5),
+    "large": Preset(hidden_size=160, layers=4, learning_rates=(5e-5, 1e-4), seeds=(0, 1, 2)),
     "countdown4": Preset(family_name="countdown4", level=0.3, temperatures=FEW),
     "h200": Preset(
         family_name="countdown4",

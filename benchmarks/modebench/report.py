@@ -78,6 +78,7 @@ def _plain_table(result: Summary) -> str:
         "entropy": "entropy",
         "control best mean@8": "control, best mean@8",
         "seconds per update": "s per update",
+        "learning seconds per update": "of it not sampling",
     }
     columns = {title: (lambda mean, name=name: _number(mean.get(name))) for name, title in names.items()}
     guesser = [_number(result["guesser"].get(name)) for name in names]

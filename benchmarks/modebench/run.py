@@ -99,13 +99,17 @@ def _train(run: Run, report: Report, stopped: Stopped) -> None:
     log.keep(lambda row: row["step"] <= loop.step)
     while loop.step < preset.updates and not stopped():
         began = CLOCK()
-        samples, statistics = loop.update(problems.train)
+        samples = loop.draw(problems.train)
+        drawn = CLOCK()
+        statistics = loop.learn(samples)
+        ended = CLOCK()
         row = {
             "step": loop.step,
             "reward": samples.rewards.mean().item(),
             "tokens": int(samples.mask.sum()),
             "ess": float(statistics.ess),
-            "seconds": CLOCK() - began,
+            "seconds": ended - began,
+            "learning_seconds": ended - drawn,
         }
         log.append(row)
         if loop.step % preset.eval_every == 0 and loop.step < preset.updates:

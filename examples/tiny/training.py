@@ -90,14 +90,19 @@ class Reinforcement:
         self.seed, self.step = seed, 0
 
     def update(self, problems: Sequence[Any]) -> tuple[Samples, Statistics]:
-        """Sample completions of a batch of `problems`, take one optimiser step, and return what was seen.
+        """Draw completions of a batch of `problems`, learn from them, and return what was seen."""
+        samples = self.draw(problems)
+        return samples, self.learn(samples)
+
+    def draw(self, problems: Sequence[Any]) -> Samples:
+        """Return completions of a batch of `problems`, in groups.
 
         The batch and the samples depend on the seed and the step alone, so that all methods see the same
         prompts and a resumed run continues as if nothing had happened.
         """
         batch = random.Random(f"{self.seed}/{self.step}").sample(list(problems), self.prompts_per_step)
         torch.manual_seed(self.seed * 1_000_003 + self.step)
-        samples = sample(
+        return sample(
             self.model,
             self.tokenizer,
             self.task,
@@ -106,6 +111,9 @@ class Reinforcement:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
         )
+
+    def learn(self, samples: Samples) -> Statistics:
+        """Take one optimiser step on what was drawn."""
         self.model.train()
         loss, statistics = self._loss(samples)
         self.optimizer.zero_grad()
@@ -113,7 +121,7 @@ class Reinforcement:
             loss.backward()
             self.optimizer.step()
         self.step += 1
-        return samples, statistics
+        return statistics
 
     def rollout(self, samples: Samples, policy_logps: Tensor | None = None) -> Rollout:
         """Return the constants of an update on these samples: targets, coefficients and their statistics.
