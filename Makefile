@@ -31,9 +31,13 @@ test: $(INSTALLED)  ## the test suite
 test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-nightly: $(INSTALLED)  ## what takes longer than a change should wait for: every property with 2,000 examples
+nightly: $(INSTALLED)  ## what takes longer than a change should wait for: properties with 2,000 examples, all of ModeBench
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_*.py tests/kernels tests/tasks
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --arms all
+	for preset in graph small large hard countdown4; do \
+		PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset $$preset || exit 1; \
+	done
+	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench.scaling
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)

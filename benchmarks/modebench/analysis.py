@@ -20,6 +20,7 @@ from benchmarks.modebench.statistics import difference, equivalence, holm, not_b
 from benchmarks.modebench.study import read_rates, shared_rates
 from tasks.metrics import sample_metrics
 from tiny.evaluation import value_at
+from tiny.model import build_model
 from tiny.storage import Log
 
 FIRST = tuple(dict.fromkeys((RECIPE, "half_1", "half_0", "full_0")))
@@ -101,10 +102,17 @@ def analysis(root: Path, preset_name: str, *, command: str) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "scipy")),
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "preset": asdict(results.preset),
+        "parameters": parameters(results.preset),
         "tuning": tuning,
         **summary(results),
         "comparisons": compared,
     }
+
+
+def parameters(preset: Preset) -> int:
+    """Return the number of parameters of a preset's model."""
+    model = build_model(preset.family.tokenizer(), hidden_size=preset.hidden_size, layers=preset.layers)
+    return int(model.num_parameters())
 
 
 def summary(results: Results) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,28 @@ def _tuning_table(tuning: Summary) -> str:
             text = f"{_number(score if score > 0 else None)} ({best:.3f})"
             cells.append(f"**{text}**" if float(rate) == tuning["chosen"][arm] else text)
         lines.append([name_of(arm), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def scaling_table(results: Sequence[Summary], arms: Sequence[str]) -> str:
+    """Return the table over studies with models of several sizes: a row for each study and method.
+
+    The difference is the recipe's to the method of the row, with Student's interval over seeds.
+    """
+    lines = [
+        ["parameters", "method", "seeds", "mean@8 level", "coverage@8 there", "pass@8 there", "best mean@8",
+         "`diverse()` minus it, coverage@8 at level", "the same at the common level"],
+        ["---:", "---", *["---:"] * 7],
+    ]  # fmt: skip
+    for result in sorted(results, key=lambda each: each["parameters"]):
+        found = result["comparisons"][RECIPE]
+        for arm in (arm for arm in arms if arm in result["arms"]):
+            row, seeds = result["arms"][arm]["mean"], len(result["arms"][arm]["seeds"])
+            lines.append([
+                f"{result['parameters']:,}", name_of(arm), str(seeds), f"{result['levels']['level']:.2f}",
+                _number(row["coverage@8 at level"]), _number(row["pass@8 at level"]), _number(row["best mean@8"]),
+                *(_interval(found[f"coverage@8 at {at}"].get(arm), seeds) for at in ("level", "common")),
+            ])  # fmt: skip
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

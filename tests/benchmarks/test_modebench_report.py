@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from benchmarks.modebench import __main__ as cli
+from benchmarks.modebench import scaling
 from benchmarks.modebench.analysis import Results, analysis, comparisons
 from benchmarks.modebench.arms import ARMS, HALF, RECIPE
 from benchmarks.modebench.metrics import averages
@@ -94,6 +95,23 @@ def test_the_report_of_an_archive_is_that_of_the_folder(study: Path, tmp_path: P
         cli.main(["--report-only", "--preset", "test", "--runs", str(runs), "--results", str(tmp_path / out)])
     assert (tmp_path / "of_archive/test.json").read_text() == (tmp_path / "of_folder/test.json").read_text()
     assert analysis(study, "test", command="")["arms"].keys() == {WARM, "dr_grpo", RECIPE}
+
+
+def test_the_scaling_table_has_a_row_for_each_size_and_method(study: Path, tmp_path: Path, capsys):
+    cli.main(["--report-only", "--preset", "test", "--runs", str(study), "--results", str(tmp_path / "out")])
+    result = json.loads((tmp_path / "out/test.json").read_text())
+    for size, count in (("small", 1000), ("large", 3000)):
+        (tmp_path / f"out/{size}.json").write_text(json.dumps({**result, "parameters": count}))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin scaling --><!-- end scaling -->")
+    scaling.main(["--results", str(tmp_path / "out"), "--page", str(page)])
+    rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == ["| 1,000"] * 2 + ["| 3,000"] * 2
+    assert rows[0][1] == "Dr.GRPO"
+    assert rows[0][4] == f"{result['arms']['dr_grpo']['mean']['coverage@8 at level']:.3f}"
+    assert rows[0][7].startswith("+")
+    assert rows[1][7] == "–"
+    assert "3,000" in capsys.readouterr().out
 
 
 def test_a_page_without_marks_is_refused():
