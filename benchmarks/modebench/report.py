@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.modebench.arms import ARMS, RECIPE
+from benchmarks.modebench.arms import ARMS, METHODS, RECIPE
 from benchmarks.modebench.pictures import save_pictures
 from benchmarks.modebench.run import WARM
 
@@ -200,7 +200,10 @@ def replace_section(text: str, section: str, content: str) -> str:
 
 def write_report(result: Summary, folder: Path, page: Path | None = None) -> list[Path]:
     """Write `<study>.json`, `<study>.md` and the pictures; put the tables into a page that has a place for them."""
-    named = {arm: {"name": name_of(arm), **row} for arm, row in result["arms"].items()}
+    named = {
+        arm: {"name": name_of(arm), "variant": arm not in (*METHODS, RECIPE, WARM), **row}
+        for arm, row in result["arms"].items()
+    }
     result = _without_nan({**result, "arms": named})
     name = result["study"]
     folder.mkdir(parents=True, exist_ok=True)
