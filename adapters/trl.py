@@ -92,6 +92,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             name = model if isinstance(model, str) else model.config._name_or_path
             args = MaxEntGRPOConfig(f"{name.split('/')[-1]}-MaxEnt-GRPO")
         expect(isinstance(args, MaxEntGRPOConfig), "args to be a MaxEntGRPOConfig", args=type(args).__name__)
+        expect(key_func is None or callable(key_func), "key_func to be a function or None", key_func=key_func)
         args.expect_supported()
         self.objective = MaxEntObjective(args.maxent_config())
         self._preflight(model, reward_funcs, args, train_dataset, kwargs)

@@ -9,6 +9,7 @@ import pytest
 
 import trl_tiny
 from maxent_grpo import MaxEntConfig
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from trl_formulas import coefficients, groups, utilities
 
 CONFIG = MaxEntConfig(center=True, dedup=1.0)
@@ -64,6 +65,11 @@ def test_where_no_answer_is_told_the_tokens_count(tmp_path: Path) -> None:
     found, _ = trained(tmp_path, first_only)
     expected = by_formula(names(lambda ids: "even" if len(ids) % 2 == 0 else tuple(ids)))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_no_function_is_refused_before_a_model_loads() -> None:
+    with pytest.raises(ValueError, match="Expected key_func to be a function or None, got key_func='final_answer'"):
+        MaxEntGRPOTrainer("no/model", trl_tiny.reward, MaxEntGRPOConfig("runs"), key_func="final_answer")
 
 
 @pytest.mark.parametrize(
