@@ -69,7 +69,9 @@ def test_where_no_answer_is_told_the_tokens_count(tmp_path: Path) -> None:
 
 def test_what_is_no_function_is_refused_before_a_model_loads() -> None:
     with pytest.raises(ValueError, match="Expected key_func to be a function or None, got key_func='final_answer'"):
-        MaxEntGRPOTrainer("no/model", trl_tiny.reward, MaxEntGRPOConfig("runs"), key_func="final_answer")
+        MaxEntGRPOTrainer(
+            "no/model", trl_tiny.reward, MaxEntGRPOConfig("runs", use_cpu=True, bf16=False), key_func="final_answer"
+        )
 
 
 @pytest.mark.parametrize(
