@@ -1,10 +1,11 @@
 """Interleaved timings, peak memory and the machine's own ceilings, for CPUs and CUDA devices."""
 
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
@@ -18,7 +19,10 @@ Step = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over the rounds; `ratio` is the median of this step's time over the first step's in the same round."""
+    """Medians over the rounds; `ratio` is the median of this step's time over the first step's in the same round.
+
+    `ratio_to` holds the same to other steps than the first.
+    """
 
     median_ms: float
     low_ms: float
@@ -26,6 +30,7 @@ class Timing:
     ratio: float
     peak_mib: float
     rounds: int
+    ratio_to: dict[str, float]
 
 
 def seconds(step: Step, device: str) -> float:
@@ -43,11 +48,16 @@ def seconds(step: Step, device: str) -> float:
 
 
 def interleaved(
-    steps: Mapping[str, Step], rounds: int, device: str, often: Collection[str] | None = None
+    steps: Mapping[str, Step],
+    rounds: int,
+    device: str,
+    often: Collection[str] | None = None,
+    bases: Sequence[str] = (),
 ) -> dict[str, Timing]:
     """Time every step once a round, in an order that rotates, so that a busy moment falls on all alike.
 
     With `often` given, the other steps take part in every fourth round only. Every step has run once before.
+    `bases` are the steps that ratios are taken to, beside the first.
     """
     names = list(steps)
     times: dict[str, dict[int, float]] = {name: {} for name in names}
@@ -57,21 +67,43 @@ def interleaved(
             if number % 4 == 0 or often is None or name in often:
                 times[name][number] = seconds(steps[name], device)
     taken = {name: {at: value for at, value in series.items() if at >= 0} for name, series in times.items()}
-    first = taken[names[0]]
     timings = {}
     for name, series in taken.items():
         low, middle, high = _quantiles(list(series.values()))
-        ratio = statistics.median(value / first[at] for at, value in series.items())
         timings[name] = Timing(
-            1e3 * middle, 1e3 * low, 1e3 * high, ratio, peak_bytes(steps[name], device) / 2**20, len(series)
+            1e3 * middle,
+            1e3 * low,
+            1e3 * high,
+            _paired_ratio(series, taken[names[0]]),
+            peak_bytes(steps[name], device) / 2**20,
+            len(series),
+            {base: _paired_ratio(series, taken[base]) for base in bases},
         )
     return timings
+
+
+def _paired_ratio(series: Mapping[int, float], base: Mapping[int, float]) -> float:
+    return statistics.median(series[at] / base[at] for at in series.keys() & base.keys())
 
 
 def _quantiles(values: list[float]) -> tuple[float, float, float]:
     ordered = sorted(values)
     tenth = len(ordered) // 10
     return ordered[tenth], statistics.median(ordered), ordered[-1 - tenth]
+
+
+def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Interval of the median from the order of independent values alone, as a sign test gives it.
+
+    With fewer than six values no two of them reach 0.95: their whole range is returned.
+
+    >>> median_interval(range(1, 21))
+    (6, 15)
+    """
+    ordered, n = sorted(values), len(values)
+    rare = (rank for rank in range(n // 2) if 2 * sum(math.comb(n, i) for i in range(rank + 1)) <= (1 - level) * 2**n)
+    outer = max(rare, default=0)
+    return ordered[outer], ordered[-1 - outer]
 
 
 def peak_bytes(step: Step, device: str) -> int:
@@ -110,7 +142,7 @@ def ceilings(device: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> di
 
 def surroundings(device: str) -> dict[str, object]:
     """Hardware, versions, threads and load average: what a figure means nothing without."""
-    names = ["torch", "triton", "trl", "liger-kernel", "cut-cross-entropy", "transformers", "numpy"]
+    names = ["torch", "triton", "trl", "liger-kernel", "cut-cross-entropy", "quack-kernels", "transformers", "numpy"]
     versions = {}
     for name in names:
         try:
@@ -138,9 +170,15 @@ def _processor() -> str:
     return models[0] if models else platform.processor()
 
 
-def as_json(timings: Mapping[str, Timing]) -> dict[str, dict[str, float]]:
+def as_json(timings: Mapping[str, Timing]) -> dict[str, dict[str, object]]:
     """Turn timings into plain dictionaries: times with four significant digits, memory to the byte."""
+
+    def rounded(key: str, value: object) -> object:
+        if isinstance(value, dict):
+            return {name: rounded(name, ratio) for name, ratio in value.items()}
+        return value if key == "peak_mib" else float(f"{value:.4g}")
+
     return {
-        name: {key: value if key == "peak_mib" else float(f"{value:.4g}") for key, value in asdict(timing).items()}
+        name: {key: rounded(key, value) for key, value in asdict(timing).items() if value != {}}
         for name, timing in timings.items()
     }

@@ -7,6 +7,7 @@ from it; `--report FILE` makes those again.
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from torch import Tensor
 from maxent_grpo.kernels import linear_weighted_nll
 
 RESULTS = Path(__file__).parent / "results"
-Runner = Callable[[Tensor, Tensor, Tensor, Tensor], _peers.Field]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset({"tiny": (64, 32, 512)}, (2, 8, 512), torch.float32, 3, 2, (1,)),
-    "cpu": Preset({"small": (256, 256, 32768)}, (2, 256, 32768), torch.float32, 15, 20, (4, 8, 16, 32)),
-    "cpu-goals": Preset({"small": (1024, 512, 32768)}, (8, 512, 32768), torch.float32, 15, 20, (8, 16, 32, 64, 128)),
+    "cpu": Preset({"small": (256, 256, 32768)}, (2, 256, 32768), torch.float32, 15, 100, (4, 8, 16, 32)),
+    "cpu-goals": Preset({"small": (1024, 512, 32768)}, (8, 512, 32768), torch.float32, 15, 240, (8, 16, 32, 64, 128)),
     "h200": Preset(
         {
             "Qwen2.5-1.5B": (8192, 1536, 151936),
@@ -49,10 +49,37 @@ PRESETS = {
         (8, 512, 151936),
         torch.bfloat16,
         20,
-        300,
+        500,
         (128, 256, 512, 1024, 2048),
     ),
 }
+HEAD_OFTEN = (
+    "maxent_grpo",
+    "maxent_grpo one pass",
+    "maxent_grpo linear_sequence_logps",
+    _peers.EAGER,
+    _peers.TRL,
+)
+"""What goals compare takes part in every round; the other peers of an LM head in every fourth."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One field of runners on inputs drawn when its turn comes, and what a machine at its ceilings would need.
+
+    `head` is the LM head whose matmul is the ceiling, `part` divides the preset's rounds.
+    """
+
+    name: str
+    head: str
+    shape: tuple[int, ...]
+    runner: Callable[..., _peers.Field]
+    inputs: Callable[[], tuple[Tensor, ...]]
+    flop: float = 0.0
+    bytes: float = 0.0
+    often: tuple[str, ...] | None = HEAD_OFTEN
+    bases: tuple[str, ...] = ()
+    part: int = 1
 
 
 def main() -> None:
@@ -61,41 +88,141 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of a CPU; all cores unless told")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON, the table and the chart")
     parser.add_argument("--report", type=Path, help="only make table and chart again, from this JSON")
+    parser.add_argument("--brief", action="store_true", help="print medians and goals instead of the whole table")
     arguments = parser.parse_args()
-    if arguments.report:
-        print(_report.written(arguments.report))
-        return
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"kernels-{arguments.preset}.json"
-    for result in measured(PRESETS[arguments.preset], device):
-        path.write_text(json.dumps({"preset": arguments.preset, **result}, indent=1) + "\n")
-    print(_report.written(path))
+    path = arguments.report
+    if path is None:
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        path = arguments.out / f"kernels-{arguments.preset}.json"
+        unfinished = path.with_suffix(".part")
+        for result in measured(PRESETS[arguments.preset], "cuda" if torch.cuda.is_available() else "cpu"):
+            unfinished.write_text(json.dumps({"preset": arguments.preset, **result}, indent=1) + "\n")
+            unfinished.replace(path)  # whoever cuts this off finds the last case's JSON whole
+    text = _report.written(path)
+    print(_report.brief(json.loads(path.read_text())) if arguments.brief else text)
 
 
 def measured(preset: Preset, device: str) -> Iterator[dict[str, object]]:
-    """Yield what has been measured so far, as plain JSON values, after every shape: a run may be cut off."""
-    result = _measure.surroundings(device)
-    cases: list[dict[str, object]] = []
+    """Yield the result after every case, so that a run that is cut off keeps what it has measured."""
+    plan = planned(preset, device)
+    result: dict[str, object] = {
+        **_measure.surroundings(device),
+        "planned": [{"case": case.name, "model": case.head, "shape": case.shape} for case in plan],
+        "cases": [],
+    }
+    ceilings: dict[str, dict[str, float]] = {}
+    for case in plan:
+        if case.head not in ceilings:
+            ceilings[case.head] = _measure.ceilings(device, preset.dtype, preset.heads[case.head])
+            result[f"ceilings {case.head}"] = ceilings[case.head]
+        done = run(case, ceilings[case.head], preset, device)
+        result = {**result, "cases": [*result["cases"], done], "load_average_after": os.getloadavg()}
+        yield result
+
+
+def planned(preset: Preset, device: str) -> list[Case]:
+    """Return all cases, those that have goals on a GPU first."""
+    goals: list[Case] = []
+    rest = other_cases(preset, device)
+    seen: set[tuple[int, int]] = set()
     for name, shape in preset.heads.items():
-        ceilings = _measure.ceilings(device, preset.dtype, shape)
-        inputs = random_head(shape, preset.dtype, device)
-        pruned = (*inputs[:3], inputs[3] * (torch.rand(shape[0], device=device).argsort() < shape[0] // 4))
-        for case, values, runner, passes in (
-            ("LM head, train", inputs, _peers.head_train, 6.0),
-            ("LM head, train, 75 % zero rows", pruned, _peers.head_pruned, 1.5),
-            ("LM head, score", inputs, _peers.head_score, 2.0),
-        ):
-            floor = passes * shape[0] * shape[1] * shape[2] / ceilings["flop_per_second"]
-            cases.append(run(case, name, shape, values, runner, floor, preset, device))
-        cases += logits_cases(name, shape, inputs, ceilings, preset, device)
-        cases.append(sweep(name, shape, inputs, preset, device))
-        result[f"ceilings {name}"] = ceilings
-        yield {**result, "load_average_after": os.getloadavg(), "cases": cases}
-    cases += extra_cases(preset, device)
-    yield {**result, "load_average_after": os.getloadavg(), "cases": cases}
+        goals += head_cases(name, shape, preset.dtype, device)
+        if (shape[0], shape[2]) not in seen:  # given logits know nothing of the width
+            goals += logits_cases(name, shape, preset.dtype, device)
+            seen.add((shape[0], shape[2]))
+        rest.append(sweep(name, shape, preset, device))
+    return goals + rest
+
+
+def head_cases(name: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> list[Case]:
+    """Training with all rows and with a quarter of them, and scoring, through one LM head."""
+    rows = shape[0]
+    f = float(rows * shape[1] * shape[2])
+
+    def head() -> tuple[Tensor, ...]:
+        return random_head(shape, dtype, device)
+
+    def pruned() -> tuple[Tensor, ...]:
+        *rest, weights = head()
+        return *rest, weights * (torch.rand(rows, device=device).argsort() < rows // 4)
+
+    return [
+        Case("LM head, train", name, shape, _peers.head_train, head, 6 * f),
+        Case("LM head, train, 75 % zero rows", name, shape, _peers.head_pruned, pruned, 1.5 * f),
+        Case("LM head, score", name, shape, _peers.head_score, head, 2 * f),
+    ]
+
+
+def logits_cases(name: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> list[Case]:
+    """Training and scoring from given logits; floors of a read and a write, and of one read."""
+    one_pass = float(shape[0] * shape[2] * dtype.itemsize)
+
+    def logits() -> tuple[Tensor, ...]:
+        hidden, weight, *rest = random_head(shape, dtype, device)
+        return (hidden @ weight.t()).detach().requires_grad_(), *rest
+
+    in_place = ("maxent_grpo one pass in place",)
+    return [
+        Case(
+            "logits, train", name, shape, _peers.logits_train, logits, bytes=2 * one_pass, often=None, bases=in_place
+        ),
+        Case("logits, score", name, shape, _peers.logits_score, logits, bytes=one_pass, often=None),
+    ]
+
+
+def other_cases(preset: Preset, device: str) -> list[Case]:
+    """Whole sequences, from given logits and through the LM head, and the head of a model trained here."""
+    name, shape = next(iter(preset.heads.items()))
+    rows, width, vocabulary = shape
+    batch, length = preset.sequences[:2]
+    one_pass, f = float(batch * length * vocabulary * preset.dtype.itemsize), float(rows * width * vocabulary)
+    by_sequence = (8, rows // 8)
+
+    def logits() -> tuple[Tensor, ...]:
+        torch.manual_seed(0)
+        values = torch.randn(preset.sequences, device=device).to(preset.dtype).requires_grad_()
+        return values, torch.randint(0, vocabulary, (batch, length), device=device)
+
+    def head() -> tuple[Tensor, ...]:
+        hidden, weight, ids, _ = random_head(shape, preset.dtype, device)
+        return hidden.detach().view(*by_sequence, width).requires_grad_(), weight, ids.view(by_sequence)
+
+    def learned() -> tuple[Tensor, ...]:
+        hidden, weight, ids = trained_hidden(*shape, preset.training_steps, device)
+        leaves = (value.to(preset.dtype).requires_grad_() for value in (hidden, weight))
+        return *leaves, ids, torch.randn(rows, device=device)
+
+    given, through = preset.sequences, (*by_sequence, width, vocabulary)
+    score, train = _peers.head_sequence_score, _peers.head_sequence_train
+    return [
+        Case("sequences, score", name, given, _peers.sequence_score, logits, bytes=one_pass, often=None),
+        Case("sequences, train", name, given, _peers.sequence_train, logits, bytes=3 * one_pass, often=None),
+        Case("LM head, sequences, score", name, through, score, head, 2 * f, part=3),
+        Case("LM head, sequences, train", name, through, train, head, 6 * f, part=3),
+        Case("LM head, train, learned hidden states", name, shape, _peers.head_learned, learned, 6 * f, part=3),
+    ]
+
+
+def sweep(name: str, shape: tuple[int, int, int], preset: Preset, device: str) -> Case:
+    """Time the one-pass step over budgets of a chunk."""
+
+    def runner(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor) -> _peers.Field:
+        field = _peers.Field()
+        for mib in preset.chunk_mib:
+
+            def step(budget: int = mib << 20) -> object:
+                loss = linear_weighted_nll(hidden, weight, ids, weights, chunk_bytes=budget).loss
+                return torch.autograd.grad(loss, (hidden, weight))
+
+            field.enter(f"{mib} MiB", lambda step=step: step)
+        return field
+
+    def inputs() -> tuple[Tensor, ...]:
+        return random_head(shape, preset.dtype, device)
+
+    return Case("LM head, train, chunk budget", name, shape, runner, inputs, often=None, part=4)
 
 
 def random_head(
@@ -110,101 +237,26 @@ def random_head(
     return hidden, weight, ids, torch.randn(rows, device=device)
 
 
-def run(
-    case: str,
-    model: str,
-    shape: tuple[int, ...],
-    values: tuple[Tensor, ...],
-    runner: Callable[..., _peers.Field],
-    floor_seconds: float,
-    preset: Preset,
-    device: str,
-    *,
-    part: int = 1,
-) -> dict[str, object]:
-    """Time one case's field over 1/part of the rounds; ratios are to the first, ours."""
-    field = runner(*values)
-    often = ("maxent_grpo one pass", "maxent_grpo one pass in place", "eager", "TRL ChunkedLogProbFunction")
-    timings = _measure.interleaved(
-        field.steps, -(-preset.rounds // part), device, often if case == "LM head, train" else None
-    )
-    print(
-        f"{model}: {case}: " + ", ".join(f"{name} {timing.median_ms:.4g} ms" for name, timing in timings.items()),
-        flush=True,
-    )
+def run(case: Case, ceilings: dict[str, float], preset: Preset, device: str) -> dict[str, object]:
+    """Build and time one case's field; ratios are to the first, ours."""
+    start = time.perf_counter()
+    field = case.runner(*case.inputs())
+    built = time.perf_counter() - start
+    timings = _measure.interleaved(field.steps, -(-preset.rounds // case.part), device, case.often, case.bases)
+    medians = ", ".join(f"{name} {timing.median_ms:.4g} ms" for name, timing in timings.items())
+    taken = time.perf_counter() - start - built
+    print(f"{case.head}: {case.name} {field.note}: {medians} ({built:.0f} s to build, {taken:.0f} s)", flush=True)
+    floor = case.flop / ceilings["flop_per_second"] + case.bytes / ceilings["bytes_per_second"]
     return {
-        "case": case,
-        "model": model,
-        "shape": shape,
+        "case": case.name,
+        "model": case.head,
+        "note": field.note,
+        "shape": case.shape,
         "dtype": str(preset.dtype).removeprefix("torch."),
-        "floor_ms": float(f"{1e3 * floor_seconds:.4g}"),
+        "floor_ms": float(f"{1e3 * floor:.4g}"),
         "timings": _measure.as_json(timings),
         "absent": field.absent,
     }
-
-
-def logits_cases(
-    name: str,
-    shape: tuple[int, int, int],
-    inputs: tuple[Tensor, ...],
-    ceilings: dict[str, float],
-    preset: Preset,
-    device: str,
-) -> list[dict[str, object]]:
-    """Scoring and training from given logits; floors of one pass and of a read, a write."""
-    hidden, weight, ids, weights = inputs
-    logits = (hidden @ weight.t()).detach().requires_grad_()
-    one_pass = logits.numel() * logits.element_size() / ceilings["bytes_per_second"]
-    cases = []
-    for case, runner, passes in (
-        ("logits, score", _peers.logits_score, 1),
-        ("logits, train", _peers.logits_train, 2),
-    ):
-        cases.append(run(case, name, shape, (logits, ids, weights), runner, passes * one_pass, preset, device))
-    return cases
-
-
-def sweep(
-    name: str, shape: tuple[int, int, int], inputs: tuple[Tensor, ...], preset: Preset, device: str
-) -> dict[str, object]:
-    """Time the one-pass step over budgets of a chunk."""
-
-    def runner(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor) -> _peers.Field:
-        field = _peers.Field()
-        for mib in preset.chunk_mib:
-
-            def step(budget: int = mib << 20) -> object:
-                loss = linear_weighted_nll(hidden, weight, ids, weights, chunk_bytes=budget).loss
-                return torch.autograd.grad(loss, (hidden, weight))
-
-            field.enter(f"{mib} MiB", lambda step=step: step)
-        return field
-
-    return run("LM head, train, chunk budget", name, shape, inputs, runner, 0.0, preset, device, part=4)
-
-
-def extra_cases(preset: Preset, device: str) -> list[dict[str, object]]:
-    """Whole sequences, and the head on hidden states of a model trained here."""
-    batch, length, vocabulary = preset.sequences
-    torch.manual_seed(0)
-    logits = torch.randn(preset.sequences, device=device).to(preset.dtype).requires_grad_()
-    ids = torch.randint(0, vocabulary, (batch, length), device=device)
-    sequences = (logits, ids, torch.ones(batch, device=device))
-    cases = [
-        run("sequences, score", "random", preset.sequences, sequences, _peers.sequence_score, 0.0, preset, device),
-        run("sequences, train", "random", preset.sequences, sequences, _peers.sequence_train, 0.0, preset, device),
-    ]
-    del logits, sequences
-    shape = next(iter(preset.heads.values()))
-    hidden, weight, words, loss = trained_hidden(*shape, preset.training_steps, device)
-    values = (
-        hidden.to(preset.dtype).requires_grad_(),
-        weight.to(preset.dtype).requires_grad_(),
-        words,
-        torch.randn(shape[0], device=device),
-    )
-    model = f"trained here to {loss:.2f} nats a word"
-    return [*cases, run("LM head, train", model, shape, values, _peers.head_pruned, 0.0, preset, device, part=3)]
 
 
 if __name__ == "__main__":

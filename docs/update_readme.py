@@ -62,10 +62,7 @@ def kernels_section() -> str:
         ("sequence log-probabilities: time of eager torch", _ratio("sequences, score", "eager")),
     ]
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
-    lines += [
-        f"| {label} | {' | '.join(NOT_YET if run is None else cell(run) for run in columns.values())} |"
-        for label, cell in rows
-    ]
+    lines += [f"| {label} | {' | '.join(_measured(cell, run) for run in columns.values())} |" for label, cell in rows]
     shape = next(case for case in columns["CPU, float32"]["cases"] if case["case"] == "LM head, train")["shape"]
     return f"""
 Times are multiples of ours, medians of paired runs; the LM head on the CPU is {" × ".join(map(str, shape))} (rows,
@@ -81,8 +78,18 @@ def _kernels(preset: str) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.exists() else None
 
 
+def _measured(cell: Callable[[Any], str], run: dict[str, Any] | None) -> str:
+    """Return the cell, unless there was no run, it was cut off before this case, or the peer was absent."""
+    try:
+        return NOT_YET if run is None else cell(run)
+    except KeyError:
+        return NOT_YET
+
+
 def _timings(run: dict[str, Any], name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(case for case in run["cases"] if case["case"] == name)["timings"]
+    """Return the timings of the first case of this name: the smallest LM head's."""
+    cases = {case["case"]: case["timings"] for case in reversed(run["cases"])}
+    found: dict[str, Any] = cases[name]
     return found
 
 
@@ -120,7 +127,7 @@ updates alike and ended with weights that are {same}.
 
 
 def study_section() -> str:
-    """Return the table of ModeBench's core study."""
+    """Return the table of ModeBench's study: other methods and the recipe, without its variants."""
     result = json.loads((ROOT / "benchmarks" / "modebench" / "results" / "cpu.json").read_text())
     common, recipe = result["levels"]["common"], next(iter(result["comparisons"]))
     found = result["comparisons"][recipe]["coverage@8 at common"]
@@ -129,15 +136,11 @@ def study_section() -> str:
         " coverage of `diverse()` minus this, points |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
+    columns = ("coverage@8 at common", "pass@8 at common", "best mean@8", "greedy")
     for arm, row in result["arms"].items():
-        if arm != "warm_start":
-            cells = [
-                row["mean"][name] for name in ("coverage@8 at common", "pass@8 at common", "best mean@8", "greedy")
-            ]
-            name = row["name"]
-            lines.append(
-                f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} | {_difference(found.get(arm))} |"
-            )
+        if arm != "warm_start" and not row["variant"]:
+            cells = ["–" if row["mean"][name] is None else f"{row['mean'][name]:.3f}" for name in columns]
+            lines.append(f"| {row['name']} | {' | '.join(cells)} | {_difference(found.get(arm))} |")
     seeds = len(result["preset"]["seeds"])
     return f"""
 3-number Countdown, {seeds} seeds, the learning rate of each method tuned on a seed of its own, every method at the
