@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
             with tarfile.open(root) as archive:
                 archive.extractall(unpacked, filter="data")
             root = Path(unpacked)
-        result = analysis(root, options.preset, command=f"make study ARGS='--preset {options.preset}'")
+        result = analysis(root, options.preset)
     pictures = write_report(result, options.results, options.page)
     console.print(f"Tables and {len(pictures)} picture(s) are in {options.results}/.")
     return 0

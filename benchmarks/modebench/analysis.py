@@ -1,11 +1,8 @@
 """From finished runs to the numbers of the report: everything is computed from the kept probabilities of modes."""
 
-import os
-import platform
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,10 @@ from benchmarks.modebench.arms import ARMS, CORE, METHODS, RECIPE
 from benchmarks.modebench.curves import Curves, areas, curves_of, resample_counts, values_at
 from benchmarks.modebench.metrics import KS, per_problem
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
+from benchmarks.modebench.provenance import recorded
 from benchmarks.modebench.run import WARM, Run
 from benchmarks.modebench.statistics import difference, equivalence, holm, not_below
-from benchmarks.modebench.study import read_rates, shared_rates
+from benchmarks.modebench.study import read_rates, with_untuned
 from tasks.metrics import sample_metrics
 from tiny.evaluation import value_at
 from tiny.model import build_model
@@ -73,7 +71,7 @@ class Results:
 
     def yardsticks(self) -> list[str]:
         """Return the arms that set the levels of comparison: the core study's, so that a variant moves none."""
-        learned = self.learned()
+        learned = self.learned() or self.arms
         return [arm for arm in learned if arm in CORE] or learned
 
     def ceiling(self) -> float:
@@ -86,11 +84,11 @@ class Results:
         return max(float(each.accuracy.mean(1)[-1]) for arm in arms for each in self.curves[arm].values())
 
 
-def analysis(root: Path, preset_name: str, *, command: str) -> dict[str, Any]:
-    """Return everything that the report shows of a study's folder, with what it was run on."""
+def analysis(root: Path, preset_name: str) -> dict[str, Any]:
+    """Return everything that the report shows of a study's folder, with what its runs were made with."""
+    made = recorded(root)
     tuning = read_rates(root)
-    rates = tuning["chosen"] | {arm: tuning["chosen"][of] for arm, of in shared_rates(tuning["chosen"]).items()}
-    results = Results(root, preset_name, rates)
+    results = Results(root, preset_name, with_untuned(tuning["chosen"]))
     compared = {
         first: comparisons(results, first, [arm for arm in results.arms if arm != first])
         for first in FIRST
@@ -98,9 +96,7 @@ def analysis(root: Path, preset_name: str, *, command: str) -> dict[str, Any]:
     }
     return {
         "study": preset_name,
-        "command": command,
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "scipy")),
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        **{name: made.get(name, "not recorded") for name in ("commands", "versions", "hardware")},
         "preset": asdict(results.preset),
         "parameters": parameters(results.preset),
         "tuning": tuning,
@@ -247,7 +243,7 @@ def comparisons(results: Results, first: str, others: Sequence[str]) -> dict[str
 def _adjusted(pairs: Mapping[str, dict[str, float] | None]) -> dict[str, dict[str, float]]:
     """Return the pairs that there are with their p-value adjusted within methods and within variants."""
     known = {arm: pair for arm, pair in pairs.items() if pair is not None}
-    p_values = {arm: pair["p"] for arm, pair in known.items()}
+    p_values = {arm: 1.0 if pair is None else pair["p"] for arm, pair in pairs.items()}  # all count, whoever arrives
     methods = {arm: p for arm, p in p_values.items() if arm in METHODS}
     adjusted = holm(methods) | holm({arm: p for arm, p in p_values.items() if arm not in methods})
     return {arm: {**pair, "holm": adjusted[arm]} for arm, pair in known.items()}
@@ -261,11 +257,11 @@ def _paired(results: Results, first: str, second: str, name: str, level: float |
     everyone = np.full((problems, 1), 1 / problems)
     low, high = results.floor(), results.ceiling()
 
-    def value(curves: Curves, weights: np.ndarray) -> np.ndarray:
+    def value(curves: Curves, weights: np.ndarray, *, nearest: bool = False) -> np.ndarray:
         accuracies, values = curves.accuracy @ weights, curves.values[name] @ weights
         if level is None:
-            return areas(accuracies, values, low=low, high=high)
-        return values_at(level, accuracies, values)
+            return areas(accuracies, values, low=low, high=high, nearest=nearest)
+        return values_at(level, accuracies, values, nearest=nearest)
 
     observed, resampled = [], []
     for seed in results.shared_seeds(first, second):
@@ -273,12 +269,10 @@ def _paired(results: Results, first: str, second: str, name: str, level: float |
         gap = float((value(one, everyone) - value(other, everyone))[0])
         if not np.isnan(gap):
             observed.append(gap)
-            resampled.append(value(one, shares) - value(other, shares))
+            resampled.append(value(one, shares, nearest=True) - value(other, shares, nearest=True))
     if len(observed) < 2:
         return None
-    kept = np.array(resampled)
-    kept = kept[:, ~np.isnan(kept).any(0)]
-    pair = difference(np.array(observed), kept, rng).as_dict()
+    pair = difference(np.array(observed), np.array(resampled), rng).as_dict()
     return pair | {
         "not below -2 points": not_below(observed, margin=PASS_MARGIN),
         "equivalent within 3 points": equivalence(observed, margin=EQUIVALENCE_MARGIN),

@@ -39,6 +39,7 @@ class Arm:
         temperature: the sampling temperature in training.
         keys: what counts as the same answer: its text, or the mode that the verifier reports.
         tuned_as: the arm whose learning rate it takes over, for variants of a recipe; None: it is tuned itself.
+        learning_rate: given instead of tuned.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Arm:
     temperature: float = 1.0
     keys: str = "text"
     tuned_as: str | None = None
+    learning_rate: float | None = None
 
     def sized(self, max_length: int) -> MaxEntConfig:
         """Return the settings with the generation limit filled in."""
@@ -82,7 +84,7 @@ def _recipe(name: str, *, tuned_as: str | None = "full_0", **changes: Any) -> Ar
     return Arm(f"MaxEnt κ=1 a=0{name}", replace(DIVERSE, **changes), tuned_as=tuned_as)
 
 
-ARMS = {
+TUNED = {
     "grpo": Arm("GRPO", MaxEntConfig(nll_reduction="mean"), make=GrpoObjective),
     "dr_grpo": Arm("Dr.GRPO", SURROGATE),
     "entropy_low": Arm("Dr.GRPO + entropy .02", SURROGATE, entropy_bonus=0.02),
@@ -114,6 +116,11 @@ ARMS = {
     "raft_full": Arm("RAFT κ=1", replace(RAFT, dedup=1.0), tuned_as="raft"),
     "tpo_full": Arm("TPO κ=1", replace(TPO, dedup=1.0), tuned_as="tpo"),
 }
+SLOW = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "raft", "xdr")
+"""Methods that are also run at a rate below the tuned one, at which more variety is left if the level is reached."""
+ARMS = TUNED | {
+    f"{name}_slow": replace(TUNED[name], name=f"{TUNED[name].name}, slow", learning_rate=2.5e-5) for name in SLOW
+}
 RECIPE = next(name for name, arm in ARMS.items() if arm.config == MaxEntConfig.diverse())
 """The arm that is `MaxEntConfig.diverse()`."""
 CORE = (
@@ -121,5 +128,6 @@ CORE = (
 )  # fmt: skip
 METHODS = (
     "grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "maxrl", "tpo", "xdr", "xdr_mild", "maxent",
+    *(f"{name}_slow" for name in SLOW),
 )  # fmt: skip
 """What a user would pick instead. Every other arm is a variant of the recipe, which answers another question."""

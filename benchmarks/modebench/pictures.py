@@ -11,7 +11,7 @@ mpl.use("Agg")  # files only: no display is needed
 
 import matplotlib.pyplot as plt
 
-from benchmarks.modebench.arms import ARMS, CORE, METHODS, RECIPE
+from benchmarks.modebench.arms import ARMS, CORE, METHODS, RECIPE, TUNED
 from benchmarks.modebench.run import WARM
 
 Summary = Mapping[str, Any]
@@ -30,7 +30,9 @@ def save_pictures(result: Summary, folder: Path) -> list[Path]:
 
 def _frontiers(result: Summary, file: Path) -> None:
     figure, (frontier, passing) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
-    drawn = {arm: row for arm, row in result["arms"].items() if arm in {*CORE, *METHODS, WARM}}
+    drawn = {
+        arm: row for arm, row in result["arms"].items() if (arm in TUNED and arm in {*CORE, *METHODS}) or arm == WARM
+    }
     for index, (arm, row) in enumerate(drawn.items()):
         style = {
             "color": "black" if arm == WARM else plt.get_cmap("tab20")(index % 20),

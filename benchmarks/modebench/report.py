@@ -24,7 +24,7 @@ def markdown(result: Summary) -> str:
     """Return all tables of a study."""
     level, common = result["levels"]["level"], result["levels"]["common"]
     parts = [
-        f"{result['study']}: {result['hardware']}; {result['versions']}; `{result['command']}`.",
+        f"{result['study']}: {result['hardware']}; {result['versions']}. Run by {_commands(result)}.",
         "**At matched accuracy**, over the sampling temperature, means over seeds. "
         f"Common level: the highest mean@8 that every run of the core study's methods reaches, {common:.3f}."
         + _collapsed(result),
@@ -46,6 +46,11 @@ def markdown(result: Summary) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _commands(result: Summary) -> str:
+    commands = result["commands"]
+    return commands if isinstance(commands, str) else ", then ".join(f"`{command}`" for command in commands)
+
+
 def _collapsed(result: Summary) -> str:
     names = ", ".join(name_of(arm) for arm in result["collapsed"])
     return f" Left out of it, because a run ended below its warm start: {names}." if names else ""
@@ -58,7 +63,7 @@ def _matched_table(result: Summary, level: float, common: float) -> str:
         f"coverage@8 at {common:.3f}": lambda mean: _number(mean["coverage@8 at common"]),
         f"pass@8 at {common:.3f}": lambda mean: _number(mean["pass@8 at common"]),
         "area": lambda mean: _number(mean["area coverage@8"]),
-        "best checkpoint": lambda mean: _number(mean["coverage@8 at level, best checkpoint"]),
+        "best checkpoint, validation": lambda mean: _number(mean["coverage@8 at level, best checkpoint"]),
         "at T chosen on validation: T": lambda mean: _number(mean["chosen T"], 2),
         "mean@8": lambda mean: _number(mean["mean@8 at chosen T"]),
         "coverage@8": lambda mean: _number(mean["coverage@8 at chosen T"]),
@@ -77,12 +82,18 @@ def _plain_table(result: Summary) -> str:
         "distinct_per_solved": "distinct per solved",
         "entropy": "entropy",
         "control best mean@8": "control, best mean@8",
+        "tokens": "tokens an answer",
+        "sampled tokens": "sampled in training, thousands",
         "seconds per update": "s per update",
         "learning seconds per update": "of it not sampling",
     }
-    columns = {title: (lambda mean, name=name: _number(mean.get(name))) for name, title in names.items()}
+    columns = {title: (lambda mean, name=name: _cell(name, mean.get(name))) for name, title in names.items()}
     guesser = [_number(result["guesser"].get(name)) for name in names]
     return _table(result, columns) + f"\n| random guesser | – | – | {' | '.join(guesser)} |"
+
+
+def _cell(name: str, value: float | None) -> str:
+    return f"{value / 1000:.0f}" if name == "sampled tokens" and value is not None else _number(value)
 
 
 def _table(result: Summary, columns: Mapping[str, Callable[[Summary], str]]) -> str:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.modebench.arms import ARMS
 from benchmarks.modebench.presets import PRESETS, Preset
+from benchmarks.modebench.provenance import record
 from benchmarks.modebench.run import Run, work
 from tiny.evaluation import value_at
 from tiny.jobs import run_jobs
@@ -21,7 +22,12 @@ RATES = "learning_rates.json"
 def run_study(
     root: Path, preset_name: str, arms: Sequence[str], console: Console, *, workers: int | None = None
 ) -> None:
-    """Do everything that is not done yet. Seeds are finished one after the other, all arms of one before the next."""
+    """Do everything that is not done yet. Seeds are finished one after the other, all arms of one before the next.
+
+    Raises:
+        ValueError: if the folder has runs of other sizes.
+    """
+    record(root, preset_name, arms)
     preset = PRESETS[preset_name]
     if len(preset.learning_rates) == 1:
         rates = dict.fromkeys(arms, preset.learning_rates[0])
@@ -38,7 +44,7 @@ def _tune(
 ) -> dict[str, float]:
     """Train all arms with all learning rates on the tuning seeds and return each arm's best rate."""
     preset = PRESETS[preset_name]
-    tuned = list(dict.fromkeys(ARMS[arm].tuned_as or arm for arm in arms))
+    tuned = list(dict.fromkeys(ARMS[arm].tuned_as or arm for arm in arms if ARMS[arm].learning_rate is None))
     tuning = [
         Run(root, preset_name, arm, seed, rate)
         for seed in preset.tuning_seeds
@@ -47,8 +53,7 @@ def _tune(
     ]
     _finish("warm starts", [run.warm for run in tuning], console, workers)
     _finish("learning rates", tuning, console, workers)
-    rates = learning_rates(root, preset_name, tuned)
-    return rates | {arm: rates[of] for arm, of in shared_rates(rates).items()}
+    return with_untuned(learning_rates(root, preset_name, tuned))
 
 
 def _finish(title: str, runs: Sequence[Run], console: Console, workers: int | None) -> None:
@@ -89,9 +94,11 @@ def learning_rates(root: Path, preset_name: str, arms: Sequence[str]) -> dict[st
     return chosen
 
 
-def shared_rates(chosen: Mapping[str, float]) -> dict[str, str]:
-    """Return the arms that train at another arm's rate, and whose, among those that are tuned."""
-    return {name: arm.tuned_as for name, arm in ARMS.items() if arm.tuned_as in chosen}
+def with_untuned(chosen: Mapping[str, float]) -> dict[str, float]:
+    """Return the tuned arms' rates with those of the arms that take over one of them, or have one of their own."""
+    shared = {name: chosen[arm.tuned_as] for name, arm in ARMS.items() if arm.tuned_as in chosen}
+    given = {name: arm.learning_rate for name, arm in ARMS.items() if arm.learning_rate is not None}
+    return {**chosen, **shared, **given}
 
 
 def read_rates(root: Path) -> dict[str, Any]:

@@ -51,6 +51,17 @@ def test_the_area_of_a_straight_frontier_is_its_middle():
     accuracies, values = np.array([[0.8], [0.4]]), np.array([[0.1], [0.5]])
     assert areas(accuracies, values, low=0.5, high=0.7)[0] == pytest.approx((0.4 + 0.2) / 2)
     assert np.isnan(areas(accuracies, values, low=0.5, high=0.9)[0])
+    assert np.isnan(areas(accuracies, values, low=0.7, high=0.5)[0])  # no common range, no area
+
+
+def test_a_resample_that_misses_the_level_counts_with_its_most_accurate_value():
+    accuracies, values = (
+        np.array([[0.55, 0.7], [0.65, 0.5], [0.4, 0.3]]),
+        np.array([[0.1, 0.1], [0.2, 0.3], [0.3, 0.4]]),
+    )
+    assert_allclose(values_at(0.7, accuracies, values), [np.nan, 0.1])
+    assert_allclose(values_at(0.7, accuracies, values, nearest=True), [0.2, 0.1])
+    assert_allclose(values_at(0.6, accuracies, values, nearest=True), values_at(0.6, accuracies, values))
 
 
 def test_resamples_draw_as_many_problems_as_there_are():

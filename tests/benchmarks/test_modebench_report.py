@@ -16,6 +16,7 @@ from benchmarks.modebench.arms import ARMS, HALF, RECIPE
 from benchmarks.modebench.metrics import averages
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
 from benchmarks.modebench.pretrained import maxent_fields
+from benchmarks.modebench.provenance import record
 from benchmarks.modebench.report import markdown, replace_section
 from benchmarks.modebench.run import WARM, Run
 from maxent_grpo import MaxEntConfig
@@ -94,7 +95,7 @@ def test_the_report_of_an_archive_is_that_of_the_folder(study: Path, tmp_path: P
     for runs, out in ((archive, "of_archive"), (study, "of_folder")):
         cli.main(["--report-only", "--preset", "test", "--runs", str(runs), "--results", str(tmp_path / out)])
     assert (tmp_path / "of_archive/test.json").read_text() == (tmp_path / "of_folder/test.json").read_text()
-    assert analysis(study, "test", command="")["arms"].keys() == {WARM, "dr_grpo", RECIPE}
+    assert analysis(study, "test")["arms"].keys() == {WARM, "dr_grpo", RECIPE}
 
 
 def test_the_scaling_table_has_a_row_for_each_size_and_method(study: Path, tmp_path: Path, capsys):
@@ -112,6 +113,34 @@ def test_the_scaling_table_has_a_row_for_each_size_and_method(study: Path, tmp_p
     assert rows[0][7].startswith("+")
     assert rows[1][7] == "–"
     assert "3,000" in capsys.readouterr().out
+
+
+def test_arms_that_miss_the_level_count_in_the_adjustment(study: Path):
+    results = Results(study, "test", {"dr_grpo": 1e-4, RECIPE: 1e-4})
+    found = comparisons(results, RECIPE, ["dr_grpo"])["coverage@8 at level"]["dr_grpo"]
+    for arm in ("grpo", "raft"):  # neither comes to .5
+        for seed in SEEDS:
+            _write(Run(study, "test", arm, seed, 1e-4), 1, -0.3)
+    results = Results(study, "test", dict.fromkeys(("dr_grpo", "grpo", "raft", RECIPE), 1e-4))
+    again = comparisons(results, RECIPE, ["dr_grpo", "grpo", "raft"])["coverage@8 at level"]
+    assert set(again) == {"dr_grpo"}
+    assert again["dr_grpo"]["holm"] == pytest.approx(min(1.0, 3 * found["p"]))
+
+
+def test_a_folder_keeps_what_its_runs_were_made_with_and_takes_no_runs_of_other_sizes(study: Path, monkeypatch):
+    assert analysis(study, "test")["commands"] == "not recorded"
+    record(study, "test", ["dr_grpo", RECIPE])
+    record(study, "test", ["grpo"])
+    record(study, "test", ["grpo"])
+    made = analysis(study, "test")
+    assert made["commands"] == [
+        f'make study ARGS="--preset test --arms dr_grpo {RECIPE}"',
+        'make study ARGS="--preset test --arms grpo"',
+    ]
+    assert made["versions"].startswith("torch ")
+    monkeypatch.setitem(PRESETS, "test", replace(SMALL, warm_steps=7))
+    with pytest.raises(ValueError, match=r"as it is now, {'warm_steps': 7}.*got {'warm_steps': 400}"):
+        record(study, "test", ["grpo"])
 
 
 def test_a_page_without_marks_is_refused():

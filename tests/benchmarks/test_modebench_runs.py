@@ -13,7 +13,7 @@ from benchmarks.modebench.arms import ARMS, CORE, RECIPE, mode_keys
 from benchmarks.modebench.outcomes import exact_outcomes, sampled_outcomes
 from benchmarks.modebench.presets import FAMILIES, PRESETS, Preset, problems_of, skewed_pairs
 from benchmarks.modebench.run import WARM, Run, work
-from benchmarks.modebench.study import learning_rates, read_rates, shared_rates
+from benchmarks.modebench.study import learning_rates, read_rates, with_untuned
 from maxent_grpo import MaxEntConfig
 from tiny.model import build_model
 from tiny.sampling import Samples
@@ -85,7 +85,8 @@ def test_maxrl_weighs_successes_by_the_mean_success():
 def test_the_core_study_has_the_recipe_and_variants_share_a_tuned_arms_learning_rate():
     assert ARMS[RECIPE].config == MaxEntConfig.diverse()
     assert {RECIPE, "grpo", "dr_grpo"} <= set(CORE) <= set(ARMS)
-    assert shared_rates({"half_0": 1e-4})["half_half"] == "half_0"
+    assert with_untuned({"half_0": 1e-4})["half_half"] == 1e-4
+    assert with_untuned({})["grpo_slow"] == ARMS["grpo_slow"].learning_rate
     assert all(ARMS[arm.tuned_as].tuned_as is None for arm in ARMS.values() if arm.tuned_as)
 
 
