@@ -34,6 +34,7 @@ test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
 nightly: $(INSTALLED)  ## what takes longer than a change should wait for: properties with 2,000 examples, all of ModeBench
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_*.py tests/kernels tests/tasks
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --arms all
+	$(BIN)/python benchmarks/compiled_kernels.py build/kernels-compiled.json
 	for preset in graph small large hard countdown4; do \
 		PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset $$preset || exit 1; \
 	done

@@ -50,10 +50,11 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
         input_ids, width = kwargs["input_ids"], token_weights.size(1)
         states = model.base_model(*args, **kwargs, use_cache=False).last_hidden_state
         hidden = states[:, -width - 1 : -1]
+        hidden = hidden.float() if float32 else hidden
         precision = torch.autocast(hidden.device.type, enabled=False) if float32 else nullcontext()
-        with gathered_head(model.get_output_embeddings()) as (weight, bias), precision:
+        with gathered_head(model.get_output_embeddings(), hidden.dtype) as (weight, bias), precision:
             result = linear_weighted_nll(
-                hidden.float() if float32 else hidden,
+                hidden,
                 weight,
                 input_ids[:, -width:],
                 token_weights,

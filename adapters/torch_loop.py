@@ -215,7 +215,7 @@ class MaxEntLoss(nn.Module):
             ValueError: as `forward`; for a head that is quantised or has an adapter that is not merged.
         """
         head: dict[str, Any] = {"temperature": temperature, "logit_scale": logit_scale, "softcap": softcap}
-        with gathered_head(lm_head, hidden.dtype) as (weight, bias):
+        with gathered_head(lm_head, hidden.dtype, until_backward=old_logps is not None) as (weight, bias):
             head["bias"] = bias
             if old_logps is not None:
                 logps = linear_token_logps(hidden, weight, ids, mask=mask, **head)

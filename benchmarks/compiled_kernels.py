@@ -1,78 +1,184 @@
-"""Compile every Triton kernel with every constexpr set for sm_80 and sm_90, without a GPU, and record what it takes.
+"""Compile, without a GPU, every Triton kernel that the package can launch on sm_80 and sm_90; record what it takes.
 
-`python benchmarks/compiled_kernels.py [FILE]` writes registers, stack (spills live there) and shared memory as JSON,
-by default to `benchmarks/results/kernels-compiled.json`.
+`python benchmarks/compiled_kernels.py [--part] [FILE]` writes registers, stack (spills live there), shared memory and
+resident threads as JSON, by default to `benchmarks/results/kernels-compiled.json`.
+
+The package's own functions are called on tensors without memory, with a driver that only compiles. So Triton itself
+decides what it specialises: an argument that is None or 1 becomes a constexpr, a pointer or a size that is a multiple
+of 16 is compiled as one, a stride beyond 2³¹ as 64 bits. `--part` compiles one specialisation, at random but always
+the same, of every kernel, constexpr set, block and architecture.
 """
 
+import argparse
 import itertools
 import json
 import os
+import random
 import re
 import subprocess
-import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.pop("TRITON_INTERPRET", None)  # the interpreter's kernels cannot be compiled
 
+import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
-from maxent_grpo.kernels import triton_kernels as kernels
+from maxent_grpo.kernels import triton_rows
+from maxent_grpo.kernels.rows import LogitMap
 from maxent_grpo.kernels.triton_rows import SCALE_BLOCK, launch
 
-WIDTHS = (7, 151936)
-DTYPES = {"fp32": 4, "fp16": 2, "bf16": 2}
-FLOATS = ("inner", "softcap", "scale", "slope")
-PER_ROW = {"ids": "*i64", "keep": "*i1", "arrivals": "*i32"}
+RESULTS = Path(__file__).parent / "results/kernels-compiled.json"
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+ARCHITECTURES = (80, 90)
+BLOCKS, REREAD_BLOCKS = (
+    sorted({launch(1 << power, reread=reread).block for power in range(20)}) for reread in (False, True)
+)
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+IDS = {"int64": torch.int64, "int32": torch.int32}
+ROWS = ("rows", "rows unaligned", "one row")
+FAR = ("rows beyond 2^31",)
+COLUMNS = ("columns", "columns unaligned")
+OPERATIONS = ("log-probs", "log-probs entropy", "sequences", "gradient", "one pass", "one pass entropy")
 
 
-def signature(kernel: triton.JITFunction, dtype: str, constants: dict[str, object]) -> dict[str, str]:
-    """Types of a kernel's arguments: logits and their gradient of `dtype`, rows in float32, sizes in 32 bits."""
-    types = {}
-    for name in kernel.arg_names:
-        if name in constants:
-            types[name] = "constexpr"
-        elif name in ("logits", "out", "values"):
-            types[name] = f"*{dtype}"
-        elif name in PER_ROW:
-            types[name] = PER_ROW[name]
-        elif name in FLOATS:
-            types[name] = "fp32"
-        elif name.endswith("stride"):
-            types[name] = "i64" if name == "batch_stride" else "i32"
-        elif name in ("per_batch", "width", "count"):
-            types[name] = "i32"
-        else:
-            types[name] = "*fp32"
-    return types
+class Case(NamedTuple):
+    """One call of a row function."""
+
+    sm: int
+    block: int
+    operation: str
+    capped: bool
+    dtype: str
+    ids: str
+    layout: str
+    inplace: bool = True
 
 
-def variants() -> list[tuple[str, triton.JITFunction, str, dict[str, object], int]]:
-    """(name, kernel, dtype, constants, warps) of everything the package can launch."""
+def cases() -> Iterator[Case]:
+    """Yield all calls. A soft cap is the LM head's, whose chunk of logits is contiguous and below 2³¹ elements."""
+    for sm, operation, dtype, ids in itertools.product(ARCHITECTURES, OPERATIONS, DTYPES, IDS):
+        yield from row_cases(sm, operation, dtype, ids)
+    for sm, dtype, layout in itertools.product(ARCHITECTURES, DTYPES, ROWS[:2]):
+        yield Case(sm, SCALE_BLOCK, "scale", False, dtype, "", layout)
+
+
+def row_cases(sm: int, operation: str, dtype: str, ids: str) -> Iterator[Case]:
+    """Yield the calls of one operation, over blocks and layouts."""
+    for block in REREAD_BLOCKS if operation.startswith("one pass") else BLOCKS:
+        narrow = ("one column",) if block == BLOCKS[0] else ()
+        for layout in ROWS + narrow:
+            yield Case(sm, block, operation, True, dtype, ids, layout)
+        for layout in ROWS + narrow + FAR + COLUMNS:
+            yield Case(sm, block, operation, False, dtype, ids, layout)
+            if layout in COLUMNS and operation.startswith(("gradient", "one pass")):
+                yield Case(sm, block, operation, False, dtype, ids, layout, inplace=False)
+
+
+def part_of(every: Iterator[Case]) -> list[Case]:
+    """Choose one case of each architecture, block and constexpr set."""
+    groups = defaultdict(list)
+    for case in every:
+        groups[case[:4]].append(case)
+    return [random.Random(str(key)).choice(group) for key, group in groups.items()]
+
+
+def sample_logits(case: Case) -> Tensor:
+    """Logits `[B, T, V]` without memory, in the case's layout."""
+    width, dtype = case.block, DTYPES[case.dtype]
+
+    def laid_out(batch: int, tokens: int, width: int, offset: int = 0) -> Tensor:
+        flat = torch.empty(batch * tokens * width + offset, dtype=dtype, device="meta")[offset:]
+        if case.layout in COLUMNS:
+            return flat.view(batch, width, tokens).mT
+        return flat.view(batch, tokens, width)
+
+    if case.layout.endswith("unaligned"):
+        return laid_out(2, 3, width - 1, offset=1)
+    if case.layout == "one row":
+        return laid_out(2, 1, width)
+    if case.layout == "one column":
+        return laid_out(2, 16, 1)
+    return laid_out(2, (1 << 31) // width + 16 if case.layout in FAR else 16, width)
+
+
+def call(case: Case) -> None:
+    """Call the row function as the operations do."""
+    logits = sample_logits(case)
+    rows, offset = logits.shape[:-1].numel(), int(case.layout.endswith("unaligned"))
+    if case.operation == "scale":
+        triton_rows.scale_(logits, torch.empty((), device="meta"))
+        return
+    ids = torch.empty(rows + offset, dtype=IDS[case.ids], device="meta")[offset:]
+    keep = torch.empty(rows + offset, dtype=torch.bool, device="meta")[offset:]
+    factor = torch.empty(rows + offset, device="meta")[offset:]
+    odds = LogitMap(softcap=30.0 if case.capped else None)
+    out = logits if case.inplace else torch.empty_like(logits, memory_format=torch.contiguous_format)
+    entropy = case.operation.endswith("entropy")
+    if case.operation.startswith("log-probs"):
+        triton_rows.row_logps(logits, ids, keep, odds, entropy=entropy)
+    elif case.operation == "sequences":
+        triton_rows.sequence_row_logps(logits, ids, keep, odds)
+    elif case.operation == "gradient":
+        triton_rows.row_gradient(logits, ids, torch.empty(rows, 2, device="meta"), factor, odds, out)
+    else:
+        triton_rows.row_logps_and_gradient(logits, ids, factor, odds, out, entropy=entropy)
+
+
+class Offline:
+    """A driver without a device. Its number is the architecture, by which Triton keeps what it has compiled."""
+
+    def __init__(self, sm: int) -> None:
+        self._sm = sm
+
+    def get_current_device(self) -> int:
+        return self._sm
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._sm, 32)
+
+
+def compiled(case: Case) -> dict[str, object]:
+    """Compile what the case launches; return the resources of its one kernel."""
     found = []
-    flags = (False, True)
-    for dtype, width in itertools.product(DTYPES, WIDTHS):
-        block, warps = launch(width)
-        unit = {"column_stride": 1, "BLOCK": block}
-        for capped in flags:
-            constants = {**unit, "CAPPED": capped}
-            both = {**constants, "out_column_stride": 1}
-            found.append((f"gradient {width} capped={capped}", kernels.gradient_kernel, dtype, both, warps))
-            for entropy in flags:
-                chosen = {**both, "ENTROPY": entropy, **({} if entropy else {"entropies": None})}
-                name = f"one pass {width} capped={capped} entropy={entropy}"
-                found.append((name, kernels.one_pass_kernel, dtype, chosen, warps))
-            for entropy, sequence in ((False, False), (True, False), (False, True)):
-                absent = {} if entropy else {"entropies": None}
-                absent |= {} if sequence else {"sums": None, "arrivals": None}
-                chosen = {**constants, "ENTROPY": entropy, "SEQUENCE": sequence, **absent}
-                name = f"log-probs {width} capped={capped} entropy={entropy} sequence={sequence}"
-                found.append((name, kernels.logps_kernel, dtype, chosen, warps))
-    found += [("scale", kernels.scale_kernel, dtype, {"BLOCK": SCALE_BLOCK}, 4) for dtype in DTYPES]
-    return found
+    run = JITFunction.run
+
+    def compile_only(kernel: JITFunction, *args: object, grid: object, warmup: bool, **more: object) -> None:
+        del warmup
+        found.append((kernel.fn.__name__, more, run(kernel, *args, grid=grid, warmup=True, **more)))
+        kernel.device_caches.clear()  # or every kernel's texts stay in memory
+
+    triton.runtime.driver.set_active(Offline(case.sm))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        JITFunction.run = compile_only
+        try:
+            call(case)
+        finally:
+            JITFunction.run = run
+    ((name, constants, binary),) = found
+    assert constants["BLOCK"] == case.block, (case, constants)
+    warps = binary.metadata.num_warps
+    used = resources(binary.asm["cubin"])
+    return {
+        "kernel": name,
+        "constexprs": [flag for flag, value in constants.items() if value is True],
+        **case._asdict(),
+        "registers": used["REG"],
+        "stack_bytes": used["STACK"] + used["LOCAL"],
+        "shared_bytes": binary.metadata.shared,
+        "resident_threads": resident_threads(used["REG"], warps),
+    }
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -83,43 +189,63 @@ def resources(cubin: bytes) -> dict[str, int]:
         text = subprocess.run(
             [CUOBJDUMP, "--dump-resource-usage", file.name], check=True, capture_output=True, text=True
         ).stdout
-    return {name: int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "SHARED", "LOCAL")}
+    return {name: int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "LOCAL")}
 
 
-def compiled(architectures: tuple[int, ...] = (80, 90)) -> list[dict[str, object]]:
-    """Every variant's resources on every architecture."""
-    table = []
-    for architecture, (name, kernel, dtype, constants, warps) in itertools.product(architectures, variants()):
-        types = signature(kernel, dtype, constants)
-        places = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
-        aligned = {
-            (place,): [["tt.divisibility", 16]] for place, kind in enumerate(types.values()) if kind.startswith("*")
-        }
-        source = ASTSource(fn=kernel, signature=types, constexprs=places, attrs=aligned)
-        binary = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
-        used = resources(binary.asm["cubin"])
-        table.append(
-            {
-                "kernel": name,
-                "dtype": dtype,
-                "sm": architecture,
-                "warps": warps,
-                "registers": used["REG"],
-                "stack_bytes": used["STACK"] + used["LOCAL"],
-                "shared_bytes": binary.metadata.shared,
+def resident_threads(registers: int, warps: int) -> int:
+    """Threads that an SM holds at once, of sm_80 as of sm_90: of at most 32 programs and 64 warps.
+
+    Each of its 4 partitions has 16384 registers, which a warp takes 256 at a time.
+
+    >>> resident_threads(64, warps=16), resident_threads(65, warps=16), resident_threads(64, warps=1)
+    (1024, 512, 1024)
+    """
+    a_warp = -(-registers * 32 // 256) * 256
+    return 32 * warps * min(32, min(64, 4 * (16384 // a_warp)) // warps)
+
+
+def table(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """One entry a kernel, constexpr set, dtype and architecture: the worst of its specialisations, by block."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["kernel"], *row["constexprs"], row["dtype"], row["sm"]].append(row)
+    entries = []
+    for group in groups.values():
+        by_block = defaultdict(list)
+        for row in group:
+            by_block[row["block"]].append(row)
+        entries.append(
+            {name: group[0][name] for name in ("kernel", "constexprs", "dtype", "sm")}
+            | {name: sorted({row[name] for row in group}) for name in ("ids", "layout")}
+            | {"variants": len(group)}
+            | {
+                name: {block: worst(row[name] for row in of_block) for block, of_block in sorted(by_block.items())}
+                for name, worst in (
+                    ("registers", max),
+                    ("stack_bytes", max),
+                    ("shared_bytes", max),
+                    ("resident_threads", min),
+                )
             }
         )
-    return table
+    return entries
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="store_true")
+    parser.add_argument("file", nargs="?", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    chosen = part_of(cases()) if arguments.part else list(cases())
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        rows = list(pool.map(compiled, chosen, chunksize=8))
+    lines = ",\n  ".join(json.dumps(entry) for entry in table(rows))
+    head = f'"triton": "{triton.__version__}", "specialisations": {len(rows)}, "part": {json.dumps(arguments.part)}'
+    arguments.file.write_text(f'{{{head},\n "compiled": [\n  {lines}\n ]}}\n')
+    worst = min(rows, key=lambda row: row["resident_threads"])
+    stack = max(row["stack_bytes"] for row in rows)
+    print(f"{len(rows)} kernels; largest stack: {stack} bytes; fewest resident threads: {worst}")
 
 
 if __name__ == "__main__":
-    to = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results/kernels-compiled.json"
-    rows = compiled()
-    to.write_text(
-        json.dumps({"triton": triton.__version__}, indent=None)[:-1]
-        + ',\n "compiled": [\n  '
-        + ",\n  ".join(json.dumps(row) for row in rows)
-        + "\n ]}\n"
-    )
-    worst = max(rows, key=lambda row: row["registers"])
-    print(f"{len(rows)} variants; most registers: {worst}; stack: {max(row['stack_bytes'] for row in rows)} bytes")
+    main()

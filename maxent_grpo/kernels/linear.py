@@ -18,7 +18,8 @@ Peak memory beside the inputs, n of N rows kept, `chunk` rows to a chunk, `items
   + chunk·V·4               the chunk in float32, for half precision on a CPU
   + 64·N                    results, indices and masks
 
-Under autocast the weight's copy in its dtype comes on top, V·D·2, as for any layer.
+Under autocast the copies in its dtype come on top, (n·D + V·D)·2, as for any layer, and the gradients are there in
+both dtypes for a moment. CUDA with torch < 2.10 holds a product [V, D] in float32 beside dW.
 """
 
 from types import ModuleType
@@ -304,7 +305,8 @@ def _settings(hidden: Tensor, odds: LogitMap, chunk_bytes: int | None, backend: 
     """Gather the settings of one call: under autocast the matmuls run in its dtype."""
     expect(chunk_bytes is None or chunk_bytes > 0, "chunk_bytes > 0", chunk_bytes=chunk_bytes)
     device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    cast = torch.is_autocast_enabled(device) and hidden.dtype != torch.float64  # autocast leaves float64 alone
+    dtype = torch.get_autocast_dtype(device) if cast else hidden.dtype
     return _Settings(odds, row_backend(backend, hidden), device, dtype, chunk_bytes)
 
 

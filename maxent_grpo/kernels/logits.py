@@ -149,6 +149,12 @@ def weighted_nll(
         expect(
             not (inplace and logits.is_leaf), "logits that another operation computed with inplace=True", leaf=True
         )
+        base = logits._base
+        expect(
+            not (inplace and base is not None and base.is_leaf and base.requires_grad),
+            "logits that are no view of a leaf with inplace=True, which would write over it",
+            leaf=None if base is None else list(base.shape),
+        )
         overlaps = inplace and _may_overlap(logits)
         expect(not overlaps, "logits without shared memory with inplace=True", stride=logits.stride())
         outputs = _WeightedNLL.apply(logits, ids.flatten(), factor, odds, rows, inplace, entropy)  # type: ignore[no-untyped-call]

@@ -33,6 +33,10 @@ def chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
     return max(1, min(rows, -(-even // tile) * tile))
 
 
+def _spans(rows: int, each: int) -> Iterator[slice]:
+    return (slice(start, min(start + each, rows)) for start in range(0, rows, each))
+
+
 class LogitChunks:
     """`hidden [n, D]` @ `weight [V, D]`ᵀ + bias in `dtype`: (row numbers, logits `[rows, V]`) in one reused buffer.
 
@@ -46,16 +50,16 @@ class LogitChunks:
         self.weight = weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
         budget = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
-        self._rows = chunk_rows(len(hidden), len(weight) * dtype.itemsize, budget)
+        self.rows = chunk_rows(len(hidden), len(weight) * dtype.itemsize, budget)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        buffer = self.hidden.new_empty(min(self._rows, len(self.hidden)), len(self.weight))
-        for start in range(0, len(self.hidden), self._rows):
-            span = slice(start, min(start + self._rows, len(self.hidden)))
-            logits = buffer[: span.stop - start]
-            torch.mm(self.hidden[span], self.weight.t(), out=logits)
-            if self.bias is not None:
-                logits.add_(self.bias)
+        buffer = self.hidden.new_empty(min(self.rows, len(self.hidden)), len(self.weight))
+        for span in _spans(len(self.hidden), self.rows):
+            logits = buffer[: span.stop - span.start]
+            if self.bias is None:
+                torch.mm(self.hidden[span], self.weight.t(), out=logits)
+            else:
+                torch.addmm(self.bias, self.hidden[span], self.weight.t(), out=logits)
             yield span, logits
 
 
@@ -72,6 +76,7 @@ class HeadGradients:
         self.mantissas = torch.frexp(factor).mantissa
         self._powers = torch.where(factor == 0, 0, factor / self.mantissas)
         self._peak = torch.cat([self._powers, factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
+        self._chunk_rows = chunks.rows
         self._hidden = torch.empty_like(chunks.hidden) if hidden else None
         self._weight = _Sum(chunks.weight, factor.dtype) if weight else None
         self._bias = _Sum(chunks.weight[:, :1], factor.dtype) if bias else None
@@ -94,10 +99,18 @@ class HeadGradients:
         """Hand out (dH, dW, db) times `upstream`, in `dtypes`; the sums are written over."""
         hidden, weight, bias = dtypes
         return (
-            None if self._hidden is None else self._hidden.mul_((self._powers * upstream)[:, None]).to(hidden),
+            None if self._hidden is None else self._scaled_hidden(self._hidden, upstream).to(hidden),
             None if self._weight is None else self._weight.total(self._peak * upstream, weight),
             None if self._bias is None else self._bias.total(self._peak * upstream, bias).squeeze(-1),
         )
+
+    def _scaled_hidden(self, gradient: Tensor, upstream: Tensor | float) -> Tensor:
+        factor = (self._powers * upstream)[:, None]
+        # A CPU would multiply all halves into a float32 tensor, and round that into another.
+        whole = gradient.is_cuda or gradient.dtype == factor.dtype
+        for span in _spans(len(gradient), max(1, len(gradient) if whole else self._chunk_rows)):
+            gradient[span].mul_(factor[span])
+        return gradient
 
 
 class _Sum:

@@ -192,7 +192,10 @@ def one_pass_kernel(
     width, inner, softcap, scale, slope,
     CAPPED: tl.constexpr, ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Score one row and write its gradient, which reads the row again while the second-level cache still holds it."""
+    """Score one row and write its gradient, which reads the row again.
+
+    From the second-level cache, if it holds the rows of all programs at once: `triton_rows` launches one an SM.
+    """
     row = tl.program_id(0)
     factor = tl.load(factors + row)
     target = out + _row_start(row, per_batch, out_batch_stride, out_row_stride)

@@ -1,8 +1,9 @@
 """The row operations by the Triton kernels, on a GPU or in Triton's interpreter: the functions of `torch_rows`."""
 
+import functools
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 import triton  # type: ignore[import-untyped]
@@ -11,9 +12,26 @@ from torch import Tensor
 from maxent_grpo.kernels import triton_kernels as kernels
 from maxent_grpo.kernels.rows import LogitMap, RowLogps, empty_row_logps, row_views
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 WIDEST_BLOCK = 8192
 """Elements a program holds at once: 16 a thread of 16 warps, so that loads overlap and nothing spills."""
+WIDEST_REREAD_BLOCK = 16384
+"""The same where a row is read twice: 32 warps of so many registers leave room for one program an SM, so that a GPU
+has a row an SM under way and not two. 132 rows of 151936 halves are 40 MB, which the second-level cache of an H200
+(60 MB) still holds for the second read; 264 rows are 80 MB."""
 SCALE_BLOCK = 4096
+
+
+def _on_its_device(operation: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Launch on the first tensor's device and stream: Triton takes the current ones, which may be another GPU's."""
+
+    @functools.wraps(operation)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with torch.cuda.device_of(args[0]):  # type: ignore[no-untyped-call]
+            return operation(*args, **kwargs)
+
+    return call
 
 
 class Launch(NamedTuple):
@@ -23,16 +41,18 @@ class Launch(NamedTuple):
     warps: int
 
 
-def launch(width: int) -> Launch:
+def launch(width: int, *, reread: bool = False) -> Launch:
     """Return the launch for rows of this width: 16 elements a thread, as far as the row reaches.
 
-    >>> launch(151936)
-    Launch(block=8192, warps=16)
+    >>> launch(151936), launch(151936, reread=True)
+    (Launch(block=8192, warps=16), Launch(block=16384, warps=32))
     """
-    block = min(WIDEST_BLOCK, max(16, 1 << (width - 1).bit_length()))
-    return Launch(block, min(16, max(1, block // 512)))
+    widest = WIDEST_REREAD_BLOCK if reread else WIDEST_BLOCK
+    block = min(widest, max(16, 1 << (width - 1).bit_length()))
+    return Launch(block, max(1, block // 512))
 
 
+@_on_its_device
 def row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, *, entropy: bool = False) -> RowLogps:
     """Log-probability and entropy of every kept row, 0 elsewhere."""
     result = empty_row_logps(logits, entropy=entropy)
@@ -40,6 +60,7 @@ def row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, *, entr
     return result
 
 
+@_on_its_device
 def sequence_row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap) -> tuple[Tensor, Tensor]:
     """Per sequence of `logits [..., T, V]` the sum of its kept rows' log-probabilities; per row the normaliser."""
     result = empty_row_logps(logits, entropy=False)
@@ -48,6 +69,7 @@ def sequence_row_logps(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap
     return sums, result.normaliser
 
 
+@_on_its_device
 def row_gradient(
     logits: Tensor, ids: Tensor, normaliser: Tensor, factor: Tensor, odds: LogitMap, out: Tensor
 ) -> None:
@@ -65,13 +87,14 @@ def row_gradient(
         )
 
 
+@_on_its_device
 def row_logps_and_gradient(
     logits: Tensor, ids: Tensor, factor: Tensor, odds: LogitMap, out: Tensor, *, entropy: bool = False
 ) -> RowLogps:
     """Both in one launch: `row_logps` of the rows whose factor is not 0, and `row_gradient` into `out`."""
     result = empty_row_logps(logits, entropy=entropy)
     ids, factor = ids.contiguous(), factor.contiguous()
-    block, warps = launch(logits.shape[-1])
+    block, warps = launch(logits.shape[-1], reread=True)
     for span, (source, target) in _row_parts(logits, out):
         kernels.one_pass_kernel[(span.stop - span.start,)](
             *(source, ids[span], factor[span], result.logps[span], _part(result.entropy, span), target),
@@ -85,6 +108,7 @@ def row_logps_and_gradient(
     return result
 
 
+@_on_its_device
 def scale_(gradient: Tensor, upstream: Tensor) -> None:
     """Multiply in place by a scalar that stays on the device; a factor of 1 costs no pass over memory."""
     if not gradient.is_contiguous():

@@ -158,6 +158,44 @@ def test_hidden_states_and_head_stand_in_for_log_probabilities(config: MaxEntCon
     assert (statistics.forward_kl is None) == (old is None and not config.needs_old_logps)
 
 
+def test_logits_are_divided_by_the_temperature() -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    logits = model(ids).detach().requires_grad_()
+    logps = (logits / 0.7).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    expected, _ = MaxEntLoss()(logps, rewards, mask, group_sizes=K)
+    loss, _ = MaxEntLoss()(logits, rewards, mask, group_sizes=K, ids=ids, temperature=0.7)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    found, wanted = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 0.7}, {"logit_scale": 0.3}, {"softcap": 0.5}],
+    ids=lambda settings: next(iter(settings)),
+)
+@pytest.mark.parametrize("way", ["one pass", "scored first", "clipped"])
+def test_the_settings_of_a_models_logits_reach_the_loss_and_its_gradient(
+    way: str, settings: dict[str, float]
+) -> None:
+    (ids, mask, rewards), generator = batch(), torch.Generator().manual_seed(3)
+    hidden = torch.randn(GROUPS * K, T, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    head = nn.Linear(5, VOCABULARY, dtype=torch.float64)
+    logits = settings.get("logit_scale", 1.0) * head(hidden)
+    if softcap := settings.get("softcap"):
+        logits = softcap * (logits / softcap).tanh()
+    logps = (logits / settings.get("temperature", 1.0)).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    loss_fn = MaxEntLoss(SETTINGS["listwise" if way == "scored first" else "published"])
+    given = {"group_sizes": K, "old_logps": logps.detach() - 0.1 if way == "clipped" else None}
+    expected, _ = loss_fn(logps, rewards, mask, **given)
+    loss, _ = loss_fn.from_hidden(hidden, head, ids, rewards, mask, **settings, **given)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    leaves = (hidden, head.weight, head.bias)
+    found, wanted = (torch.autograd.grad(value, leaves) for value in (loss, expected))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 def test_none_marks_a_candidate_that_could_not_be_scored() -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
     listed = [None if math.isnan(reward) else reward for reward in rewards.tolist()]

@@ -9,7 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from maxent_grpo.kernels import gathered_head, linear_weighted_nll
+from maxent_grpo.kernels import gathered_head, linear_token_logps, linear_weighted_nll
 
 RANKS, ROWS, WIDTH, VOCABULARY = 2, 6, 8, 20
 
@@ -17,15 +17,18 @@ RANKS, ROWS, WIDTH, VOCABULARY = 2, 6, 8, 20
 class Model(nn.Module):
     """A body and an LM head whose module is never called: the loss takes its weight."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, two_passes: bool = False) -> None:
         super().__init__()
+        self.two_passes = two_passes
         torch.manual_seed(0)
         self.body = nn.Linear(WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, inputs: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         hidden = self.body(inputs).tanh()
-        with gathered_head(self.head) as (weight, bias):
+        with gathered_head(self.head, hidden.dtype, until_backward=self.two_passes) as (weight, bias):
+            if self.two_passes:
+                return -(weights * linear_token_logps(hidden, weight, ids, bias=bias)).sum()
             return linear_weighted_nll(hidden, weight, ids, weights, bias=bias).loss
 
 
@@ -47,6 +50,18 @@ def part(rank: int) -> tuple[Tensor, ...]:
     rows = slice(rank * ROWS // RANKS, (rank + 1) * ROWS // RANKS)
     inputs, ids, weights = batch()
     return inputs[rows], ids[rows], weights[rows] * RANKS
+
+
+def half_precision_gradients() -> dict[str, Tensor]:
+    """The mean over the ranks, in float32, of gradients that one process computes in bfloat16, its inputs too."""
+    gradients: dict[str, Tensor] = {}
+    for rank in range(RANKS):
+        model, (inputs, ids, weights) = Model().bfloat16(), part(rank)
+        model(inputs.bfloat16(), ids, weights.bfloat16()).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            gradients[name] = gradients.get(name, 0) + parameter.grad.float() / RANKS
+    return gradients
 
 
 def on_ranks(check: Callable[[int], None]) -> None:
@@ -80,20 +95,23 @@ def ddp(rank: int) -> None:
 
 def fsdp2(rank: int) -> None:
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    for shard_head in (True, False):
-        model = Model()
-        mesh = init_device_mesh("cpu", (RANKS,))
-        fully_shard(model.body, mesh=mesh)
-        if shard_head:
-            fully_shard(model.head, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        model(*part(rank)).backward()
-        for name, expected in whole_batch_gradients().items():
-            gradient = model.get_parameter(name).grad
-            assert gradient is not None
-            torch.testing.assert_close(gradient.full_tensor(), expected, rtol=1e-4, atol=1e-6)
+    mesh = init_device_mesh("cpu", (RANKS,))
+    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for expected, policy, rtol in (
+        (whole_batch_gradients(), MixedPrecisionPolicy(), 1e-4),
+        (half_precision_gradients(), mixed, 1e-6),  # the same operations in bfloat16, the same sum in float32
+    ):
+        for shard_head in (True, False):
+            model = Model()
+            for module in (model.body, model.head, model) if shard_head else (model.body, model):
+                fully_shard(module, mesh=mesh, mp_policy=policy)
+            model(*part(rank)).backward()
+            for name, wanted in expected.items():
+                gradient = model.get_parameter(name).grad
+                assert gradient is not None
+                torch.testing.assert_close(gradient.full_tensor(), wanted, rtol=rtol, atol=1e-6)
 
 
 def zero3(rank: int) -> None:
@@ -108,16 +126,17 @@ def zero3(rank: int) -> None:
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
     }
-    model = Model()
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), config=configuration
-    )
-    loss = engine(*part(rank))
-    assert model.head.weight.numel() == 0  # given back before the backward
-    engine.backward(loss)
-    for name, expected in whole_batch_gradients().items():
-        gradient = safe_get_full_grad(model.get_parameter(name))
-        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+    for two_passes in (False, True):
+        model = Model(two_passes=two_passes)
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), config=configuration
+        )
+        loss = engine(*part(rank))
+        assert model.head.weight.numel() == 0  # given back before the backward
+        engine.backward(loss)
+        for name, expected in whole_batch_gradients().items():
+            gradient = safe_get_full_grad(model.get_parameter(name))
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def data_parallel(rank: int) -> None:
@@ -154,6 +173,24 @@ def test_a_head_with_a_lora_adapter_is_refused_until_it_is_merged() -> None:
     head.merge()
     with gathered_head(head) as (weight, bias):
         torch.testing.assert_close(nn.functional.linear(torch.eye(WIDTH), weight, bias), expected)
+
+
+def test_where_adapters_are_disabled_the_head_is_the_model_without_them() -> None:
+    peft = pytest.importorskip("peft")
+    trained = peft.get_peft_model(Model(), peft.LoraConfig(target_modules=["body"], modules_to_save=["head"]))
+    head = trained.base_model.model.head
+    with trained.disable_adapter(), gathered_head(head) as (weight, _):
+        assert weight is head.original_module.weight
+    adapted = peft.get_peft_model(Model(), peft.LoraConfig(target_modules=["head"], init_lora_weights=False))
+    head = adapted.base_model.model.head
+    with adapted.disable_adapter(), gathered_head(head) as (weight, _):
+        assert weight is head.base_layer.weight
+    head.merge()
+    with (
+        adapted.disable_adapter(),
+        pytest.raises(ValueError, match="Expected an adapter that is not merged where it is disabled"),
+    ):
+        gathered_head(head).__enter__()
 
 
 def test_a_trained_copy_of_the_head_is_the_one_used() -> None:

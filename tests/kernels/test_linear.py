@@ -1,146 +1,70 @@
 """The operations through the LM head, in both backends, against the naive equations in float64."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernel_cases import DEVICE, naive_head, naive_logps
-from maxent_grpo.kernels import linear_sequence_logps, linear_token_logps, linear_weighted_nll
-
-EXAMPLES = settings(max_examples=20)
+from kernel_cases import DEVICE, DTYPES, Exact, Head, assert_within, heads, naive_logps, standard_head
+from maxent_grpo.kernels import WeightedNLL, linear_sequence_logps, linear_token_logps, linear_weighted_nll
 
 
-@dataclass(frozen=True)
-class Head:
-    """Hidden states, LM head, labels, coefficients and the settings of the map from logits to log-odds."""
-
-    hidden: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    ids: torch.Tensor
-    mask: torch.Tensor
-    token_weights: torch.Tensor
-    knobs: dict[str, float | None]
-    chunk_rows: int
-
-    @property
-    def keep(self) -> torch.Tensor:
-        return self.mask & (self.ids != -100)
-
-    @property
-    def options(self) -> dict[str, object]:
-        row_bytes = self.weight.shape[0] * self.hidden.dtype.itemsize
-        return {**self.knobs, "mask": self.mask, "chunk_bytes": self.chunk_rows * row_bytes}
-
-    def leaves(self, dtype: torch.dtype | None = None) -> list[torch.Tensor]:
-        tensors = [tensor for tensor in (self.hidden, self.weight, self.bias) if tensor is not None]
-        return [tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in tensors]
-
-    def eager(self, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(log-probabilities, gradients of −Σ c·log p) by autograd of the naive equations in `dtype`."""
-        leaves = self.leaves(dtype)
-        logits = naive_head(*leaves, scale=self.knobs["logit_scale"], softcap=self.knobs["softcap"])
-        logps = naive_logps(logits, self.ids, self.keep, self.knobs["temperature"])
-        weights = self.token_weights.to(torch.float64 if dtype == torch.float64 else torch.float32)
-        return logps.detach(), list(torch.autograd.grad(-(weights * logps).sum(), leaves))
-
-
-@st.composite
-def heads(draw: st.DrawFn, *, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> Head:
-    lead = tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=2)))
-    width, vocabulary = draw(st.sampled_from([8, 24])), draw(st.sampled_from([1, 7, 130]))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    dtype = draw(st.sampled_from(dtypes))
-
-    def values(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(DEVICE, dtype)
-
-    ids = torch.randint(0, vocabulary, lead, generator=generator)
-    ids[torch.rand(lead, generator=generator) < 0.2] = -100
-    weights = torch.tensor([-1.0, 0.0, 1e-12, 1e4, 0.3])[torch.randint(0, 5, lead, generator=generator)]
-    return Head(
-        values(*lead, 2 * width)[..., ::2],
-        values(vocabulary, width),
-        values(vocabulary) if draw(st.booleans()) else None,
-        ids.to(DEVICE),
-        (torch.rand(lead, generator=generator) < draw(st.sampled_from([0.0, 0.7, 1.0]))).to(DEVICE),
-        weights.to(DEVICE),
-        {
-            "temperature": draw(st.sampled_from([1.0, 0.5])),
-            "logit_scale": draw(st.sampled_from([1.0, 0.3])),
-            "softcap": draw(st.sampled_from([None, 4.0])),
-        },
-        draw(st.sampled_from([1, 3, 100])),
-    )
-
-
-def standard(dtype: torch.dtype = torch.float32, rows: int = 16, width: int = 32, vocabulary: int = 300) -> Head:
-    torch.manual_seed(0)
-    return Head(
-        torch.randn(rows, width, device=DEVICE).to(dtype),
-        (torch.randn(vocabulary, width, device=DEVICE) / width**0.5).to(dtype),
-        None,
-        torch.randint(0, vocabulary, (rows,), device=DEVICE),
-        torch.ones(rows, dtype=torch.bool, device=DEVICE),
-        torch.randn(rows, device=DEVICE),
-        {"temperature": 1.0, "logit_scale": 1.0, "softcap": None},
-        6,
-    )
-
-
-def one_pass(head: Head, leaves: list[torch.Tensor], backend: str = "auto", **more: object) -> torch.Tensor:
+def weighted(head: Head, leaves: list[torch.Tensor], backend: str, **more: object) -> WeightedNLL:
     hidden, weight, *bias = leaves
-    return linear_weighted_nll(
-        hidden,
-        weight,
-        head.ids,
-        head.token_weights,
-        bias=bias[0] if bias else None,
-        backend=backend,
-        **(head.options | more),
-    ).loss
+    options = {"bias": bias[0] if bias else None, "backend": backend, **head.options, **more}
+    return linear_weighted_nll(hidden, weight, head.ids, head.token_weights, **options)
 
 
-def assert_gradients_close(got: list[torch.Tensor], wanted: list[torch.Tensor], weights: torch.Tensor) -> None:
-    scale = float(weights.abs().max()) if weights.numel() else 1.0
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one.double(), other.double(), rtol=1e-4, atol=1e-5 * max(scale, 1e-12))
+def one_pass(head: Head, leaves: list[torch.Tensor], backend: str, **more: object) -> torch.Tensor:
+    return weighted(head, leaves, backend, **more).loss
 
 
-@EXAMPLES
-@given(head=heads())
-def test_one_pass_has_the_loss_and_the_gradients_of_the_naive_equations(backend: str, head: Head) -> None:
-    logps, gradients = head.eager(torch.float64)
-    leaves = head.leaves()
-    bias = leaves[2] if len(leaves) == 3 else None
-    result = linear_weighted_nll(
-        *leaves[:2], head.ids, head.token_weights, bias=bias, entropy=True, backend=backend, **head.options
+def two_passes(head: Head, leaves: list[torch.Tensor], backend: str) -> torch.Tensor:
+    hidden, weight, *bias = leaves
+    return linear_token_logps(
+        hidden, weight, head.ids, bias=bias[0] if bias else None, backend=backend, **head.options
     )
-    terms = head.token_weights.double() * logps
-    torch.testing.assert_close(
-        result.loss.double(), -terms.sum(), rtol=1e-5, atol=1e-5 * float(terms.abs().sum() + 1)
-    )
-    counted = head.keep & (head.token_weights != 0)
-    torch.testing.assert_close(result.token_logps.double(), logps.where(counted, 0), rtol=1e-4, atol=1e-4)
-    assert result.entropy is not None
-    assert bool((result.entropy[~counted] == 0).all())
-    assert_gradients_close(list(torch.autograd.grad(result.loss, leaves)), gradients, head.token_weights)
 
 
-@EXAMPLES
-@given(head=heads())
-def test_token_logps_through_the_head_and_their_gradients_are_the_naive_ones(backend: str, head: Head) -> None:
-    expected, gradients = head.eager(torch.float64)
-    leaves = head.leaves()
-    bias = leaves[2] if len(leaves) == 3 else None
-    logps = linear_token_logps(*leaves[:2], head.ids, bias=bias, backend=backend, **head.options)
-    torch.testing.assert_close(logps.detach().double(), expected, rtol=1e-4, atol=1e-4)
-    loss = -(head.token_weights * logps).sum()
-    assert_gradients_close(list(torch.autograd.grad(loss, leaves)), gradients, head.token_weights)
+def assert_gradients_within(loss: torch.Tensor, leaves: list[torch.Tensor], exact: Exact) -> None:
+    for got, wanted, error in zip(
+        torch.autograd.grad(loss, leaves), exact.gradients, exact.gradient_errors, strict=True
+    ):
+        assert_within(got, wanted, error)
+
+
+def dtypes(backend: str) -> tuple[torch.dtype, ...]:
+    return (*DTYPES, torch.float64) if backend == "torch" else DTYPES
+
+
+@given(data=st.data())
+def test_one_pass_has_the_loss_the_entropy_and_the_gradients_of_the_naive_equations(
+    backend: str, data: st.DataObject
+) -> None:
+    head = data.draw(heads(dtypes(backend)))
+    exact, leaves = head.exact(backend), head.leaves()
+    counted, weights = head.keep & (head.token_weights != 0), head.token_weights.double()
+    with torch.no_grad():
+        scored = weighted(head, leaves, backend, entropy=True)
+    trained = weighted(head, leaves, backend, entropy=True)
+    for found in (scored, trained):
+        assert found.entropy is not None
+        assert_within(found.token_logps, exact.logps.where(counted, 0), exact.row_error.where(counted, 0))
+        assert_within(found.entropy, exact.entropy.where(counted, 0), exact.row_error.where(counted, 0))
+        assert_within(found.loss, -(weights * exact.logps).sum(), (weights.abs() * exact.row_error).sum())
+    assert_gradients_within(trained.loss, leaves, exact)
+
+
+@given(data=st.data())
+def test_token_logps_through_the_head_and_their_gradients_are_the_naive_ones(
+    backend: str, data: st.DataObject
+) -> None:
+    head = data.draw(heads(dtypes(backend)))
+    exact, leaves = head.exact(backend), head.leaves()
+    logps = two_passes(head, leaves, backend)
+    assert_within(logps, exact.logps, exact.row_error)
+    assert_gradients_within(-(head.token_weights * logps).sum(), leaves, exact)
 
 
 def test_sequence_logps_through_the_head_sum_or_average_the_tokens_kept(backend: str) -> None:
@@ -161,8 +85,8 @@ def test_sequence_logps_through_the_head_sum_or_average_the_tokens_kept(backend:
 
 
 def test_the_weight_gradient_is_summed_in_float32_over_many_chunks(backend: str) -> None:
-    head = standard(torch.bfloat16, rows=96)
-    _, (_, exact) = head.eager(torch.float64)
+    head = standard_head(torch.bfloat16, rows=96)
+    exact = head.exact().gradients[1]
 
     def error(chunk_rows: int) -> float:
         leaves = head.leaves()
@@ -189,7 +113,7 @@ def flops(head: Head, backend: str, operation: str, **frozen: bool) -> float:
 
 
 def test_one_pass_costs_six_operations_per_entry_and_recomputing_eight(backend: str) -> None:
-    head = standard()
+    head = standard_head()
     assert flops(head, backend, "one_pass") == 6
     assert flops(head, backend, "two_pass") == 8
     assert flops(head, backend, "scoring") == 2
@@ -198,7 +122,7 @@ def test_one_pass_costs_six_operations_per_entry_and_recomputing_eight(backend: 
 
 
 def test_rows_with_coefficient_zero_are_dropped_before_the_matmul(backend: str) -> None:
-    head = standard()
+    head = standard_head()
     head.token_weights[:12] = 0
     head.hidden[:12] = torch.nan
     assert flops(head, backend, "one_pass") == 6 * 4 / 16
@@ -208,8 +132,29 @@ def test_rows_with_coefficient_zero_are_dropped_before_the_matmul(backend: str) 
     assert bool(weight_gradient.isfinite().all())
 
 
+@pytest.mark.parametrize("bad", [300, -1])
+@pytest.mark.parametrize("dropped_by", ["token_weights", "mask"])
+def test_an_id_outside_the_vocabulary_adds_nothing_where_its_row_is_dropped(
+    backend: str, bad: int, dropped_by: str
+) -> None:
+    head = standard_head()
+    getattr(head, dropped_by)[3] = 0
+
+    def results() -> list[torch.Tensor]:
+        leaves = head.leaves()
+        found = weighted(head, leaves, backend, entropy=True)
+        values = [found.loss, *([two_passes(head, leaves, backend)] if dropped_by == "mask" else [])]
+        gradients = [part for value in values for part in torch.autograd.grad(value.sum(), leaves)]
+        return [found.token_logps, found.entropy, *values, *gradients]
+
+    expected = results()
+    head.ids[3] = bad
+    for got, wanted in zip(results(), expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
 def test_an_all_masked_batch_gives_a_differentiable_zero(backend: str) -> None:
-    head = standard()
+    head = standard_head()
     head.mask[:] = False
     leaves = head.leaves()
     loss = one_pass(head, leaves, backend)
@@ -220,7 +165,7 @@ def test_an_all_masked_batch_gives_a_differentiable_zero(backend: str) -> None:
 
 
 def test_the_upstream_gradient_scales_the_gradients(backend: str) -> None:
-    head = standard()
+    head = standard_head()
     leaves = head.leaves()
     once = torch.autograd.grad(one_pass(head, leaves, backend), leaves)
     scaled = torch.autograd.grad(-2.5 * one_pass(head, leaves, backend), leaves)
@@ -229,7 +174,7 @@ def test_the_upstream_gradient_scales_the_gradients(backend: str) -> None:
 
 
 def test_coefficients_too_small_for_float16_gradients_of_logits_still_move_the_head(backend: str) -> None:
-    head = standard(torch.float16)
+    head = standard_head(torch.float16)
     tiny = Head(**{**head.__dict__, "token_weights": 1e-7 * head.token_weights})
     leaves = head.leaves()
     gradients = torch.autograd.grad(one_pass(head, leaves, backend), leaves)
@@ -239,7 +184,7 @@ def test_coefficients_too_small_for_float16_gradients_of_logits_still_move_the_h
 
 
 def test_autocast_runs_the_matmuls_in_its_dtype_and_returns_float32_gradients(backend: str) -> None:
-    head = standard()
+    head = standard_head()
     leaves, half = head.leaves(), Head(**{**head.__dict__, "hidden": head.hidden.bfloat16(), "chunk_rows": 8})
     halves = [leaf.detach().bfloat16().requires_grad_() for leaf in leaves]
     with torch.autocast(DEVICE, torch.bfloat16):
@@ -286,7 +231,7 @@ def test_a_checkpointed_body_gets_the_same_gradient(backend: str) -> None:
 
 
 def test_a_second_backward_and_a_double_backward_say_why_not(backend: str) -> None:
-    head = standard()
+    head = standard_head()
     leaves = head.leaves()
     loss = one_pass(head, leaves, backend)
     loss.backward(retain_graph=True)
@@ -298,7 +243,7 @@ def test_a_second_backward_and_a_double_backward_say_why_not(backend: str) -> No
 
 
 def test_micro_batches_add_up_to_the_whole_batch(backend: str) -> None:
-    head = standard()
+    head = standard_head()
     hidden, weight = head.leaves()
     (whole,) = torch.autograd.grad(one_pass(head, [hidden, weight], backend), weight)
     for part in (slice(0, 5), slice(5, 16)):
@@ -310,7 +255,7 @@ def test_micro_batches_add_up_to_the_whole_batch(backend: str) -> None:
 
 
 def test_a_compiled_caller_gets_the_same_result() -> None:
-    head = standard()
+    head = standard_head()
     leaves = head.leaves()
 
     def loss(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -353,3 +298,12 @@ def test_arguments_that_do_not_fit_are_named(change: dict[str, object], message:
     }
     with pytest.raises(ValueError, match=message):
         linear_weighted_nll(**(fitting | change))
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(5, 8, dtype=torch.float64), torch.randn(20, 8, dtype=torch.float64)
+    ids = torch.randint(0, 20, (5,))
+    with torch.autocast("cpu", torch.bfloat16):
+        logps = linear_token_logps(hidden, weight, ids)
+    torch.testing.assert_close(logps, naive_logps(hidden @ weight.T, ids, ids >= 0), rtol=1e-12, atol=1e-12)

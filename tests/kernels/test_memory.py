@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from kernel_cases import DEVICE, naive_logps, peak_bytes
-from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, sequence_logps, token_logps, weighted_nll
+from maxent_grpo.kernels import (
+    linear_sequence_logps,
+    linear_token_logps,
+    linear_weighted_nll,
+    sequence_logps,
+    token_logps,
+    weighted_nll,
+)
 from maxent_grpo.kernels.torch_rows import BLOCK_BYTES
 
 N, D, V = 128, 64, 4096
@@ -116,12 +123,44 @@ def test_the_head_needs_one_chunk_beside_its_gradients(
     def two_passes() -> torch.Tensor:
         return linear_token_logps(hidden, weight, ids, **options).sum()
 
-    for loss in (one_pass, two_passes):
+    def sequences() -> torch.Tensor:
+        rows, ids_of, mask_of = hidden.view(4, -1, D), ids.view(4, -1), None if mask is None else mask.view(4, -1)
+        scored = linear_sequence_logps(rows, weight, ids_of, length_normalize=True, **options | {"mask": mask_of})
+        return scored.sum()
+
+    for loss in (one_pass, two_passes, sequences):
         held = blocks(backend, entropy=entropy, capped=softcap is not None)
         step = peak_bytes(lambda loss=loss: torch.autograd.grad(loss(), (hidden, weight)))
         assert step <= bound + held + wide + gradients + sums
-    with torch.no_grad():
-        assert peak_bytes(one_pass) <= bound + blocks(backend, entropy=entropy)
+        with torch.no_grad():
+            assert peak_bytes(loss) <= bound + blocks(backend, entropy=entropy)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast"), [(torch.float32, False), (torch.bfloat16, False), (torch.float32, True)]
+)
+def test_many_wide_hidden_states_cost_their_gradient_and_no_float32_beside_it(
+    backend: str, dtype: torch.dtype, autocast: bool
+) -> None:
+    torch.manual_seed(0)
+    rows, width, vocabulary = 1024, 512, 256
+    hidden = torch.randn(rows, width, device=DEVICE).to(dtype).requires_grad_()
+    weight = torch.randn(vocabulary, width, device=DEVICE).to(dtype).requires_grad_()
+    ids, weights = torch.randint(0, vocabulary, (rows,), device=DEVICE), torch.randn(rows, device=DEVICE)
+    cast = torch.bfloat16 if autocast else dtype
+    chunk, leaves = CHUNK_ROWS * vocabulary * cast.itemsize, (rows + vocabulary) * width
+    bound = chunk + blocks(backend) + 3 * CHUNK_ROWS * width * 4 + leaves * cast.itemsize + 64 * rows + (1 << 16)
+    if cast == torch.bfloat16:
+        bound += vocabulary * width * 4 + CHUNK_ROWS * vocabulary * 4
+    if autocast:  # copies of the leaves in bfloat16, their gradients in float32
+        bound += leaves * cast.itemsize + leaves * dtype.itemsize
+
+    def step() -> object:
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
+            loss = linear_weighted_nll(hidden, weight, ids, weights, chunk_bytes=chunk, backend=backend).loss
+        return torch.autograd.grad(loss, (hidden, weight))
+
+    assert peak_bytes(step) <= bound
 
 
 def test_the_head_at_its_default_chunk_needs_a_quarter_of_eagers_memory() -> None:

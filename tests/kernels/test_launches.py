@@ -1,0 +1,70 @@
+"""What a launch of the Triton kernels spreads over programs, blocks of tokens and devices."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from kernel_cases import DEVICE, naive_logps
+from maxent_grpo.kernels import sequence_logps, token_logps, weighted_nll
+
+triton_rows = pytest.importorskip("maxent_grpo.kernels.triton_rows", reason="Triton is published for Linux only")
+
+
+@pytest.mark.parametrize("tokens", [256, 257, 600])
+def test_a_sequence_longer_than_a_block_of_tokens_sums_all_of_them(tokens: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, tokens, 3, device=DEVICE)
+    ids = torch.randint(0, 3, (2, tokens), device=DEVICE)
+    mask = torch.rand(2, tokens, device=DEVICE) < 0.8
+    expected = naive_logps(logits.double(), ids, mask).sum(-1)
+    found = sequence_logps(logits, ids, mask, backend="triton").double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_sequences_whose_programs_run_at_once_sum_what_their_tokens_say() -> None:
+    repeats, shape = (50, (16, 2048, 1000)) if DEVICE == "cuda" else (1, (4, 40, 50))
+    torch.manual_seed(0)
+    logits = torch.randn(shape, device=DEVICE)
+    ids = torch.randint(0, shape[-1], shape[:-1], device=DEVICE)
+    expected = token_logps(logits, ids, backend="triton").double().sum(-1)
+    for _ in range(repeats):
+        torch.testing.assert_close(sequence_logps(logits, ids, backend="triton").double(), expected)
+
+
+@pytest.mark.parametrize("width", [triton_rows.SCALE_BLOCK, 10_001])
+def test_an_upstream_gradient_scales_what_every_program_holds(width: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, width, device=DEVICE, requires_grad=True)
+    ids, weights = torch.randint(0, width, (3,), device=DEVICE), torch.randn(3, device=DEVICE)
+
+    def gradient(factor: float) -> torch.Tensor:
+        loss = weighted_nll(logits, ids, weights, backend="triton").loss
+        return torch.autograd.grad(factor * loss, logits)[0]
+
+    torch.testing.assert_close(gradient(-2.5), -2.5 * gradient(1.0))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda z, ids: token_logps(z, ids, backend="triton").sum(),
+        lambda z, ids: sequence_logps(z[None], ids[None], backend="triton").sum(),
+        lambda z, ids: weighted_nll(z, ids, torch.ones(2, device=DEVICE), backend="triton").loss,
+    ],
+)
+def test_every_launch_is_on_the_device_of_its_logits(
+    operation: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded: list[torch.device] = []
+    guard = torch.cuda.device_of
+
+    def noted(tensor: torch.Tensor) -> object:
+        guarded.append(tensor.device)
+        return guard(tensor)
+
+    monkeypatch.setattr(torch.cuda, "device_of", noted)
+    logits = torch.randn(2, 5, device=DEVICE, requires_grad=True)
+    (2 * operation(logits, torch.tensor([0, 4], device=DEVICE))).backward()
+    assert len(guarded) == 2  # forward, and gradient or scale
+    assert set(guarded) == {logits.device}
