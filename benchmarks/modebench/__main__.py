@@ -5,6 +5,8 @@ make study ARGS="--preset graph"                   # graph colouring
 make study ARGS="--arms full_0 dr_grpo"            # some methods only
 make study ARGS="--report-only"                    # tables and pictures of what is there
 make study ARGS="--report-only --runs benchmarks/modebench/results/cpu.tar.gz"  # of the committed runs
+make study ARGS="--model Qwen/Qwen2.5-0.5B-Instruct --launcher slurm"  # a pretrained model, as a Slurm array
+make study ARGS="--model Qwen/Qwen2.5-0.5B-Instruct --report-only"     # its tables, once the jobs are done
 """
 
 import _thread
@@ -14,6 +16,8 @@ import sys
 import tarfile
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -22,10 +26,14 @@ from benchmarks.modebench.analysis import analysis
 from benchmarks.modebench.arms import ARMS, CORE
 from benchmarks.modebench.presets import PRESETS
 from benchmarks.modebench.pretrained import PretrainedStudy, launch
+from benchmarks.modebench.pretrained_report import pretrained_analysis, write_pretrained_report
 from benchmarks.modebench.report import write_report
 from benchmarks.modebench.study import run_study
 
 HERE = Path(__file__).parent
+PRESET_ONLY = ("preset", "workers", "minutes", "page")
+JOBS_ONLY = ("launcher", "dry_run", "gpus", "seeds", "samples", "prompts", "train_flags")
+LEAST = {"workers": 1, "gpus": 0, "seeds": 1, "samples": 8, "prompts": 1}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -51,12 +59,46 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     real.add_argument("--samples", type=int, default=64, help="completions a held-out prompt (%(default)s)")
     real.add_argument("--prompts", type=int, help="held-out prompts (all)")
     real.add_argument("--train-flags", default="", help="more flags of examples/train.py, in one string")
-    options = parser.parse_args(argv)
+    real.add_argument("--level", type=float, help="the mean@8 to compare at (the highest that every run reaches)")
+    names, unset = (*PRESET_ONLY, *JOBS_ONLY, "level"), object()
+    options = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unset)))
+    given = {name for name in names if getattr(options, name) is not unset}
+    for name in {*names} - given:
+        setattr(options, name, parser.get_default(name))
+    _check(parser, options, given)
     if "all" in options.arms:
-        options.arms = list(ARMS)
-    name = Path(options.model).name if options.model else options.preset
+        options.arms = [arm for arm in ARMS if options.model is None or ARMS[arm].learning_rate is None]
+    name = options.preset if options.model is None else Path(options.model).name
     options.runs = options.runs or Path("runs/modebench") / name
     return options
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace, given: set[str]) -> None:
+    """End with a message that names an option that would be ignored, or a value that cannot be."""
+    submitted = options.launcher == "slurm" or options.dry_run
+    rules = [
+        (options.model is not None, PRESET_ONLY, "without --model"),
+        (options.model is None, (*JOBS_ONLY, "level"), "with --model"),
+        (options.report_only, (*JOBS_ONLY, "workers", "minutes"), "without --report-only"),
+        (submitted, ("level",), "where there is a report: without --launcher slurm and --dry-run"),
+    ]
+    for broken, names, where in rules:
+        for name in names:
+            if broken and name in given:
+                parser.error(f"Expected --{name.replace('_', '-')} {where}, got {name}={getattr(options, name)!r}.")
+    own_rate = [arm for arm in options.arms if arm != "all" and ARMS[arm].learning_rate is not None]
+    if options.model is not None and own_rate:
+        parser.error(
+            f"Expected --arms without a learning rate of the small model's with --model, got arms={own_rate}."
+        )
+    for name, least in LEAST.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            parser.error(f"Expected --{name} >= {least}, got {name}={value}.")
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error(f"Expected --minutes > 0, got minutes={options.minutes}.")
+    if options.level is not None and not 0 < options.level < 1:
+        parser.error(f"Expected 0 < --level < 1, got level={options.level}.")
 
 
 def pretrained_study(options: argparse.Namespace) -> PretrainedStudy:
@@ -73,28 +115,58 @@ def pretrained_study(options: argparse.Namespace) -> PretrainedStudy:
     )
 
 
+@contextmanager
+def _time_limit(minutes: float | None) -> Iterator[None]:
+    """Interrupt what is inside after so long, as Ctrl-C would, and nothing that comes after it."""
+    if minutes is None:
+        yield
+        return
+    timer = threading.Timer(60 * minutes, _thread.interrupt_main)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _unpacked(runs: Path) -> Iterator[Path]:
+    """Give the folder of some runs, which may be an archive."""
+    if not runs.is_file():
+        yield runs
+        return
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(runs) as archive:
+        archive.extractall(folder, filter="data")
+        yield Path(folder)
+
+
+def _train(options: argparse.Namespace, command: str, console: Console) -> None:
+    if options.model is None:
+        with _time_limit(options.minutes):
+            run_study(options.runs, options.preset, options.arms, console, workers=options.workers)
+    else:
+        launch(pretrained_study(options), options.launcher, dry_run=options.dry_run, command=command)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the study and report it; return the exit code."""
     options, console = arguments(argv), Console()
-    if options.model:
-        launch(pretrained_study(options), options.launcher, dry_run=options.dry_run)
-        return 0
-    if options.minutes:
-        timer = threading.Timer(60 * options.minutes, _thread.interrupt_main)
-        timer.daemon = True
-        timer.start()
+    command = f'make study ARGS="{shlex.join(sys.argv[1:] if argv is None else argv)}"'
     try:
         if not options.report_only:
-            run_study(options.runs, options.preset, options.arms, console, workers=options.workers)
+            _train(options, command, console)
     except KeyboardInterrupt:
         console.print(f"Interrupted; what was trained is in {options.runs}/. The same call goes on.")
         return 130
-    with tempfile.TemporaryDirectory() as unpacked:
-        root = options.runs
-        if root.is_file():
-            with tarfile.open(root) as archive:
-                archive.extractall(unpacked, filter="data")
-            root = Path(unpacked)
+    if options.launcher == "slurm" or options.dry_run:
+        console.print(f"Once the jobs are done: --model {options.model} --runs {options.runs} --report-only")
+        return 0
+    with _unpacked(options.runs) as root:
+        if options.model is not None:
+            result = pretrained_analysis(root, options.model, options.level)
+            console.print(f"Tables are in {write_pretrained_report(result, options.results)}, and JSON beside it.")
+            return 0
         result = analysis(root, options.preset)
     pictures = write_report(result, options.results, options.page)
     console.print(f"Tables and {len(pictures)} picture(s) are in {options.results}/.")

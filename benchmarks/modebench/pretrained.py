@@ -5,12 +5,14 @@ mean over an answer's own tokens); GRPO goes through TRL's own trainer. Every jo
 when it is called again.
 """
 
+import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks.modebench.arms import ARMS, Arm
 from maxent_grpo import MaxEntConfig
@@ -19,6 +21,7 @@ RECIPES = Path("examples/recipes")
 FALLBACK = "Qwen2.5-0.5B-Instruct"
 TINY = "tiny-countdown"
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)
+RECORD = "pretrained.json"
 SBATCH = """#!/bin/bash
 #SBATCH --job-name=modebench
 #SBATCH --array=0-{last}
@@ -56,10 +59,10 @@ class PretrainedStudy:
 
     def jobs(self) -> list[str]:
         """Return the command line of every arm and seed: training, then an evaluation at each temperature."""
+        runs = [(arm, seed) for seed in self.seeds for arm in self.arms]
         return [
-            " && ".join(shlex.join(command) for command in (self._train(arm, seed), *self._evaluations(arm, seed)))
-            for seed in self.seeds
-            for arm in self.arms
+            " && ".join(map(shlex.join, (self._note(*run), self._train(*run), *self._evaluations(*run))))
+            for run in runs
         ]
 
     def _folder(self, arm: str, seed: int) -> Path:
@@ -67,14 +70,20 @@ class PretrainedStudy:
 
     def _recipe(self, arm: str) -> Path:
         name = "tiny-cpu" if self.model == TINY else Path(self.model).name
-        folder = RECIPES / name if (RECIPES / name).is_dir() else RECIPES / FALLBACK
-        return folder / ("grpo" if arm == "grpo" else "maxent") / "config_countdown.yaml"
+        file = Path("grpo" if arm == "grpo" else "maxent") / "config_countdown.yaml"
+        own = RECIPES / name / file
+        return own if own.is_file() else RECIPES / FALLBACK / file
+
+    def _note(self, arm: str, seed: int) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.modebench.machine", str(self._folder(arm, seed))]
 
     def _train(self, arm: str, seed: int) -> list[str]:
         python = [sys.executable]
         if self.gpus:
-            python = ["accelerate", "launch", "--config_file", "examples/accelerate/zero2.yaml"]
-            python += ["--num_processes", str(self.gpus)]
+            # A module of this Python: the program is not on PATH where no environment is activated. Any free port:
+            # two tasks that start on one node at once would both find the default one unused, and both take it.
+            python += ["-m", "accelerate.commands.launch", "--config_file", "examples/accelerate/zero2.yaml"]
+            python += ["--num_processes", str(self.gpus), "--main_process_port", "0"]
         options = {
             "config": self._recipe(arm),
             "model_name_or_path": self.model,
@@ -124,12 +133,21 @@ def maxent_fields(arm: Arm) -> dict[str, object]:
 _RECIPE_FIELDS = ("tau", "center", "dedup", "group_scale", "skip", "nll_reduction")
 
 
-def launch(study: PretrainedStudy, launcher: str, *, dry_run: bool) -> None:
+def launch(study: PretrainedStudy, launcher: str, *, dry_run: bool, command: str) -> None:
     """Print every job; then run them one after the other, or submit them as one Slurm array.
 
+    Args:
+        study: what to run.
+        launcher: `local` or `slurm`.
+        dry_run: print the jobs and write the script, but start nothing.
+        command: that the report says the runs were made by.
+
     Raises:
+        ValueError: if the folder has runs that were made otherwise.
         subprocess.CalledProcessError: if a command fails.
     """
+    if launcher == "slurm" or not dry_run:  # a script that was only written may be submitted by hand
+        _record(study, command)
     jobs = study.jobs()
     print("\n".join(jobs))
     if launcher == "slurm":
@@ -140,6 +158,28 @@ def launch(study: PretrainedStudy, launcher: str, *, dry_run: bool) -> None:
     elif not dry_run:
         for job in jobs:
             subprocess.run(["bash", "-c", job], check=True)
+
+
+def recorded(root: Path) -> dict[str, Any]:
+    """Return what was noted of the runs in a folder; nothing where there is no note."""
+    file = root / RECORD
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _record(study: PretrainedStudy, command: str) -> None:
+    """Note how the runs in the study's folder are made: two ways in one folder could not be compared."""
+    made = {name: getattr(study, name) for name in ("model", "samples", "prompts", "gpus")} | {
+        "extra": [*study.extra]
+    }
+    known = recorded(study.output)
+    changed = [name for name in made if known and known[name] != made[name]]
+    if changed and any(study.output.glob("seed*")):
+        old, new = ({name: each[name] for name in changed} for each in (known, made))
+        raise ValueError(f"Expected {old}, as the runs in {study.output} have, or other --runs, got {new}.")
+    commands = [] if changed else known.get("commands", [])
+    commands += [] if command in commands else [command]
+    study.output.mkdir(parents=True, exist_ok=True)
+    (study.output / RECORD).write_text(json.dumps({**made, "commands": commands}, indent=1) + "\n")
 
 
 def _write_script(study: PretrainedStudy, jobs: Sequence[str]) -> Path:

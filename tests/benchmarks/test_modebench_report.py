@@ -1,4 +1,4 @@
-"""ModeBench's report from finished runs, and the commands of a pretrained study."""
+"""ModeBench's report from finished runs."""
 
 import json
 import subprocess
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from benchmarks.modebench import __main__ as cli
 from benchmarks.modebench import scaling
@@ -15,11 +14,9 @@ from benchmarks.modebench.analysis import Results, analysis, comparisons
 from benchmarks.modebench.arms import ARMS, HALF, RECIPE
 from benchmarks.modebench.metrics import averages
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
-from benchmarks.modebench.pretrained import maxent_fields
 from benchmarks.modebench.provenance import record
 from benchmarks.modebench.report import markdown, replace_section
 from benchmarks.modebench.run import WARM, Run
-from maxent_grpo import MaxEntConfig
 from tiny.storage import Log
 
 SEEDS = (0, 1, 2)
@@ -146,28 +143,6 @@ def test_a_folder_keeps_what_its_runs_were_made_with_and_takes_no_runs_of_other_
 def test_a_page_without_marks_is_refused():
     with pytest.raises(ValueError, match="Expected the marks"):
         replace_section("text", "cpu", "table")
-
-
-@pytest.mark.parametrize("name", [name for name in ARMS if name != "grpo"])
-@pytest.mark.parametrize("recipe", ["tiny-cpu", "Qwen2.5-0.5B-Instruct"])
-def test_flags_over_a_recipe_are_the_arms_settings(name, recipe):
-    file = Path(__file__).parents[2] / "examples/recipes" / recipe / "maxent/config_countdown.yaml"
-    entries = yaml.safe_load(file.read_text()) | maxent_fields(ARMS[name])
-    assert MaxEntConfig.from_recipe(entries, {}) == ARMS[name].config
-
-
-def test_a_slurm_study_is_an_array_over_arms_and_seeds(tmp_path: Path, capsys):
-    arguments = ["--model", "Qwen/Qwen2.5-0.5B-Instruct", "--launcher", "slurm", "--dry-run", "--seeds", "2"]
-    cli.main([*arguments, "--runs", str(tmp_path), "--arms", "grpo", "entropy_low", "mode_keys"])
-    commands = (tmp_path / "commands.txt").read_text().splitlines()
-    assert len(commands) == 2 * 3
-    assert "--entropy_coef 0.02" in commands[1]
-    assert ["--answer_keys countdown_mode" in line for line in commands] == [False, False, True] * 2
-    assert all(subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0 for line in commands)
-    script = tmp_path / "study.sbatch"
-    assert "#SBATCH --array=0-5" in script.read_text()
-    subprocess.run(["bash", "-n", script], check=True)
-    assert f"sbatch {script}" in capsys.readouterr().out
 
 
 def test_variants_differ_from_the_recipe_in_what_they_name():
