@@ -18,12 +18,19 @@ NOTE = "machine.json"
 
 def machine() -> dict[str, str]:
     """Return the versions and the hardware here."""
+    return {"versions": versions("torch", "transformers", "trl", "accelerate"), "hardware": hardware()}
+
+
+def versions(*packages: str) -> str:
+    """Return packages with their versions."""
+    return ", ".join(f"{name} {version(name)}" for name in packages)
+
+
+def hardware() -> str:
+    """Return the GPUs and the cores."""
     gpus = Counter(torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count()))
-    hardware = [f"{count} × {name}" for name, count in gpus.items()]
-    return {
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "accelerate")),
-        "hardware": ", ".join([*hardware, f"{os.cpu_count()} CPU cores, {platform.machine()}"]),
-    }
+    named = [f"{count} × {name}" for name, count in gpus.items()]
+    return ", ".join([*named, f"{os.cpu_count()} CPU cores, {platform.machine()}"])
 
 
 def note(folder: Path) -> None:

@@ -1,15 +1,13 @@
 """What a study's runs were made with and by, kept beside them: a report may be made elsewhere, or later."""
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.modebench.arms import CORE
+from benchmarks.modebench.machine import hardware, versions
 from benchmarks.modebench.presets import PRESETS
 
 RECORD = "study.json"
@@ -35,7 +33,8 @@ def record(root: Path, preset_name: str, arms: Sequence[str]) -> None:
     if command not in commands:
         commands = [*commands, command]
     root.mkdir(parents=True, exist_ok=True)
-    content = {"preset": preset, "versions": _versions(), "hardware": _hardware(), "commands": commands}
+    made = {"versions": versions("torch", "transformers", "numpy", "scipy"), "hardware": hardware()}
+    content = {"preset": preset, **made, "commands": commands}
     (root / RECORD).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -43,11 +42,3 @@ def recorded(root: Path) -> dict[str, Any]:
     """Return what was noted; nothing for runs from before there were notes."""
     file = root / RECORD
     return json.loads(file.read_text()) if file.exists() else {}
-
-
-def _versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "scipy"))
-
-
-def _hardware() -> str:
-    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
