@@ -144,7 +144,8 @@ def study_section() -> str:
     seeds = len(result["preset"]["seeds"])
     return f"""
 3-number Countdown, {seeds} seeds, the learning rate of each method tuned on a seed of its own, every method at the
-sampling temperature where it has the same accuracy. In brackets 95 % intervals, paired by seed.
+sampling temperature where it has the same accuracy. In brackets 95 % intervals, paired by seed; "slow" is the lowest
+learning rate of the grid, – that fewer than all runs come to this accuracy.
 
 {chr(10).join(lines)}
 

@@ -1,6 +1,7 @@
 """Settings of all tests: hypothesis profiles, one thread a worker, Triton's interpreter where there is no GPU."""
 
 import os
+import signal
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -9,6 +10,9 @@ torch.set_num_threads(1)
 if not torch.cuda.is_available():
     # Triton decides at its import whether its own library can be interpreted; transformers and TRL import it too.
     os.environ["TRITON_INTERPRET"] = "1"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup: what the tests interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(

@@ -12,6 +12,7 @@ make study ARGS="--model Qwen/Qwen2.5-0.5B-Instruct --report-only"     # its tab
 import _thread
 import argparse
 import shlex
+import signal
 import sys
 import tarfile
 import tempfile
@@ -121,6 +122,8 @@ def _time_limit(minutes: float | None) -> Iterator[None]:
     if minutes is None:
         yield
         return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup, where an interrupt would be lost
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(60 * minutes, _thread.interrupt_main)
     timer.daemon = True
     timer.start()

@@ -147,7 +147,7 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
     alone = trl_tiny.trainer(tmp_path, **layout(8), **LISTWISE)
     alone.train()
     statistics = {name: value for name, value in alone.state.log_history[0].items() if name.startswith("maxent/")}
-    assert len(statistics) == 9
+    assert len(statistics) == 10
     assert {name: results["DDP, listwise"]["log"][name] for name in statistics} == pytest.approx(statistics, rel=1e-4)
 
 

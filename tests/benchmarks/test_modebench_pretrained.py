@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import threading
 import time
@@ -264,13 +265,20 @@ def test_all_arms_of_a_pretrained_study_are_those_without_a_rate_of_the_small_mo
     assert of_presets - chosen == {name for name in ARMS if name.endswith("_slow")}
 
 
-def test_a_study_out_of_time_stops_and_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "handler", [signal.default_int_handler, signal.SIG_IGN], ids=["in a terminal", "under nohup"]
+)
+def test_a_study_out_of_time_stops_and_says_how_to_go_on(handler, tmp_path: Path, monkeypatch, capsys):
     def waits(*_, **__):
         for _ in range(6000):
             time.sleep(0.01)
 
     monkeypatch.setattr(cli, "run_study", waits)
-    assert cli.main(["--minutes", "0.002", "--runs", str(tmp_path / "runs")]) == 130
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        assert cli.main(["--minutes", "0.002", "--runs", str(tmp_path / "runs")]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("Interrupted; what was trained is in")
     assert said.endswith("The same call goes on.")
