@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from math_answers.text import canonical, given_answer
-from rewards import Completion, Reward, named, text_of
+from rewards import Completion, Reward, countdown_problems, named, text_of
 from tasks import countdown as countdown_task
 
 
@@ -35,8 +35,7 @@ def countdown_mode(
     >>> countdown_mode([r"\boxed{(3+5)*2}", r"\boxed{2*(5+3)}", "3+5+2"], [[2, 3, 5]] * 3, [16] * 3)
     ['right: 2*(3+5)', 'right: 2*(3+5)', None]
     """
-    whole = whole_steps or [False] * len(completions)
-    problems = [countdown_task.Problem(tuple(n), t, (), w) for n, t, w in zip(numbers, target, whole, strict=True)]
+    problems = countdown_problems(numbers, target, whole_steps)
     verdicts = [countdown_task.verify(p, text_of(c)) for p, c in zip(problems, completions, strict=True)]
     return [
         f"right: {verdict.mode}" if verdict.correct else answer

@@ -94,9 +94,16 @@ def countdown(
     >>> countdown([r"\boxed{(3+5)*2}", "3+5+2"], [[2, 3, 5]] * 2, [16, 16])
     [1.0, 0.0]
     """
-    whole = whole_steps or [False] * len(completions)
-    problems = [countdown_task.Problem(tuple(n), t, (), w) for n, t, w in zip(numbers, target, whole, strict=True)]
+    problems = countdown_problems(numbers, target, whole_steps)
     return [countdown_task.reward(p, text_of(c)) for p, c in zip(problems, completions, strict=True)]
+
+
+def countdown_problems(
+    numbers: Sequence[Sequence[int]], target: Sequence[int], whole_steps: Sequence[bool] | None
+) -> list[countdown_task.Problem]:
+    """Return the problems that columns hold."""
+    whole = whole_steps or [False] * len(numbers)
+    return [countdown_task.Problem(tuple(n), t, (), w) for n, t, w in zip(numbers, target, whole, strict=True)]
 
 
 def graph_coloring(

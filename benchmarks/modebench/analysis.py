@@ -1,8 +1,10 @@
 """From finished runs to the numbers of the report: everything is computed from the kept probabilities of modes."""
 
+import copy
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from benchmarks.modebench.metrics import KS, per_problem
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
 from benchmarks.modebench.provenance import recorded
 from benchmarks.modebench.run import WARM, Run
-from benchmarks.modebench.statistics import difference, equivalence, holm, not_below
+from benchmarks.modebench.statistics import difference, equivalence, holm_by_family, mean_of_all, not_below
 from benchmarks.modebench.study import read_rates, with_untuned
 from tasks.metrics import sample_metrics
 from tiny.evaluation import value_at
@@ -48,6 +50,10 @@ class Results:
             arm: {seed: curves_of(self.outcomes(run), self.samples) for seed, run in by_seed.items()}
             for arm, by_seed in self.runs.items()
         }
+        self.problems = len(problems_of(self.preset).test)
+        self._rng = np.random.default_rng(0)
+        self._shares = resample_counts(self.problems, RESAMPLES, self._rng)
+        self._values: dict[tuple[str, int, str, float | None], tuple[float, np.ndarray]] = {}
 
     @staticmethod
     def outcomes(run: Run) -> np.ndarray:
@@ -63,24 +69,49 @@ class Results:
         """Return the highest mean@8 of a run over the temperatures."""
         return float(self.curves[arm][seed].accuracy.mean(1).max())
 
+    def values(self, arm: str, seed: int, name: str, level: float | None) -> tuple[float, np.ndarray]:
+        """Return a run's value at a level (None: its area) on all problems, NaN if out of reach, and on resamples."""
+        key = (arm, seed, name, level)
+        if key not in self._values:
+            curves, everyone = self.curves[arm][seed], np.full((self.problems, 1), 1 / self.problems)
+            whole = self._read_off(curves, name, level, everyone, nearest=False)
+            self._values[key] = float(whole[0]), self._read_off(curves, name, level, self._shares, nearest=True)
+        return self._values[key]
+
+    def _read_off(
+        self, curves: Curves, name: str, level: float | None, weights: np.ndarray, *, nearest: bool
+    ) -> np.ndarray:
+        accuracies, values = curves.accuracy @ weights, curves.values[name] @ weights
+        if level is None:
+            return areas(accuracies, values, low=self.floor, high=self.ceiling, nearest=nearest)
+        return values_at(level, accuracies, values, nearest=nearest)
+
+    def rng(self) -> np.random.Generator:
+        """Return a source of chance that draws the same seeds for every pair of arms."""
+        return copy.deepcopy(self._rng)
+
+    @cached_property
     def learned(self) -> list[str]:
-        """Return the arms none of whose runs ended below its warm start: the others have no accuracy to match."""
+        """The arms none of whose runs ended below its warm start: the others have no accuracy to match."""
         return [
             arm for arm in self.arms if all(self.best(arm, seed) >= self.best(WARM, seed) for seed in self.runs[arm])
         ]
 
+    @cached_property
     def yardsticks(self) -> list[str]:
-        """Return the arms that set the levels of comparison: the core study's, so that a variant moves none."""
-        learned = self.learned() or self.arms
+        """The arms that set the levels of comparison: the core study's, so that a variant moves none."""
+        learned = self.learned or self.arms
         return [arm for arm in learned if arm in CORE] or learned
 
+    @cached_property
     def ceiling(self) -> float:
-        """Return the highest mean@8 that every run of every yardstick reaches at some temperature."""
-        return min(self.best(arm, seed) for arm in self.yardsticks() for seed in self.runs[arm])
+        """The highest mean@8 that every run of every yardstick reaches at some temperature."""
+        return min(self.best(arm, seed) for arm in self.yardsticks for seed in self.runs[arm])
 
+    @cached_property
     def floor(self) -> float:
-        """Return the mean@8 of the run that is most accurate at its hottest, of the yardsticks."""
-        arms = self.yardsticks()
+        """The mean@8 of the run that is most accurate at its hottest, of the yardsticks."""
+        arms = self.yardsticks
         return max(float(each.accuracy.mean(1)[-1]) for arm in arms for each in self.curves[arm].values())
 
 
@@ -113,12 +144,12 @@ def parameters(preset: Preset) -> int:
 
 def summary(results: Results) -> dict[str, Any]:
     """Return every arm's table row: ceilings, values at matched accuracy, pass@k, entropy, tokens, seconds."""
-    levels = {"level": results.preset.level, "common": results.ceiling()}
-    low, high = results.floor(), results.ceiling()
+    levels = {"level": results.preset.level, "common": results.ceiling}
+    low, high = results.floor, results.ceiling
     return {
         "levels": levels,
         "range": [low, high],
-        "collapsed": [arm for arm in results.arms if arm not in results.learned()],
+        "collapsed": [arm for arm in results.arms if arm not in results.learned],
         "arms": {arm: _arm_summary(results, arm, levels, low, high) for arm in results.runs},
         "guesser": guesser(results.preset),
     }
@@ -144,16 +175,10 @@ def _arm_summary(results: Results, arm: str, levels: dict[str, float], low: floa
         "learning_rate": next(iter(results.runs[arm].values())).learning_rate,
         "seeds": sorted(results.runs[arm]),
         "per_seed": rows,
-        "mean": {name: _mean([row[name] for row in rows]) for name in rows[0]},
+        "mean": {name: mean_of_all([row[name] for row in rows]) for name in rows[0]},
         "frontier": _frontier(results, arm),
         "pass@k": _pass_curve(results, arm),
     }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean, or None as soon as one seed did not reach what is averaged."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def _final(evaluations: Sequence[Row]) -> dict[str, float]:
@@ -229,7 +254,7 @@ def comparisons(results: Results, first: str, others: Sequence[str]) -> dict[str
 
     Holm's adjustment is over the other methods, and once more over the variants of the recipe.
     """
-    levels = {"level": results.preset.level, "common": results.ceiling()}
+    levels = {"level": results.preset.level, "common": results.ceiling}
     found: dict[str, Any] = {}
     for label, level in levels.items():
         for name in VALUES:
@@ -243,36 +268,23 @@ def comparisons(results: Results, first: str, others: Sequence[str]) -> dict[str
 def _adjusted(pairs: Mapping[str, dict[str, float] | None]) -> dict[str, dict[str, float]]:
     """Return the pairs that there are with their p-value adjusted within methods and within variants."""
     known = {arm: pair for arm, pair in pairs.items() if pair is not None}
-    p_values = {arm: 1.0 if pair is None else pair["p"] for arm, pair in pairs.items()}  # all count, whoever arrives
-    methods = {arm: p for arm, p in p_values.items() if arm in METHODS}
-    adjusted = holm(methods) | holm({arm: p for arm, p in p_values.items() if arm not in methods})
+    adjusted = holm_by_family({arm: None if pair is None else pair["p"] for arm, pair in pairs.items()}, METHODS)
     return {arm: {**pair, "holm": adjusted[arm]} for arm, pair in known.items()}
 
 
 def _paired(results: Results, first: str, second: str, name: str, level: float | None) -> dict[str, float] | None:
     """Return the difference at a level (None: of the areas), or None where fewer than two seeds reach it twice."""
-    rng = np.random.default_rng(0)
-    problems = len(problems_of(results.preset).test)
-    shares = resample_counts(problems, RESAMPLES, rng)
-    everyone = np.full((problems, 1), 1 / problems)
-    low, high = results.floor(), results.ceiling()
-
-    def value(curves: Curves, weights: np.ndarray, *, nearest: bool = False) -> np.ndarray:
-        accuracies, values = curves.accuracy @ weights, curves.values[name] @ weights
-        if level is None:
-            return areas(accuracies, values, low=low, high=high, nearest=nearest)
-        return values_at(level, accuracies, values, nearest=nearest)
-
     observed, resampled = [], []
     for seed in results.shared_seeds(first, second):
-        one, other = results.curves[first][seed], results.curves[second][seed]
-        gap = float((value(one, everyone) - value(other, everyone))[0])
-        if not np.isnan(gap):
-            observed.append(gap)
-            resampled.append(value(one, shares, nearest=True) - value(other, shares, nearest=True))
+        (one, one_resampled), (other, other_resampled) = (
+            results.values(arm, seed, name, level) for arm in (first, second)
+        )
+        if not np.isnan(one - other):
+            observed.append(one - other)
+            resampled.append(one_resampled - other_resampled)
     if len(observed) < 2:
         return None
-    pair = difference(np.array(observed), np.array(resampled), rng).as_dict()
+    pair = difference(np.array(observed), np.array(resampled), results.rng()).as_dict()
     return pair | {
         "not below -2 points": not_below(observed, margin=PASS_MARGIN),
         "equivalent within 3 points": equivalence(observed, margin=EQUIVALENCE_MARGIN),
@@ -281,12 +293,7 @@ def _paired(results: Results, first: str, second: str, name: str, level: float |
 
 def _ceiling_pair(results: Results, first: str, second: str) -> dict[str, float]:
     """Return the difference of the highest mean@8 over temperatures."""
-    gaps = [
-        float(
-            results.curves[first][seed].accuracy.mean(1).max() - results.curves[second][seed].accuracy.mean(1).max()
-        )
-        for seed in results.shared_seeds(first, second)
-    ]
+    gaps = [results.best(first, seed) - results.best(second, seed) for seed in results.shared_seeds(first, second)]
     return {
         "mean": float(np.mean(gaps)),
         "equivalent within 3 points": equivalence(gaps, margin=EQUIVALENCE_MARGIN),

@@ -74,14 +74,9 @@ HALF = replace(CENTRED, dedup=0.5, skip="all_min")
 DIVERSE = MaxEntConfig.diverse()
 
 
-def _half(name: str, *, tuned_as: str | None = "half_0", **changes: Any) -> Arm:
-    """Return an arm that differs from κ=½, a=0 in what it names, which is what the recipe was chosen from."""
-    return Arm(f"MaxEnt {name}", replace(HALF, **changes), tuned_as=tuned_as)
-
-
-def _recipe(name: str, *, tuned_as: str | None = "full_0", **changes: Any) -> Arm:
-    """Return an arm that differs from the recipe in what it names, and trains at its learning rate."""
-    return Arm(f"MaxEnt κ=1 a=0{name}", replace(DIVERSE, **changes), tuned_as=tuned_as)
+def _variant(name: str, base: MaxEntConfig, tuned_as: str | None = None, **changes: Any) -> Arm:
+    """Return an arm that differs from a base in what it names; it takes over an arm's rate, or is tuned itself."""
+    return Arm(f"MaxEnt {name}", replace(base, **changes), tuned_as=tuned_as)
 
 
 TUNED = {
@@ -97,22 +92,22 @@ TUNED = {
     "xdr_mild": Arm("xDr.GRPO τ=.25", replace(SURROGATE, surrogate_tau=0.25)),
     "maxent": Arm("MaxEnt, published"),
     "centred": Arm("MaxEnt, centred", CENTRED),
-    "none_0": _half("κ=0 a=0", dedup=0.0),
-    "quarter_0": _half("κ=¼ a=0", dedup=0.25),
-    "half_0": _half("κ=½ a=0", tuned_as=None),
-    "half_half": _half("κ=½ a=½", group_scale=0.5),
-    "half_1": _half("κ=½ a=1", group_scale=1.0, tuned_as=None),
-    "pruned": _half("κ=½ a=0, pruned to half", prune=0.5),
-    "full_0": _recipe("", tuned_as=None),
-    "full_half": Arm("MaxEnt κ=1 a=½", replace(DIVERSE, group_scale=0.5), tuned_as="full_0"),
-    "full_1": Arm("MaxEnt κ=1 a=1", replace(DIVERSE, group_scale=1.0), tuned_as="full_0"),
-    "tau_0": _recipe(" τ=0", tau=0.0),
-    "tau_half": _recipe(" τ=.5", tau=0.5),
-    "tau_1": _recipe(" τ=1", tau=1.0),
-    "ess": _recipe(", ESS 4", target_ess=4.0),
-    "cool": replace(_recipe(", sampled at .8"), temperature=0.8),
-    "both": replace(_recipe(" + entropy .02"), entropy_bonus=0.02),
-    "mode_keys": replace(_recipe(", modes as keys"), keys="mode"),
+    "none_0": _variant("κ=0 a=0", HALF, "half_0", dedup=0.0),
+    "quarter_0": _variant("κ=¼ a=0", HALF, "half_0", dedup=0.25),
+    "half_0": _variant("κ=½ a=0", HALF),
+    "half_half": _variant("κ=½ a=½", HALF, "half_0", group_scale=0.5),
+    "half_1": _variant("κ=½ a=1", HALF, group_scale=1.0),
+    "pruned": _variant("κ=½ a=0, pruned to half", HALF, "half_0", prune=0.5),
+    "full_0": _variant("κ=1 a=0", DIVERSE),
+    "full_half": _variant("κ=1 a=½", DIVERSE, "full_0", group_scale=0.5),
+    "full_1": _variant("κ=1 a=1", DIVERSE, "full_0", group_scale=1.0),
+    "tau_0": _variant("κ=1 a=0 τ=0", DIVERSE, "full_0", tau=0.0),
+    "tau_half": _variant("κ=1 a=0 τ=.5", DIVERSE, "full_0", tau=0.5),
+    "tau_1": _variant("κ=1 a=0 τ=1", DIVERSE, "full_0", tau=1.0),
+    "ess": _variant("κ=1 a=0, ESS 4", DIVERSE, "full_0", target_ess=4.0),
+    "cool": replace(_variant("κ=1 a=0, sampled at .8", DIVERSE, "full_0"), temperature=0.8),
+    "both": replace(_variant("κ=1 a=0 + entropy .02", DIVERSE, "full_0"), entropy_bonus=0.02),
+    "mode_keys": replace(_variant("κ=1 a=0, modes as keys", DIVERSE, "full_0"), keys="mode"),
     "raft_full": Arm("RAFT κ=1", replace(RAFT, dedup=1.0), tuned_as="raft"),
     "tpo_full": Arm("TPO κ=1", replace(TPO, dedup=1.0), tuned_as="tpo"),
 }
@@ -121,7 +116,7 @@ SLOW = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "raft", "xdr")
 ARMS = TUNED | {
     f"{name}_slow": replace(TUNED[name], name=f"{TUNED[name].name}, slow", learning_rate=2.5e-5) for name in SLOW
 }
-RECIPE = next(name for name, arm in ARMS.items() if arm.config == MaxEntConfig.diverse())
+RECIPE = next(name for name, arm in ARMS.items() if arm.config == DIVERSE)
 """The arm that is `MaxEntConfig.diverse()`."""
 CORE = (
     "grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "xdr", "maxent", "half_0", "half_1", "full_0",

@@ -5,7 +5,7 @@ by seed alone, and the intervals over prompts stay with the run that they are of
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from benchmarks.modebench.arms import ARMS, METHODS, RECIPE
 from benchmarks.modebench.machine import noted
 from benchmarks.modebench.pretrained import TEMPERATURES, recorded
 from benchmarks.modebench.report import name_of
-from benchmarks.modebench.statistics import difference, holm
+from benchmarks.modebench.statistics import difference, holm_by_family, mean_of_all
+from benchmarks.modebench.tables import number, p_value, points, quoted, table
 from tiny.evaluation import value_at
 
 Row = dict[str, Any]
@@ -132,7 +133,7 @@ def _summary(by_seed: Mapping[int, Row], level: float) -> Row:
         found[str(seed)] = {**at_level, "best mean@8": _best(run), **run}
     everyone = list(found.values())
     return {
-        "mean": {name: _mean([run[name] for run in everyone]) for name in (*MEASURES, "greedy")},
+        "mean": {name: mean_of_all([run[name] for run in everyone]) for name in (*MEASURES, "greedy")},
         "frontier": [
             {name: float(np.mean([row[name] for row in rows])) for name in rows[0] if "over prompts" not in name}
             for rows in zip(*(run["frontier"] for run in everyone), strict=True)
@@ -141,20 +142,12 @@ def _summary(by_seed: Mapping[int, Row], level: float) -> Row:
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean, or None as soon as one seed did not reach what is averaged."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
-
-
 def _comparisons(arms: Mapping[str, Row]) -> dict[str, dict[str, Row]]:
     """Return the recipe minus every other arm; p is Holm's, over the methods and over the variants of the recipe."""
     found = {}
     for measure in MEASURES:
         pairs = {arm: _pair(arms[RECIPE], arms[arm], measure) for arm in arms if arm != RECIPE}
-        p_values = {arm: 1.0 if pair["p"] is None else pair["p"] for arm, pair in pairs.items()}  # all are counted
-        methods = {arm: p for arm, p in p_values.items() if arm in METHODS}
-        adjusted = holm(methods) | holm({arm: p for arm, p in p_values.items() if arm not in methods})
+        adjusted = holm_by_family({arm: pair["p"] for arm, pair in pairs.items()}, METHODS)
         found[measure] = {
             arm: {**pair, "holm": None if pair["p"] is None else adjusted[arm]} for arm, pair in pairs.items()
         }
@@ -182,19 +175,19 @@ def pretrained_markdown(result: Mapping[str, Any]) -> str:
         UNTUNED,
         f"**At matched accuracy**, a mean@8 of {level} ({result['level is']}) by choice of the sampling temperature; "
         f"means over seeds.{_said(result)}",
-        _table(
+        table(
             ["method", "seeds", *titles, "greedy pass@1"],
             [
                 [
                     name_of(arm),
                     str(len(row["seeds"])),
-                    *(_number(row["mean"][name]) for name in (*MEASURES, "greedy")),
+                    *(number(row["mean"][name]) for name in (*MEASURES, "greedy")),
                 ]
                 for arm, row in arms.items()
             ],
         ),
         "**Frontiers**: mean@8 / coverage@8 / pass@8 at each sampling temperature, means over seeds.",
-        _table(
+        table(
             ["method", *(f"T = {temperature}" for temperature in TEMPERATURES)],
             [[name_of(arm), *map(_point, row["frontier"])] for arm, row in arms.items()],
         ),
@@ -207,7 +200,7 @@ def pretrained_markdown(result: Mapping[str, Any]) -> str:
         )
         others = [arm for arm in arms if arm != RECIPE]
         rows = [[name_of(arm), *(text for each in MEASURES for text in _cells(found[each][arm]))] for arm in others]
-        parts.append(_table(["against", *(text for title in titles for text in (title, "p"))], rows))
+        parts.append(table(["against", *(text for title in titles for text in (title, "p"))], rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -221,7 +214,7 @@ def _provenance(result: Mapping[str, Any]) -> str:
     commands, how = result["made"].get("commands", []), result["evaluation"]
     return (
         f"{result['model']}: {', and '.join(machines) or 'hardware not recorded'}. "
-        f"Run by {', then '.join(f'`{each}`' for each in commands) or 'a command that was not recorded'}. "
+        f"Run by {quoted(commands) or 'a command that was not recorded'}. "
         f"Evaluated on {how['prompts']} problems of {how['subject']}, {how['samples']} answers each of at most "
         f"{how['max_new_tokens']} tokens, by {how['engine']}."
     )
@@ -236,17 +229,8 @@ def _said(result: Mapping[str, Any]) -> str:
     return "".join(f" {what}: {', '.join(names)}." for what, names in said.items() if names)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
 def _point(row: Row) -> str:
-    return " / ".join(_number(row[name]) for name in ("mean@8", "coverage@8", "pass@8"))
+    return " / ".join(number(row[name]) for name in ("mean@8", "coverage@8", "pass@8"))
 
 
 def _cells(pair: Row) -> tuple[str, str]:
@@ -254,10 +238,9 @@ def _cells(pair: Row) -> tuple[str, str]:
     if pair["mean"] is None:
         return "–", "–"
     if pair["p"] is None:
-        return f"{100 * pair['mean']:+.1f} n={pair['seeds']}", "–"
-    mean, low, high = (f"{100 * pair[name]:+.1f}" for name in ("mean", "seed_low", "seed_high"))
-    p = f"{pair['holm']:.4f}" if pair["holm"] >= 0.0001 else "<.0001"
-    return f"{mean} [{low}, {high}] n={pair['seeds']}", p
+        return f"{points(pair['mean'])} n={pair['seeds']}", "–"
+    mean, low, high = (points(pair[name]) for name in ("mean", "seed_low", "seed_high"))
+    return f"{mean} [{low}, {high}] n={pair['seeds']}", p_value(pair["holm"])
 
 
 def write_pretrained_report(result: Mapping[str, Any], folder: Path) -> Path:

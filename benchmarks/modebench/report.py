@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.modebench.arms import ARMS, METHODS, RECIPE
 from benchmarks.modebench.pictures import save_pictures
 from benchmarks.modebench.run import WARM
+from benchmarks.modebench.tables import number, p_value, points, quoted, table
 
 Summary = Mapping[str, Any]
 
@@ -48,7 +49,7 @@ def markdown(result: Summary) -> str:
 
 def _commands(result: Summary) -> str:
     commands = result["commands"]
-    return commands if isinstance(commands, str) else ", then ".join(f"`{command}`" for command in commands)
+    return commands if isinstance(commands, str) else quoted(commands)
 
 
 def _collapsed(result: Summary) -> str:
@@ -58,15 +59,15 @@ def _collapsed(result: Summary) -> str:
 
 def _matched_table(result: Summary, level: float, common: float) -> str:
     columns: dict[str, Callable[[Summary], str]] = {
-        f"coverage@8 at {level:.2f}": lambda mean: _number(mean["coverage@8 at level"]),
-        f"pass@8 at {level:.2f}": lambda mean: _number(mean["pass@8 at level"]),
-        f"coverage@8 at {common:.3f}": lambda mean: _number(mean["coverage@8 at common"]),
-        f"pass@8 at {common:.3f}": lambda mean: _number(mean["pass@8 at common"]),
-        "area": lambda mean: _number(mean["area coverage@8"]),
-        "best checkpoint, validation": lambda mean: _number(mean["coverage@8 at level, best checkpoint"]),
-        "at T chosen on validation: T": lambda mean: _number(mean["chosen T"], 2),
-        "mean@8": lambda mean: _number(mean["mean@8 at chosen T"]),
-        "coverage@8": lambda mean: _number(mean["coverage@8 at chosen T"]),
+        f"coverage@8 at {level:.2f}": lambda mean: number(mean["coverage@8 at level"]),
+        f"pass@8 at {level:.2f}": lambda mean: number(mean["pass@8 at level"]),
+        f"coverage@8 at {common:.3f}": lambda mean: number(mean["coverage@8 at common"]),
+        f"pass@8 at {common:.3f}": lambda mean: number(mean["pass@8 at common"]),
+        "area": lambda mean: number(mean["area coverage@8"]),
+        "best checkpoint, validation": lambda mean: number(mean["coverage@8 at level, best checkpoint"]),
+        "at T chosen on validation: T": lambda mean: number(mean["chosen T"], 2),
+        "mean@8": lambda mean: number(mean["mean@8 at chosen T"]),
+        "coverage@8": lambda mean: number(mean["coverage@8 at chosen T"]),
     }
     return _table(result, columns)
 
@@ -88,53 +89,53 @@ def _plain_table(result: Summary) -> str:
         "learning seconds per update": "of it not sampling",
     }
     columns = {title: (lambda mean, name=name: _cell(name, mean.get(name))) for name, title in names.items()}
-    guesser = [_number(result["guesser"].get(name)) for name in names]
+    guesser = [number(result["guesser"].get(name)) for name in names]
     return _table(result, columns) + f"\n| random guesser | – | – | {' | '.join(guesser)} |"
 
 
 def _cell(name: str, value: float | None) -> str:
-    return f"{value / 1000:.0f}" if name == "sampled tokens" and value is not None else _number(value)
+    return f"{value / 1000:.0f}" if name == "sampled tokens" and value is not None else number(value)
 
 
 def _table(result: Summary, columns: Mapping[str, Callable[[Summary], str]]) -> str:
-    lines = [["method", "learning rate", "seeds", *columns], ["---", *["---:"] * (len(columns) + 2)]]
+    rows = []
     for arm, row in result["arms"].items():
         rate = f"{row['learning_rate']:g}" if row["learning_rate"] else "–"
-        lines.append([name_of(arm), rate, str(len(row["seeds"])), *(cell(row["mean"]) for cell in columns.values())])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append([name_of(arm), rate, str(len(row["seeds"])), *(cell(row["mean"]) for cell in columns.values())])
+    return table(["method", "learning rate", "seeds", *columns], rows)
 
 
 def _difference_table(found: Summary, level: float) -> str:
-    lines = [
-        ["against", f"coverage@8 at {level:.2f}", "p", "coverage@8 at common", "p", "area", f"pass@8 at {level:.2f}",
-         "≥ −2: p", "pass@8 at common", "≥ −2: p", "best mean@8", "within ± 3: p"],
-        ["---", *["---:"] * 11],
+    head = [
+        "against", f"coverage@8 at {level:.2f}", "p", "coverage@8 at common", "p", "area", f"pass@8 at {level:.2f}",
+        "≥ −2: p", "pass@8 at common", "≥ −2: p", "best mean@8", "within ± 3: p",
     ]  # fmt: skip
+    rows = []
     for arm, ceiling in found["best mean@8"].items():
         coverage, common = (found[f"coverage@8 at {at}"].get(arm) for at in ("level", "common"))
         passed, passed_common = (found[f"pass@8 at {at}"].get(arm) for at in ("level", "common"))
         area = found["area coverage@8"].get(arm)
         seeds = ceiling["seeds"]
-        lines.append([
+        rows.append([
             name_of(arm), _interval(coverage, seeds), _p(coverage, "holm"), _interval(common, seeds),
             _p(common, "holm"), _interval(area, seeds), _interval(passed, seeds), _p(passed, "not below -2 points"),
             _interval(passed_common, seeds), _p(passed_common, "not below -2 points"),
-            _points(ceiling["mean"]), _p(ceiling, "equivalent within 3 points"),
+            points(ceiling["mean"]), _p(ceiling, "equivalent within 3 points"),
         ])  # fmt: skip
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(head, rows)
 
 
 def _tuning_table(tuning: Summary) -> str:
     rates = list(next(iter(tuning["grid"].values())))
-    lines = [["method", *rates], ["---", *["---:"] * len(rates)]]
+    rows = []
     for arm, scores in tuning["grid"].items():
         cells = []
         for rate in rates:
             score, best = scores[rate]["score"], scores[rate]["highest mean@8"]
-            text = f"{_number(score if score > 0 else None)} ({best:.3f})"
+            text = f"{number(score if score > 0 else None)} ({best:.3f})"
             cells.append(f"**{text}**" if float(rate) == tuning["chosen"][arm] else text)
-        lines.append([name_of(arm), *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append([name_of(arm), *cells])
+    return table(["method", *rates], rows)
 
 
 def scaling_table(results: Sequence[Summary], arms: Sequence[str]) -> str:
@@ -142,29 +143,21 @@ def scaling_table(results: Sequence[Summary], arms: Sequence[str]) -> str:
 
     The difference is the recipe's to the method of the row, with Student's interval over seeds.
     """
-    lines = [
-        ["parameters", "method", "seeds", "mean@8 level", "coverage@8 there", "pass@8 there", "best mean@8",
-         "`diverse()` minus it, coverage@8 at level", "the same at the common level"],
-        ["---:", "---", *["---:"] * 7],
+    head = [
+        "parameters", "method", "seeds", "mean@8 level", "coverage@8 there", "pass@8 there", "best mean@8",
+        "`diverse()` minus it, coverage@8 at level", "the same at the common level",
     ]  # fmt: skip
+    rows = []
     for result in sorted(results, key=lambda each: each["parameters"]):
         found = result["comparisons"][RECIPE]
         for arm in (arm for arm in arms if arm in result["arms"]):
             row, seeds = result["arms"][arm]["mean"], len(result["arms"][arm]["seeds"])
-            lines.append([
+            rows.append([
                 f"{result['parameters']:,}", name_of(arm), str(seeds), f"{result['levels']['level']:.2f}",
-                _number(row["coverage@8 at level"]), _number(row["pass@8 at level"]), _number(row["best mean@8"]),
+                number(row["coverage@8 at level"]), number(row["pass@8 at level"]), number(row["best mean@8"]),
                 *(_interval(found[f"coverage@8 at {at}"].get(arm), seeds) for at in ("level", "common")),
             ])  # fmt: skip
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
+    return table(head, rows, text_column=1)
 
 
 def _interval(pair: Summary | None, seeds: int) -> str:
@@ -172,13 +165,12 @@ def _interval(pair: Summary | None, seeds: int) -> str:
     if pair is None:
         return "–"
     of = f" n={pair['seeds']}" if pair["seeds"] < seeds else ""
-    seeds = f"[{_points(pair['seed_low'])}, {_points(pair['seed_high'])}]"
-    return f"{_points(pair['mean'])} {seeds} ({_points(pair['both_low'])}, {_points(pair['both_high'])}){of}"
+    seeds = f"[{points(pair['seed_low'])}, {points(pair['seed_high'])}]"
+    return f"{points(pair['mean'])} {seeds} ({points(pair['both_low'])}, {points(pair['both_high'])}){of}"
 
 
 def _p(pair: Summary | None, name: str) -> str:
-    value = None if pair is None else pair[name]
-    return "–" if value is None else f"{value:.4f}" if value >= 0.0001 else "<.0001"
+    return p_value(None if pair is None else pair[name])
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Paired comparisons over seeds and problems, and what they say after adjustment for many arms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -77,11 +77,28 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
+def holm_by_family(p_values: Mapping[str, float | None], family: Collection[str]) -> dict[str, float]:
+    """Return Holm's adjusted p-values within a family and within the rest; None, no comparison, counts as 1.
+
+    >>> holm_by_family({"a": 0.01, "b": None, "c": 0.04}, ["a", "b"])
+    {'a': 0.02, 'b': 1.0, 'c': 0.04}
+    """
+    known = {name: 1.0 if p is None else p for name, p in p_values.items()}
+    inside = {name: p for name, p in known.items() if name in family}
+    return holm(inside) | holm({name: p for name, p in known.items() if name not in inside})
+
+
+def mean_of_all(values: Sequence[float | None]) -> float | None:
+    """Return the mean, or None as soon as one seed did not reach what is averaged."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
 def equivalence(differences: Sequence[float], *, margin: float) -> float:
     """Return the p-value of two one-sided t tests (TOST) of a difference within ± margin.
 
     >>> round(equivalence([0.001, -0.001, 0.0, 0.002], margin=0.03), 6)
-    5e-06
+    1.2e-05
     """
     return max(not_below(differences, margin=margin), not_below([-each for each in differences], margin=margin))
 

@@ -1,10 +1,14 @@
 """ModeBench's numbers: metrics against the tasks' own, frontiers against the demo's, intervals against arithmetic."""
 
+import doctest
+from types import ModuleType
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
+from benchmarks.modebench import curves, statistics, tables
 from benchmarks.modebench.curves import areas, resample_counts, values_at
 from benchmarks.modebench.metrics import averages, per_problem
 from benchmarks.modebench.statistics import difference, equivalence, holm, not_below
@@ -52,6 +56,13 @@ def test_the_area_of_a_straight_frontier_is_its_middle():
     assert areas(accuracies, values, low=0.5, high=0.7)[0] == pytest.approx((0.4 + 0.2) / 2)
     assert np.isnan(areas(accuracies, values, low=0.5, high=0.9)[0])
     assert np.isnan(areas(accuracies, values, low=0.7, high=0.5)[0])  # no common range, no area
+
+
+@pytest.mark.parametrize("module", [curves, statistics, tables], ids=lambda module: module.__name__)
+def test_what_the_docstrings_show_is_so(module: ModuleType):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_a_resample_that_misses_the_level_counts_with_its_most_accurate_value():
