@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxent_grpo import MaxEntConfig, MaxEntObjective, Target
+from maxent_grpo import MaxEntConfig, MaxEntObjective, Target, duplicate_counts
 from tiny.sampling import Samples
 
 
@@ -27,6 +27,27 @@ class GrpoObjective(MaxEntObjective):
         return torch.where(deviation > 0, target.advantages / deviation, 0.0) / counted
 
 
+class RareObjective(MaxEntObjective):
+    """Coefficients times p̂^(−½), p̂ a group's mean reward: what is seldom solved weighs more than with a = 0."""
+
+    def target(self, utilities: Tensor, **inputs: Any) -> Target:
+        """Return the target with its groups' scales changed."""
+        target = super().target(utilities, **inputs)
+        return replace(target, scale=target.scale * utilities.mean(-1).clamp(min=1 / utilities.shape[-1]) ** -0.5)
+
+
+class GradedObjective(MaxEntObjective):
+    """κ of each group is its mean reward p̂: variety is asked for where it can be had."""
+
+    def target(self, utilities: Tensor, *, keys: Tensor, **inputs: Any) -> Target:
+        """Return the target of settings without κ, discounted by each group's own."""
+        target = super().target(utilities, **inputs)
+        copies = duplicate_counts(keys, mask=target.mask).clamp(min=1)
+        weights = target.weights * copies ** -utilities.mean(-1, keepdim=True)
+        weights = weights / weights.sum(-1, keepdim=True)
+        return replace(target, weights=weights, log_weights=weights.log())
+
+
 @dataclass(frozen=True)
 class Arm:
     """A method.
@@ -37,6 +58,8 @@ class Arm:
         make: the class that composes the loss of the settings.
         entropy_bonus: λ of the loop's entropy bonus.
         temperature: the sampling temperature in training.
+        passes: optimiser steps on a batch, clipped from the second on.
+        correct_reference: the anchor is the reference over the sampling policy instead of the reference.
         keys: what counts as the same answer: its text, or the mode that the verifier reports.
         tuned_as: the arm whose learning rate it takes over, for variants of a recipe; None: it is tuned itself.
         learning_rate: given instead of tuned.
@@ -47,6 +70,8 @@ class Arm:
     make: Callable[[MaxEntConfig], MaxEntObjective] = MaxEntObjective
     entropy_bonus: float = 0.0
     temperature: float = 1.0
+    passes: int = 1
+    correct_reference: bool = False
     keys: str = "text"
     tuned_as: str | None = None
     learning_rate: float | None = None
@@ -72,6 +97,7 @@ RAFT = MaxEntConfig(tau=0.0, skip="all_min")
 TPO = MaxEntConfig(tau=0.0, beta=1.0, anchor="old", projection="listwise", utilities="zscore", q_eps=0.0)
 HALF = replace(CENTRED, dedup=0.5, skip="all_min")
 DIVERSE = MaxEntConfig.diverse()
+ANCHORED = {"beta": 0.05, "length_normalize_ref": False}
 
 
 def _variant(name: str, base: MaxEntConfig, tuned_as: str | None = None, **changes: Any) -> Arm:
@@ -108,6 +134,20 @@ TUNED = {
     "cool": replace(_variant("κ=1 a=0, sampled at .8", DIVERSE, "full_0"), temperature=0.8),
     "both": replace(_variant("κ=1 a=0 + entropy .02", DIVERSE, "full_0"), entropy_bonus=0.02),
     "mode_keys": replace(_variant("κ=1 a=0, modes as keys", DIVERSE, "full_0"), keys="mode"),
+    "rare": replace(_variant("κ=1 a=−½", DIVERSE, "full_0"), make=RareObjective),
+    "cool_rare": replace(_variant("κ=1 a=−½, sampled at .8", DIVERSE, "full_0"), make=RareObjective, temperature=0.8),
+    "graded": replace(_variant("κ=p̂ a=0", HALF, "full_0", dedup=0.0), make=GradedObjective),
+    "anchored": _variant("κ=1 a=0 β=.05", DIVERSE, "full_0", **ANCHORED),
+    "corrected": replace(_variant("κ=1 a=0 β=.05, corrected", DIVERSE, "full_0", **ANCHORED), correct_reference=True),
+    "corrected_0": replace(
+        _variant("κ=0 a=0 β=.05, corrected", HALF, "full_0", dedup=0.0, **ANCHORED), correct_reference=True
+    ),
+    "passes_2": replace(_variant("κ=1 a=0, 2 passes", DIVERSE), passes=2),
+    "dr_grpo_passes_2": replace(Arm("Dr.GRPO, 2 passes", SURROGATE), passes=2),
+    "dr_grpo_cool": Arm("Dr.GRPO sampled at .8", SURROGATE, temperature=0.8, tuned_as="dr_grpo"),
+    "xdr_mild_cool": Arm(
+        "xDr.GRPO τ=.25 sampled at .8", replace(SURROGATE, surrogate_tau=0.25), temperature=0.8, tuned_as="xdr_mild"
+    ),
     "raft_full": Arm("RAFT κ=1", replace(RAFT, dedup=1.0), tuned_as="raft"),
     "tpo_full": Arm("TPO κ=1", replace(TPO, dedup=1.0), tuned_as="tpo"),
 }

@@ -57,7 +57,7 @@ def _countdown(rules: countdown.Rules, **changes: Any) -> Family:
 
 FAMILIES = {
     "countdown": _countdown(countdown.WIDE),
-    "countdown4": _countdown(countdown.MODEBENCH_4, max_new_tokens=12, enumerable=False),
+    "countdown4": _countdown(countdown.MODEBENCH_4, max_new_tokens=12),
     "graph": Family(
         graph_coloring,
         pool=lambda: graph_coloring.problems(5, sample=8000),
@@ -74,7 +74,13 @@ FEW = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 @dataclass(frozen=True)
 class Preset:
-    """The sizes of a study; `level` is the mean@8 at which methods are compared, learning rates a margin above it."""
+    """The sizes of a study.
+
+    Attributes:
+        level: the mean@8 at which methods are compared; learning rates are chosen at `tuning_margin` above it.
+        rates_of: a preset whose committed learning rates are taken over instead of tuning.
+        split_seed: of the division of problems into those to train on, to choose on and to test on.
+    """
 
     family_name: str = "countdown"
     hidden_size: int = 96
@@ -92,6 +98,8 @@ class Preset:
     eval_samples: int = 64
     level: float = 0.6
     tuning_margin: float = 0.03
+    rates_of: str | None = None
+    split_seed: int = 0
     temperatures: tuple[float, ...] = field(default=(0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2))
 
     @property
@@ -102,6 +110,7 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(),
+    "confirm": Preset(seeds=(5, 6, 7, 8, 9), rates_of="cpu", split_seed=1),
     "smoke": Preset(updates=60, learning_rates=(1e-4,), seeds=(0,), eval_every=30, test=256, level=0.5),
     "graph": Preset(
         family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
@@ -137,8 +146,8 @@ class Problems:
 def problems_of(preset: Preset) -> Problems:
     """Return the problems of a preset. The control problems have one right answer each, and none is trained on."""
     family = preset.family
-    sides = split(family.pool(), held_out=preset.test + preset.validation, seed=0)
-    control = split(family.control_pool(), held_out=preset.validation, seed=0)
+    sides = split(family.pool(), held_out=preset.test + preset.validation, seed=preset.split_seed)
+    control = split(family.control_pool(), held_out=preset.validation, seed=preset.split_seed)
     return Problems(sides.train, sides.held_out[preset.test :], sides.held_out[: preset.test], control.held_out)
 
 

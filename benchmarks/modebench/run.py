@@ -132,6 +132,8 @@ def _loop(run: Run) -> Reinforcement:
         preset.family.tokenizer(),
         preset.family.task,
         config,
+        reference=load_checkpoint(run.warm.folder).to(DEVICE) if config.needs_reference else None,
+        correct_reference=arm.correct_reference,
         learning_rate=run.learning_rate,
         prompts_per_step=preset.prompts,
         num_samples=preset.samples,
@@ -139,6 +141,7 @@ def _loop(run: Run) -> Reinforcement:
         temperature=arm.temperature,
         entropy_bonus=arm.entropy_bonus,
         active_only=True,
+        passes=arm.passes,
         keys=mode_keys if arm.keys == "mode" else None,
         seed=run.seed,
     )

@@ -17,6 +17,7 @@ from tiny.jobs import run_jobs
 from tiny.storage import Log
 
 RATES = "learning_rates.json"
+RESULTS = Path(__file__).parent / "results"
 
 
 def run_study(
@@ -25,11 +26,14 @@ def run_study(
     """Do everything that is not done yet. Seeds are finished one after the other, all arms of one before the next.
 
     Raises:
-        ValueError: if the folder has runs of other sizes.
+        ValueError: if the folder has runs of other sizes, or an arm has no learning rate where rates are taken over.
     """
     record(root, preset_name, arms)
     preset = PRESETS[preset_name]
-    if len(preset.learning_rates) == 1:
+    if preset.rates_of is not None:
+        rates = _committed_rates(preset.rates_of, arms)
+        _write_rates(root, rates, {})
+    elif len(preset.learning_rates) == 1:
         rates = dict.fromkeys(arms, preset.learning_rates[0])
         _write_rates(root, rates, {})
     else:
@@ -37,6 +41,16 @@ def run_study(
     runs = [Run(root, preset_name, arm, seed, rates[arm]) for seed in preset.seeds for arm in arms]
     _finish("warm starts", [run.warm for run in runs], console, workers)
     _finish("seeds", runs, console, workers)
+
+
+def _committed_rates(preset_name: str, arms: Sequence[str]) -> dict[str, float]:
+    """Return the rates of arms in the committed results of a study that tuned them."""
+    file = RESULTS / f"{preset_name}.json"
+    known = with_untuned(json.loads(file.read_text())["tuning"]["chosen"])
+    missing = [arm for arm in arms if arm not in known]
+    if missing:
+        raise ValueError(f"Expected arms whose learning rate is in {file}, got arms={missing}.")
+    return {arm: known[arm] for arm in arms}
 
 
 def _tune(

@@ -50,9 +50,12 @@ def warm_start(
 
 
 class Reinforcement:
-    """One run of reinforcement learning: on-policy batches, one update each, resumable between updates.
+    """One run of reinforcement learning: on-policy batches, resumable between them.
 
     Args:
+        correct_reference: for β > 0, take the reference's log-probabilities minus the sampling policy's as the
+            anchor: what was sampled carries the policy once already.
+        passes: optimiser steps on a batch; from the second on the loss is clipped at the sampling policy.
         temperature: of the sampling; the policy in training is the model at this temperature.
         entropy_bonus: λ; the loss falls by λ times the entropy of the tokens, divided like the loss by
             `max_new_tokens` and averaged over completions.
@@ -70,6 +73,7 @@ class Reinforcement:
         config: MaxEntConfig,
         *,
         reference: PreTrainedModel | None = None,
+        correct_reference: bool = False,
         learning_rate: float,
         prompts_per_step: int,
         num_samples: int,
@@ -77,12 +81,14 @@ class Reinforcement:
         temperature: float = 1.0,
         entropy_bonus: float = 0.0,
         active_only: bool = False,
+        passes: int = 1,
         keys: Callable[[Samples], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         self.model, self.tokenizer, self.task = model, tokenizer, task
         self.loss_fn = MaxEntLoss(config)
         self.reference = reference if config.needs_reference else None
+        self.correct_reference, self.passes = correct_reference, passes
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         self.prompts_per_step, self.num_samples = prompts_per_step, num_samples
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
@@ -113,15 +119,18 @@ class Reinforcement:
         )
 
     def learn(self, samples: Samples) -> Statistics:
-        """Take one optimiser step on what was drawn."""
+        """Take an optimiser step a pass on what was drawn."""
         self.model.train()
-        loss, statistics = self._loss(samples)
-        self.optimizer.zero_grad()
-        if loss is not None:
+        rollout = None
+        for _ in range(self.passes):
+            loss, rollout = self._loss(samples, rollout)
+            if loss is None:
+                break
+            self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
         self.step += 1
-        return statistics
+        return rollout.statistics
 
     def rollout(self, samples: Samples, policy_logps: Tensor | None = None) -> Rollout:
         """Return the constants of an update on these samples: targets, coefficients and their statistics.
@@ -129,37 +138,50 @@ class Reinforcement:
         Args:
             policy_logps: [N, T] token log-probabilities of the policy, for settings and statistics that need them.
         """
+        ref_logps = self._frozen_logps(self.reference, samples)
+        if ref_logps is not None and policy_logps is not None and self.correct_reference:
+            ref_logps = ref_logps - policy_logps
         return self.loss_fn.rollout(
             samples.rewards,
             samples.mask,
             group_sizes=self.num_samples,
-            ref_logps=self._frozen_logps(self.reference, samples),
+            ref_logps=ref_logps,
+            old_logps=policy_logps if self.passes > 1 else None,
             policy_logps=policy_logps,
             ids=samples.ids,
             keys=None if self.keys is None else self.keys(samples),
             generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.step),
         )
 
-    def _loss(self, samples: Samples) -> tuple[Tensor | None, Statistics]:
-        """Return the loss of a batch, None where no completion has a coefficient, and its statistics."""
+    def _loss(self, samples: Samples, rollout: Rollout | None = None) -> tuple[Tensor | None, Rollout]:
+        """Return the loss of a batch, None where no completion has a coefficient, and the constants it is of.
+
+        Args:
+            rollout: the constants from an earlier pass over the batch; in the first they are made here.
+        """
         rows: Tensor | slice = slice(None)
         if self.active_only and not self.entropy_bonus:
-            scored = self.model if self.loss_fn.objective.config.needs_old_logps else None
-            rollout = self.rollout(samples, self._frozen_logps(scored, samples))
+            if rollout is None:
+                scored = self.model if self._needs_policy_logps else None
+                rollout = self.rollout(samples, self._frozen_logps(scored, samples))
             rows = rollout.token_weights().any(-1).nonzero().squeeze(-1)
             if len(rows) == 0:
-                return None, rollout.statistics
-            log_probs = self._log_probs(self.model, samples, rows)
-            logps = _chosen(log_probs, samples.ids[rows])
-        else:
-            log_probs = self._log_probs(self.model, samples, rows)
-            logps = _chosen(log_probs, samples.ids)
+                return None, rollout
+        log_probs = self._log_probs(self.model, samples, rows)
+        logps = _chosen(log_probs, samples.ids[rows])
+        if rollout is None:
             rollout = self.rollout(samples, logps.detach())
         loss = rollout.loss(logps, rows)
         if self.entropy_bonus:
             entropy = -(log_probs.exp() * log_probs).sum(-1).masked_fill(~samples.mask, 0.0).sum(-1)
             loss = loss - self.entropy_bonus * entropy.mean() / self.max_new_tokens
-        return loss, rollout.statistics
+        return loss, rollout
+
+    @property
+    def _needs_policy_logps(self) -> bool:
+        """Whether the constants of an update cannot be had without the sampling policy's log-probabilities."""
+        corrected = self.correct_reference and self.reference is not None
+        return self.loss_fn.objective.config.needs_old_logps or corrected or self.passes > 1
 
     def _log_probs(self, model: PreTrainedModel, samples: Samples, rows: Tensor | slice) -> Tensor:
         """Return the log-probabilities [n, T, V] of every token at the training temperature."""

@@ -101,6 +101,21 @@ def test_verifier_keys_join_different_texts_of_one_mode():
     assert keys[0] == keys[1] != keys[2] == keys[3] != keys[4]
 
 
+def test_seldom_solved_groups_weigh_more_and_their_duplicates_are_discounted_less():
+    rewards, keys = torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 1, 0]]), torch.tensor([[0, 1, 2, 3], [0, 0, 1, 2]])
+    inputs = {"mask": torch.ones(2, 4, dtype=torch.bool), "lengths": torch.ones(2, 4, dtype=torch.long), "keys": keys}
+
+    def coefficients(arm):
+        objective = ARMS[arm].make(ARMS[arm].sized(4))
+        return objective.coefficients(objective.target(rewards, **inputs))
+
+    shares = torch.tensor([[1 / 4], [3 / 4]])
+    assert_close(coefficients("rare"), coefficients(RECIPE) * shares**-0.5)
+    plain = coefficients("none_0") + 1 / 4
+    expected = plain * torch.tensor([[1.0, 1, 1, 1], [2, 2, 1, 1]]) ** -shares
+    assert_close(coefficients("graded"), expected / expected.sum(-1, keepdim=True) - 1 / 4)
+
+
 @pytest.mark.parametrize("arm", ["dr_grpo", RECIPE, "tpo", "pruned"])
 def test_leaving_idle_completions_out_changes_no_update(graph_model, arm):
     family, problems = FAMILIES["graph"], problems_of(TINY).train

@@ -123,6 +123,32 @@ def test_the_policy_in_training_is_the_model_at_the_sampling_temperature() -> No
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_a_second_pass_is_clipped_at_the_policy_that_sampled() -> None:
+    config, (samples, _) = MaxEntConfig(tau=1.0, clip_high=0.0, clip_low=0.0), scripted_samples()
+    once, twice = (learner(config, num_samples=2, passes=passes, learning_rate=0.01) for passes in (1, 2))
+    old = once._frozen_logps(once.model, samples)
+    once.learn(samples)
+    logps = once._log_probs(once.model, samples, slice(None)).gather(-1, samples.ids.unsqueeze(-1)).squeeze(-1)
+    rollout = once.loss_fn.rollout(samples.rewards, samples.mask, group_sizes=2, old_logps=old, ids=samples.ids)
+    once.optimizer.zero_grad()
+    rollout.loss(logps).backward()
+    once.optimizer.step()
+    twice.learn(samples)
+    assert ((logps > old) & samples.mask).any()  # there is something to clip
+    assert twice.step == 1
+    for one, other in zip(once.model.parameters(), twice.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_corrected_reference_is_divided_by_the_policy_that_sampled() -> None:
+    config, (samples, _) = MaxEntConfig(beta=0.1, length_normalize_ref=False), scripted_samples()
+    run = learner(config, num_samples=2, reference=build_model(TOKENIZER, seed=1), correct_reference=True)
+    policy, reference = (run._frozen_logps(model, samples) for model in (run.model, run.reference))
+    _, rollout = run._loss(samples)
+    sums = (reference - policy).masked_fill(~samples.mask, 0.0).sum(-1).view(-1, 2)
+    torch.testing.assert_close(rollout.target.anchor_logps, sums)
+
+
 def test_logged_groups_are_the_first_that_tell_candidates_apart_with_the_methods_own_coefficients() -> None:
     prompts = ["all wrong", "one right"]
     samples = SimpleNamespace(
