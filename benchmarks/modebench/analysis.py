@@ -15,7 +15,7 @@ from benchmarks.modebench.curves import Curves, areas, curves_of, resample_count
 from benchmarks.modebench.metrics import KS, per_problem
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
 from benchmarks.modebench.provenance import recorded
-from benchmarks.modebench.run import WARM, Run
+from benchmarks.modebench.run import SAMPLED, WARM, Run
 from benchmarks.modebench.statistics import difference, equivalence, holm_by_family, mean_of_all, not_below
 from benchmarks.modebench.study import read_rates, with_untuned
 from tasks.metrics import sample_metrics
@@ -30,6 +30,7 @@ RESAMPLES = 2000
 EQUIVALENCE_MARGIN = 0.03
 PASS_MARGIN = 0.02
 VALUES = ("coverage@8", "pass@8")
+EVEN = "even@8"
 
 
 class Results:
@@ -37,7 +38,6 @@ class Results:
 
     def __init__(self, root: Path, preset_name: str, rates: dict[str, float]) -> None:
         self.preset: Preset = PRESETS[preset_name]
-        self.samples = None if self.preset.family.enumerable else self.preset.eval_samples
         seeds = self.preset.seeds
         found = {
             arm: {seed: Run(root, preset_name, arm, seed, rate) for seed in seeds} for arm, rate in rates.items()
@@ -47,7 +47,7 @@ class Results:
         self.runs = {arm: self.runs[arm] for arm in (*ARMS, WARM) if self.runs.get(arm)}
         self.arms = [arm for arm in self.runs if arm != WARM]
         self.curves = {
-            arm: {seed: curves_of(self.outcomes(run), self.samples) for seed, run in by_seed.items()}
+            arm: {seed: curves_of(self.outcomes(run)) for seed, run in by_seed.items()}
             for arm, by_seed in self.runs.items()
         }
         self.problems = len(problems_of(self.preset).test)
@@ -152,6 +152,7 @@ def summary(results: Results) -> dict[str, Any]:
         "collapsed": [arm for arm in results.arms if arm not in results.learned],
         "arms": {arm: _arm_summary(results, arm, levels, low, high) for arm in results.runs},
         "guesser": guesser(results.preset),
+        "sampled": sampled(results),
     }
 
 
@@ -164,9 +165,9 @@ def _arm_summary(results: Results, arm: str, levels: dict[str, float], low: floa
         row: dict[str, Any] = {"best mean@8": float(accuracy.max())}
         for name in VALUES:
             values = curves.values[name].mean(1)
-            for label, level in levels.items():
-                row[f"{name} at {label}"] = value_at(level, accuracy.tolist(), values.tolist())
+            row |= _at_levels(name, curves, levels)
             row[f"area {name}"] = float(areas(accuracy[:, None], values[:, None], low=low, high=high)[0])
+        row |= _at_levels(EVEN, curves, levels)
         row |= _final(evaluations) | _training(Log(run.folder / "metrics.jsonl").rows())
         row |= _at_validated_temperature(evaluations, results.preset)
         row["coverage@8 at level, best checkpoint"] = _best_checkpoint(evaluations, results.preset)
@@ -179,6 +180,29 @@ def _arm_summary(results: Results, arm: str, levels: dict[str, float], low: floa
         "frontier": _frontier(results, arm),
         "pass@k": _pass_curve(results, arm),
     }
+
+
+def _at_levels(name: str, curves: Curves, levels: Mapping[str, float]) -> dict[str, float | None]:
+    """Return a value where the accuracy is that of each level."""
+    accuracy, values = (each.mean(1).tolist() for each in (curves.accuracy, curves.values[name]))
+    return {f"{name} at {label}": value_at(level, accuracy, values) for label, level in levels.items()}
+
+
+def sampled(results: Results) -> dict[str, float]:
+    """Return how far the share of right samples is from the exact mean@8, at temperature 1 on validation problems.
+
+    Samples also have spellings that are not listed, so a gap that is more than noise would show that they matter.
+    """
+    gaps = []
+    for run in (run for by_seed in results.runs.values() for run in by_seed.values()):
+        rows = Log(run.folder / "evaluations.jsonl").rows()
+        step = _of(rows, "test")[0]["step"]
+        gaps += [
+            row[SAMPLED] - row["mean@8"]
+            for row in _of(rows, "validation")
+            if row["step"] == step and row["temperature"] == 1.0 and SAMPLED in row  # older runs did not log it
+        ]
+    return {"runs": len(gaps), **({"mean": float(np.mean(gaps)), "largest": max(gaps, key=abs)} if gaps else {})}
 
 
 def _final(evaluations: Sequence[Row]) -> dict[str, float]:
@@ -243,10 +267,7 @@ def _pass_curve(results: Results, arm: str) -> dict[str, float]:
     """Return pass@k at temperature 1, averaged over problems and seeds."""
     heat = results.preset.temperatures.index(1.0)
     outcomes = [results.outcomes(run)[heat] for run in results.runs[arm].values()]
-    return {
-        str(k): float(np.mean([per_problem(each, k, results.samples)["pass"].mean() for each in outcomes]))
-        for k in KS
-    }
+    return {str(k): float(np.mean([per_problem(each, k)["pass"].mean() for each in outcomes])) for k in KS}
 
 
 def comparisons(results: Results, first: str, others: Sequence[str]) -> dict[str, Any]:

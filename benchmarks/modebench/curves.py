@@ -21,10 +21,10 @@ class Curves:
     values: Mapping[str, np.ndarray]
 
 
-def curves_of(outcomes: np.ndarray, samples: int | None = None) -> Curves:
+def curves_of(outcomes: np.ndarray) -> Curves:
     """Return the curves of [T, P, modes] outcomes."""
-    at_8 = per_problem(outcomes.astype(np.float64), 8, samples)
-    return Curves(at_8["mean"], {"coverage@8": at_8["coverage"], "pass@8": at_8["pass"]})
+    at_8 = per_problem(outcomes.astype(np.float64), 8)
+    return Curves(at_8["mean"], {f"{name}@8": at_8[name] for name in ("coverage", "pass", "even")})
 
 
 def values_at(level: float, accuracies: np.ndarray, values: np.ndarray, *, nearest: bool = False) -> np.ndarray:

@@ -4,51 +4,41 @@ With p_m the probability of mode m under the policy and p = Σ_m p_m, k fresh sa
 
     mean@k = p    pass@k = 1 − (1 − p)^k    distinct@k = Σ_m 1 − (1 − p_m)^k    coverage@k = distinct@k / modes
 
-Where only n samples were drawn, p_m is a share of them and the unbiased 1 − C(n − c, k) / C(n, k) takes the place
-of 1 − (1 − p)^k.
+Were the right answers of each problem equally likely, at the same p, coverage@k would be its even@k, the most that
+is possible at that accuracy on every problem: even@k = 1 − (1 − p/modes)^k.
 """
 
 import numpy as np
-from scipy.special import gammaln
 
 KS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def hit_chances(shares: np.ndarray, k: int, samples: int | None) -> np.ndarray:
-    """Return the chance that k samples hold an answer of each probability, exact or unbiased from n samples.
-
-    >>> hit_chances(np.array([0.5]), 2, None), hit_chances(np.array([0.25]), 2, 4)
-    (array([0.75]), array([0.5]))
-    """
-    if samples is None:
-        return 1 - (1 - np.clip(shares, 0, 1)) ** k
-    wrong = samples - np.round(shares * samples)
-    log_misses = gammaln(wrong + 1) - gammaln(np.maximum(wrong - k, 0) + 1)
-    log_all = gammaln(samples + 1) - gammaln(samples - k + 1)
-    return np.where(np.isnan(wrong), np.nan, np.where(wrong >= k, 1 - np.exp(log_misses - log_all), 1.0))
-
-
-def per_problem(outcomes: np.ndarray, k: int, samples: int | None = None) -> dict[str, np.ndarray]:
-    """Return mean, pass, distinct and coverage of k samples for every problem.
+def per_problem(outcomes: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """Return mean, pass, distinct, coverage and even coverage of k samples for every problem.
 
     Args:
         outcomes: [..., problems, modes] probabilities, NaN beyond a problem's last mode.
         k: how many samples are meant.
-        samples: of how many samples the probabilities are shares; None where they are exact.
     """
     right = np.nansum(outcomes, axis=-1)
-    found = hit_chances(outcomes, k, samples)
+    found = _hit(outcomes, k)
     return {
         "mean": right,
-        "pass": hit_chances(right, k, samples),
+        "pass": _hit(right, k),
         "distinct": np.nansum(found, axis=-1),
         "coverage": np.nanmean(found, axis=-1),
+        "even": _hit(right / np.isfinite(outcomes).sum(-1), k),
     }
 
 
-def averages(outcomes: np.ndarray, samples: int | None = None) -> dict[str, float]:
+def _hit(chances: np.ndarray, k: int) -> np.ndarray:
+    """Return the chance that k samples hold an answer of each probability."""
+    return 1 - (1 - np.clip(chances, 0, 1)) ** k
+
+
+def averages(outcomes: np.ndarray) -> dict[str, float]:
     """Return the metrics of one temperature averaged over problems, [problems, modes] → names with their k."""
-    at_8 = {name: float(values.mean()) for name, values in per_problem(outcomes, 8, samples).items()}
+    at_8 = {name: float(values.mean()) for name, values in per_problem(outcomes, 8).items()}
     result = {f"{name}@8": value for name, value in at_8.items()}
     result["distinct_per_solved"] = at_8["distinct"] / at_8["pass"] if at_8["pass"] else 0.0
-    return result | {f"pass@{k}": float(per_problem(outcomes, k, samples)["pass"].mean()) for k in KS}
+    return result | {f"pass@{k}": float(per_problem(outcomes, k)["pass"].mean()) for k in KS}

@@ -1,4 +1,4 @@
-"""What a model answers at each sampling temperature: the probability of every mode, exactly or from samples.
+"""What a model answers at each sampling temperature: the probability of every mode.
 
 A task whose right answers can be listed as texts needs no samples: one pass over the texts of all problems
 gives the probability of each mode at every temperature, and with them mean, pass@k and coverage@k for every k
@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.modebench.presets import Family
-from tiny.sampling import completion_logits, sample
+from tiny.sampling import completion_logits
 
 Outcomes = np.ndarray
 """[temperatures, problems, modes] float: the probability of each mode, NaN beyond a problem's last one."""
@@ -50,41 +50,6 @@ def exact_outcomes(
             logps = chosen / temperature - (logits / temperature).logsumexp(-1)
             chances = logps.masked_fill(told["attention_mask"] == 0, 0.0).sum(-1).exp().cpu().numpy()
             np.add.at(outcomes[heat], tuple(np.array([row[:2] for row in part]).T), chances)
-    return outcomes
-
-
-def sampled_outcomes(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    family: Family,
-    problems: Sequence[Any],
-    temperatures: Sequence[float],
-    *,
-    num_samples: int,
-    batch_size: int = 2048,
-    seed: int = 0,
-) -> Outcomes:
-    """Return how many of `num_samples` answers are of each mode, for tasks whose right answers are too many."""
-    outcomes = _empty(problems, len(temperatures))
-    step = max(1, batch_size // num_samples)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for heat, temperature in enumerate(temperatures):
-            for start in range(0, len(problems), step):
-                part = problems[start : start + step]
-                verdicts = sample(
-                    model,
-                    tokenizer,
-                    family.task,
-                    part,
-                    num_samples=num_samples,
-                    max_new_tokens=family.max_new_tokens,
-                    temperature=temperature,
-                ).verdicts
-                for row, verdict in enumerate(verdicts):
-                    if verdict.correct:
-                        which = start + row // num_samples
-                        outcomes[heat, which, problems[which].modes.index(verdict.mode)] += 1
     return outcomes
 
 

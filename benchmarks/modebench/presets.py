@@ -17,7 +17,7 @@ from tiny.sampling import Task
 
 @dataclass(frozen=True)
 class Family:
-    """A task: its problems, and how they are asked and judged."""
+    """A task whose right answers can all be listed: its problems, and how they are asked and judged."""
 
     module: ModuleType
     pool: Callable[[], list[Any]]
@@ -25,7 +25,6 @@ class Family:
     words: tuple[str, ...] = ()
     largest_number: int = 60
     max_new_tokens: int = 8
-    enumerable: bool = True
 
     @property
     def task(self) -> Task:
@@ -68,10 +67,6 @@ FAMILIES = {
 }
 
 
-FEW = (0.4, 0.6, 0.8, 1.0, 1.2)
-"""Sampling temperatures where answers have to be drawn."""
-
-
 @dataclass(frozen=True)
 class Preset:
     """The sizes of a study.
@@ -95,7 +90,6 @@ class Preset:
     eval_every: int = 60
     validation: int = 256
     test: int = 512
-    eval_samples: int = 64
     level: float = 0.6
     tuning_margin: float = 0.03
     rates_of: str | None = None
@@ -118,7 +112,7 @@ PRESETS = {
     "hard": Preset(warm_steps=250, level=0.4),
     "small": Preset(hidden_size=64, layers=2, learning_rates=(5e-5, 1e-4, 2e-4), level=0.5),
     "large": Preset(hidden_size=160, layers=4, learning_rates=(5e-5, 1e-4), seeds=(0, 1, 2)),
-    "countdown4": Preset(family_name="countdown4", level=0.3, temperatures=FEW),
+    "countdown4": Preset(family_name="countdown4", level=0.3),
     "h200": Preset(
         family_name="countdown4",
         hidden_size=512,
@@ -127,7 +121,6 @@ PRESETS = {
         prompts=128,
         samples=16,
         level=0.5,
-        temperatures=FEW,
     ),
 }
 

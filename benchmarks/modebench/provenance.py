@@ -21,7 +21,8 @@ def record(root: Path, preset_name: str, arms: Sequence[str]) -> None:
     """
     known = recorded(root)
     preset = json.loads(json.dumps(asdict(PRESETS[preset_name])))
-    changed = [name for name, value in known.get("preset", preset).items() if preset.get(name) != value]
+    before = known.get("preset", {})  # of an older version it may lack some sizes, or have some that are no more
+    changed = [name for name, value in preset.items() if before.get(name, value) != value]
     if changed:
         old, new = ({name: each.get(name) for name in changed} for each in (known["preset"], preset))
         raise ValueError(f"Expected runs of preset {preset_name!r} as it is now, {new}, in {root}, got {old}.")

@@ -28,7 +28,9 @@ def markdown(result: Summary) -> str:
         f"{result['study']}: {result['hardware']}; {result['versions']}. Run by {_commands(result)}.",
         "**At matched accuracy**, over the sampling temperature, means over seeds. "
         f"Common level: the highest mean@8 that every run of the core study's methods reaches, {common:.3f}."
-        + _collapsed(result),
+        + _collapsed(result)
+        + " Were answers even: what coverage@8 would be there if each problem's right answers were equally likely, "
+        "the most that is possible at that accuracy on every problem." + _sampled(result),
         _matched_table(result, level, common),
         "**Ceilings, and sampling temperature 1**",
         _plain_table(result),
@@ -57,12 +59,23 @@ def _collapsed(result: Summary) -> str:
     return f" Left out of it, because a run ended below its warm start: {names}." if names else ""
 
 
+def _sampled(result: Summary) -> str:
+    seen = result["sampled"]
+    if not seen["runs"]:
+        return ""
+    return (
+        f" Of samples, at temperature 1, {points(seen['mean'])} points more are right than the listed texts say "
+        f"({points(seen['largest'])} in the run with the largest gap of {seen['runs']})."
+    )
+
+
 def _matched_table(result: Summary, level: float, common: float) -> str:
     columns: dict[str, Callable[[Summary], str]] = {
         f"coverage@8 at {level:.2f}": lambda mean: number(mean["coverage@8 at level"]),
         f"pass@8 at {level:.2f}": lambda mean: number(mean["pass@8 at level"]),
         f"coverage@8 at {common:.3f}": lambda mean: number(mean["coverage@8 at common"]),
         f"pass@8 at {common:.3f}": lambda mean: number(mean["pass@8 at common"]),
+        "were answers even": lambda mean: number(mean["even@8 at common"]),
         "area": lambda mean: number(mean["area coverage@8"]),
         "best checkpoint, validation": lambda mean: number(mean["coverage@8 at level, best checkpoint"]),
         "at T chosen on validation: T": lambda mean: number(mean["chosen T"], 2),

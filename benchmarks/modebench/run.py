@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.modebench.arms import ARMS, mode_keys
 from benchmarks.modebench.metrics import averages
-from benchmarks.modebench.outcomes import Outcomes, exact_outcomes, sampled_outcomes
+from benchmarks.modebench.outcomes import Outcomes, exact_outcomes
 from benchmarks.modebench.presets import PRESETS, Preset, Problems, problems_of, skewed_pairs
 from tiny.evaluation import greedy_accuracy
 from tiny.jobs import Report, Stopped
@@ -22,6 +22,7 @@ from tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save
 from tiny.training import Reinforcement, warm_start
 
 WARM = "warm_start"
+SAMPLED = "mean@8 of samples"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLOCK = time.perf_counter if DEVICE == "cuda" else time.process_time  # runs share a CPU's cores
 
@@ -149,31 +150,18 @@ def _loop(run: Run) -> Reinforcement:
     return loop
 
 
-def _outcomes(preset: Preset, model: PreTrainedModel, problems: Any) -> Outcomes:
-    """Return the probability of each mode at each temperature (exact, or the share of samples)."""
-    tokenizer, family = preset.family.tokenizer(), preset.family
-    if family.enumerable:
-        return exact_outcomes(model, tokenizer, family, problems, preset.temperatures)
-    counts = sampled_outcomes(
-        model, tokenizer, family, problems, preset.temperatures, num_samples=preset.eval_samples
-    )
-    return counts / preset.eval_samples
-
-
 def _log_evaluations(
     run: Run, model: PreTrainedModel, step: int, problems: Any, split: str, **more: float
 ) -> Outcomes:
     """Log the metrics at every temperature, a line each, and return the outcomes they are of."""
     preset = run.preset
-    outcomes = _outcomes(preset, model, problems)
-    samples = None if preset.family.enumerable else preset.eval_samples
-    greedy = greedy_accuracy(
-        model, preset.family.tokenizer(), preset.family.task, problems, max_new_tokens=preset.family.max_new_tokens
-    )
+    family, tokenizer = preset.family, preset.family.tokenizer()
+    outcomes = exact_outcomes(model, tokenizer, family, problems, preset.temperatures)
+    greedy = greedy_accuracy(model, tokenizer, family.task, problems, max_new_tokens=family.max_new_tokens)
     log = Log(run.folder / "evaluations.jsonl")
     log.keep(lambda row: (row["step"], row["split"]) != (step, split))
     for temperature, each in zip(preset.temperatures, outcomes, strict=True):
-        metrics = averages(each, samples)
+        metrics = averages(each)
         log.append({"arm": run.arm, "seed": run.seed, "learning_rate": run.learning_rate, "step": step,
                     "split": split, "temperature": temperature, "greedy": greedy, **metrics, **more})  # fmt: skip
     return outcomes
@@ -183,18 +171,18 @@ def _evaluate_finally(run: Run, model: PreTrainedModel) -> None:
     """Evaluate a trained model on all problems it was not trained on, and keep every mode's probability."""
     problems: Problems = problems_of(run.preset)
     step = 0 if run.arm == WARM else run.preset.updates
-    entropy, tokens = _sequence_entropy(run.preset, model, problems)
+    seen = _sampled(run.preset, model, problems)
     for split in ("validation", "control", "test"):
         held_out = getattr(problems, split)
-        outcomes = _log_evaluations(run, model, step, held_out, split, entropy=entropy, tokens=tokens)
+        outcomes = _log_evaluations(run, model, step, held_out, split, **seen)
     with run.outcomes_file.with_suffix(".new").open("wb") as file:
         np.savez_compressed(file, test=outcomes.astype(np.float16))
     run.outcomes_file.with_suffix(".new").replace(run.outcomes_file)
 
 
 @torch.no_grad()
-def _sequence_entropy(preset: Preset, model: PreTrainedModel, problems: Problems) -> tuple[float, float]:
-    """Return the entropy of answers at temperature 1 in nats, and their length, from 8 samples a problem."""
+def _sampled(preset: Preset, model: PreTrainedModel, problems: Problems) -> dict[str, float]:
+    """Return the entropy of answers at temperature 1 in nats, their length, and their accuracy, of 8 a problem."""
     tokenizer, family = preset.family.tokenizer(), preset.family
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -202,4 +190,8 @@ def _sequence_entropy(preset: Preset, model: PreTrainedModel, problems: Problems
             model, tokenizer, family.task, problems.validation, num_samples=8, max_new_tokens=family.max_new_tokens
         )
     logps = token_logps(model, samples.prompts, samples.ids).masked_fill(~samples.mask, 0.0)
-    return -logps.sum(-1).mean().item(), samples.mask.sum(-1).float().mean().item()
+    return {
+        "entropy": -logps.sum(-1).mean().item(),
+        "tokens": samples.mask.sum(-1).float().mean().item(),
+        SAMPLED: samples.rewards.mean().item(),
+    }

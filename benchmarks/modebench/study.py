@@ -31,7 +31,7 @@ def run_study(
     record(root, preset_name, arms)
     preset = PRESETS[preset_name]
     if preset.rates_of is not None:
-        rates = _committed_rates(preset.rates_of, arms)
+        rates = committed_rates(preset.rates_of, arms)
         _write_rates(root, rates, {})
     elif len(preset.learning_rates) == 1:
         rates = dict.fromkeys(arms, preset.learning_rates[0])
@@ -43,7 +43,7 @@ def run_study(
     _finish("seeds", runs, console, workers)
 
 
-def _committed_rates(preset_name: str, arms: Sequence[str]) -> dict[str, float]:
+def committed_rates(preset_name: str, arms: Sequence[str]) -> dict[str, float]:
     """Return the rates of arms in the committed results of a study that tuned them."""
     file = RESULTS / f"{preset_name}.json"
     known = with_untuned(json.loads(file.read_text())["tuning"]["chosen"])

@@ -20,27 +20,28 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("k", [1, 3, 8])
-def test_shares_of_samples_have_the_metrics_of_the_samples(k):
-    counts = np.array([[3.0, 1.0, 0.0], [0.0, 0.0, np.nan], [7.0, 1.0, np.nan]])
+def test_probabilities_have_the_metrics_of_many_samples(k):
+    counts = np.array([[3000.0, 1000.0, 0.0], [0.0, 0.0, np.nan], [7000.0, 1000.0, np.nan]])
     verdicts = [
         [Verdict(True, str(mode)) for mode, count in enumerate(row) if count > 0 for _ in range(int(count))]
         for row in counts
     ]
-    verdicts = [[*right, *[Verdict(False, None)] * (8 - len(right))] for right in verdicts]
+    verdicts = [[*right, *[Verdict(False, None)] * (8000 - len(right))] for right in verdicts]
     expected = sample_metrics(verdicts, [3, 2, 2], k=k)
-    found = per_problem(counts / 8, k, 8)
+    found = per_problem(counts / 8000, k)
     for name in ("mean", "distinct", "coverage"):
-        assert_allclose(found[name], getattr(expected, name), atol=1e-12)
-    assert_allclose(found["pass"], expected.passed, atol=1e-12)
+        assert_allclose(found[name], getattr(expected, name), atol=1e-3)
+    assert_allclose(found["pass"], expected.passed, atol=1e-3)
 
 
-def test_exact_probabilities_are_the_limit_of_many_samples():
+def test_averages_are_over_problems_and_even_answers_cover_the_most():
     shares = np.array([[0.25, 0.125, 0.0], [0.5, 0.0, np.nan]])
-    exact, sampled = averages(shares), averages(shares, 80_000)
-    assert exact["pass@1"] == exact["mean@8"] == (0.375 + 0.5) / 2
-    assert exact["pass@8"] == 1 - (0.625**8 + 0.5**8) / 2
-    for name, value in exact.items():
-        assert sampled[name] == pytest.approx(value, abs=1e-3)
+    found = averages(shares)
+    assert found["pass@1"] == found["mean@8"] == (0.375 + 0.5) / 2
+    assert found["pass@8"] == 1 - (0.625**8 + 0.5**8) / 2
+    assert found["even@8"] == pytest.approx(1 - (0.875**8 + 0.75**8) / 2)
+    assert found["even@8"] > found["coverage@8"]
+    assert averages(np.array([[0.2, 0.2]]))["even@8"] == averages(np.array([[0.2, 0.2]]))["coverage@8"]
 
 
 def test_many_frontiers_at_once_are_each_the_demos():

@@ -16,7 +16,7 @@ from benchmarks.modebench.metrics import averages
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
 from benchmarks.modebench.provenance import record
 from benchmarks.modebench.report import markdown, replace_section
-from benchmarks.modebench.run import WARM, Run
+from benchmarks.modebench.run import SAMPLED, WARM, Run
 from tiny.storage import Log
 
 SEEDS = (0, 1, 2)
@@ -51,6 +51,7 @@ def _write(run: Run, spread: int, noise: float) -> None:
     for split in ("validation", "control", "test"):
         for temperature, each in zip(SMALL.temperatures, outcomes, strict=True):
             row = {"split": split, "temperature": temperature, **more, **averages(each)}
+            row |= {SAMPLED: row["mean@8"] + 0.01 * run.seed}
             Log(run.folder / "evaluations.jsonl").append(row)
     if run.arm != WARM:
         Log(run.folder / "metrics.jsonl").append({"step": 1, "seconds": 0.2, "tokens": 100})
@@ -65,6 +66,16 @@ def test_spreading_over_more_modes_shows_at_matched_accuracy(study: Path):
     assert 0 < pair["seed_low"] <= pair["mean"] <= pair["seed_high"]
     assert found["pass@8 at level"]["dr_grpo"]["not below -2 points"] < 0.01
     assert found["best mean@8"]["dr_grpo"]["mean"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_evenness_and_the_check_by_samples_are_in_the_tables(study: Path):
+    result = analysis(study, "test")
+    mean = result["arms"]["dr_grpo"]["mean"]
+    assert mean["even@8 at common"] > mean["coverage@8 at common"]
+    runs = 3 * len(SEEDS)
+    assert result["sampled"]["runs"] == runs
+    assert result["sampled"]["mean"] == pytest.approx(0.01 * np.mean(SEEDS))
+    assert f"(+{max(SEEDS):.1f} in the run with the largest gap of {runs})" in markdown(result)
 
 
 def test_the_command_writes_json_tables_and_pictures(study: Path, tmp_path: Path):

@@ -7,22 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch.testing import assert_close
 
 from benchmarks.modebench.arms import ARMS, CORE, RECIPE, mode_keys
-from benchmarks.modebench.outcomes import exact_outcomes, sampled_outcomes
+from benchmarks.modebench.outcomes import exact_outcomes
 from benchmarks.modebench.presets import FAMILIES, PRESETS, Preset, problems_of, skewed_pairs
 from benchmarks.modebench.run import WARM, Run, work
-from benchmarks.modebench.study import learning_rates, read_rates, with_untuned
+from benchmarks.modebench.study import committed_rates, learning_rates, read_rates, run_study, with_untuned
 from maxent_grpo import MaxEntConfig
 from tiny.model import build_model
-from tiny.sampling import Samples
+from tiny.sampling import Samples, sample
 from tiny.storage import Log, load_checkpoint
 from tiny.training import Reinforcement, warm_start
 
 TINY = Preset(
     family_name="graph", hidden_size=32, layers=1, warm_steps=6, updates=4, prompts=4, samples=4, eval_every=2,
-    validation=8, test=8, level=0.01, seeds=(0,), learning_rates=(1e-3, 2e-3), eval_samples=8,
+    validation=8, test=8, level=0.01, seeds=(0,), learning_rates=(1e-3, 2e-3),
 )  # fmt: skip
 
 
@@ -50,16 +51,24 @@ def graph_model():
     return model
 
 
-def test_exact_probabilities_agree_with_the_share_of_samples(graph_model):
-    family, problems, heats = FAMILIES["graph"], problems_of(TINY).test, (0.5, 1.0)
-    exact = exact_outcomes(graph_model, family.tokenizer(), family, problems, heats)
-    counts = sampled_outcomes(graph_model, family.tokenizer(), family, problems, heats, num_samples=512)
+@pytest.mark.parametrize("heat", [0.5, 1.0])
+def test_exact_probabilities_agree_with_the_share_of_samples(graph_model, heat):
+    family, problems = FAMILIES["graph"], problems_of(TINY).test
+    (exact,) = exact_outcomes(graph_model, family.tokenizer(), family, problems, [heat])
+    torch.manual_seed(0)
+    samples = sample(
+        graph_model, family.tokenizer(), family.task, problems, num_samples=512, max_new_tokens=4, temperature=heat
+    )
+    counts = np.zeros_like(exact)
+    for row, verdict in enumerate(samples.verdicts):
+        if verdict.correct:
+            counts[row // 512, problems[row // 512].modes.index(verdict.mode)] += 1
     right = np.nansum(exact, -1)
     assert 0.02 < right.mean() < 1
-    assert (np.nansum(exact, -1) <= 1 + 1e-6).all()
+    assert (right <= 1 + 1e-6).all()
     error = np.sqrt(np.nanmax(exact * (1 - exact)) / 512)
     assert np.nanmax(abs(exact - counts / 512)) < 5 * error
-    assert np.isnan(exact[0, 0, len(problems[0].modes) :]).all()
+    assert np.isnan(exact[0, len(problems[0].modes) :]).all()
 
 
 def test_grpo_divides_centred_rewards_by_their_deviation():
@@ -88,6 +97,22 @@ def test_the_core_study_has_the_recipe_and_variants_share_a_tuned_arms_learning_
     assert with_untuned({"half_0": 1e-4})["half_half"] == 1e-4
     assert with_untuned({})["grpo_slow"] == ARMS["grpo_slow"].learning_rate
     assert all(ARMS[arm.tuned_as].tuned_as is None for arm in ARMS.values() if arm.tuned_as)
+
+
+def test_rates_may_be_those_of_committed_results_and_no_others(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("benchmarks.modebench.study.RESULTS", tmp_path)
+    (tmp_path / "cpu.json").write_text(json.dumps({"tuning": {"chosen": {"dr_grpo": 5e-5, "full_0": 1e-4}}}))
+    assert committed_rates("cpu", ["dr_grpo", "cool"]) == {"dr_grpo": 5e-5, "cool": 1e-4}
+    with pytest.raises(ValueError, match=r"learning rate is in .*cpu\.json, got arms=\['raft'\]"):
+        committed_rates("cpu", ["raft"])
+    monkeypatch.setitem(PRESETS, "test", replace(TINY, rates_of="cpu", updates=0, split_seed=1))
+    with pytest.raises(ValueError, match="learning rate is in"):
+        run_study(tmp_path / "runs", "test", ["raft"], Console(quiet=True))
+
+
+def test_a_fresh_split_tests_on_other_problems():
+    ids = [{problem.id for problem in problems_of(replace(TINY, split_seed=seed)).test} for seed in (0, 1)]
+    assert len(ids[0] & ids[1]) < len(ids[0])
 
 
 def test_verifier_keys_join_different_texts_of_one_mode():
@@ -199,7 +224,7 @@ def test_the_learning_rate_is_the_one_with_the_best_coverage_at_the_level(tmp_pa
 def test_the_gpu_preset_runs_small_on_a_cpu(tmp_path: Path, monkeypatch):
     small = replace(
         PRESETS["h200"], hidden_size=16, layers=1, warm_steps=2, updates=2, prompts=2, samples=4, eval_every=1,
-        validation=2, test=3, eval_samples=64, temperatures=(1.0,),
+        validation=2, test=3, temperatures=(1.0,),
     )  # fmt: skip
     monkeypatch.setitem(PRESETS, "test", small)
     run = Run(tmp_path, "test", RECIPE, 0, 1e-3)
