@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Verdict(Protocol):
@@ -69,6 +69,7 @@ def sample(
     generated = model.generate(
         input_ids=prompts,
         attention_mask=seen,
+        past_key_values=_read(model, encoded["input_ids"], encoded["attention_mask"], copies=num_samples),
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         **choice,
@@ -79,6 +80,26 @@ def sample(
     owners = [problem for problem in problems for _ in range(num_samples)]
     verdicts = [task.verify(problem, text) for problem, text in zip(owners, texts, strict=True)]
     return Samples(prompts, ids, mask, texts, verdicts)
+
+
+def _read(model: PreTrainedModel, prompts: Tensor, seen: Tensor, *, copies: int) -> DynamicCache | None:
+    """Return the keys and values of left-padded prompts [B, P] but their last token, `copies` rows for each prompt.
+
+    A prompt is read once and not once for each of its completions. None where there is nothing to read.
+    """
+    if prompts.shape[1] < 2:
+        return None
+    positions = (seen.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    model(
+        input_ids=prompts[:, :-1],
+        attention_mask=seen[:, :-1],
+        position_ids=positions[:, :-1],
+        past_key_values=cache,
+        logits_to_keep=1,
+    )
+    cache.batch_repeat_interleave(copies)
+    return cache
 
 
 def token_logps(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import quickstart
 from maxent_grpo import MaxEntConfig, listwise_q, tempered_target
+from maxent_grpo.adapters.torch_loop import Rollout
 from tasks import countdown
 from tasks.answers import WRONG, Verdict
 from tiny.sampling import Samples, Task, token_logps
@@ -126,12 +127,12 @@ class Watched(Reinforcement):
 
     seen: list[tuple[Samples, torch.Tensor, float]]
 
-    def _loss(self, samples: Samples):
+    def _loss(self, samples: Samples, rollout: Rollout | None = None):
         with torch.no_grad():
             logps = token_logps(self.model, samples.prompts, samples.ids)
-        loss, statistics = super()._loss(samples)
+        loss, rollout = super()._loss(samples, rollout)
         self.seen.append((samples, logps, loss.item()))
-        return loss, statistics
+        return loss, rollout
 
 
 def test_the_pull_is_to_the_frozen_warm_start_after_the_policy_has_moved(

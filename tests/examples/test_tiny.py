@@ -39,11 +39,14 @@ class Scripted:
 
     def __init__(self, *completions: list[int]) -> None:
         self.completions = torch.tensor(completions)
-        self.device = torch.device("cpu")
         self.asked: dict[str, object] = {}
+        self.model = build_model(TOKENIZER)
 
-    def eval(self) -> None:
-        pass
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
 
     def generate(self, *, input_ids: torch.Tensor, **settings: object) -> torch.Tensor:
         self.asked = settings
@@ -84,6 +87,19 @@ def test_sampling_is_from_the_whole_distribution_at_the_temperature_and_greedy_a
     assert model.asked.items() >= {"do_sample": True, "temperature": 0.7, "top_k": 0, "max_new_tokens": 3}.items()
     _, model = scripted_samples(temperature=0.0)
     assert model.asked["do_sample"] is False
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_prompts_that_are_read_once_are_answered_as_if_read_for_each_completion(temperature: float) -> None:
+    model, problems = build_model(TOKENIZER, seed=0), [(2, 3), (11, 2), (1, 10)]  # the first is padded
+    torch.manual_seed(0)
+    samples = sample(model, TOKENIZER, SUM, problems, num_samples=4, max_new_tokens=6, temperature=temperature)
+    torch.manual_seed(0)
+    choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    expected = model.generate(
+        input_ids=samples.prompts, attention_mask=(samples.prompts != PAD).long(), max_new_tokens=6, **choice
+    )
+    assert samples.ids.tolist() == expected[:, samples.prompts.shape[1] :].tolist()
 
 
 def alone(model: PreTrainedModel, prompt: list[int], completion: list[int], temperature: float = 1.0) -> torch.Tensor:
