@@ -45,17 +45,19 @@ class Family:
         return build_tokenizer(self.largest_number, self.words)
 
 
-def _countdown(rules: countdown.Rules, **changes: Any) -> Family:
+def _countdown(rules: countdown.Rules, control: countdown.Rules | None = None, **changes: Any) -> Family:
+    control = control or replace(rules, min_modes=1, max_modes=1)
     return Family(
         countdown,
         pool=lambda: countdown.problems(rules),
-        control_pool=lambda: countdown.problems(replace(rules, min_modes=1, max_modes=1)),
+        control_pool=lambda: countdown.problems(control),
         **changes,
     )
 
 
 FAMILIES = {
     "countdown": _countdown(countdown.WIDE),
+    "single": _countdown(replace(countdown.WIDE, min_modes=1, max_modes=1), countdown.WIDE),
     "countdown4": _countdown(countdown.MODEBENCH_4, max_new_tokens=12),
     "graph": Family(
         graph_coloring,
@@ -109,6 +111,7 @@ PRESETS = {
     "graph": Preset(
         family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
     ),
+    "single": Preset(family_name="single", rates_of="cpu"),
     "hard": Preset(warm_steps=250, level=0.4),
     "small": Preset(hidden_size=64, layers=2, learning_rates=(5e-5, 1e-4, 2e-4), level=0.5),
     "large": Preset(hidden_size=160, layers=4, learning_rates=(5e-5, 1e-4), seeds=(0, 1, 2)),
@@ -127,7 +130,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Problems:
-    """Problems by their use; no problem has two uses."""
+    """Problems by their use; no problem has two uses. Control problems are of another pool, and never trained on."""
 
     train: Sequence[Any]
     validation: Sequence[Any]
@@ -137,7 +140,7 @@ class Problems:
 
 @cache
 def problems_of(preset: Preset) -> Problems:
-    """Return the problems of a preset. The control problems have one right answer each, and none is trained on."""
+    """Return the problems of a preset."""
     family = preset.family
     sides = split(family.pool(), held_out=preset.test + preset.validation, seed=preset.split_seed)
     control = split(family.control_pool(), held_out=preset.validation, seed=preset.split_seed)

@@ -110,6 +110,15 @@ def test_rates_may_be_those_of_committed_results_and_no_others(tmp_path: Path, m
         run_study(tmp_path / "runs", "test", ["raft"], Console(quiet=True))
 
 
+@pytest.mark.parametrize(("preset", "modes", "control"), [("cpu", (2, 8), (1, 1)), ("single", (1, 1), (2, 8))])
+def test_control_problems_have_as_many_right_answers_as_the_others_have_not(preset, modes, control):
+    problems = problems_of(PRESETS[preset])
+    for part, bounds in ((problems.train, modes), (problems.test, modes), (problems.control, control)):
+        counts = [len(problem.modes) for problem in part]
+        assert (min(counts), max(counts)) == bounds
+    assert not {problem.id for problem in problems.train} & {problem.id for problem in problems.test}
+
+
 def test_a_fresh_split_tests_on_other_problems():
     ids = [{problem.id for problem in problems_of(replace(TINY, split_seed=seed)).test} for seed in (0, 1)]
     assert len(ids[0] & ids[1]) < len(ids[0])
