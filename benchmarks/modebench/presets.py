@@ -111,6 +111,9 @@ PRESETS = {
     "graph": Preset(
         family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
     ),
+    "graph_long": Preset(
+        family_name="graph", warm_steps=300, updates=480, eval_every=160, level=0.4, rates_of="graph"
+    ),
     "single": Preset(family_name="single", rates_of="cpu"),
     "hard": Preset(warm_steps=250, level=0.4),
     "small": Preset(hidden_size=64, layers=2, learning_rates=(5e-5, 1e-4, 2e-4), level=0.5),
