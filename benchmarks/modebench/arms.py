@@ -1,8 +1,8 @@
 """The methods that are compared, as settings of the library's objective."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ class Arm:
         temperature: the sampling temperature in training.
         passes: optimiser steps on a batch, clipped from the second on.
         correct_reference: the anchor is the reference over the sampling policy instead of the reference.
-        keys: what counts as the same answer: its text, or the mode that the verifier reports.
+        keys: what counts as the same answer: its tokens, the part of its text that is judged, or the mode that the
+            verifier reports.
         tuned_as: the arm whose learning rate it takes over, for variants of a recipe; None: it is tuned itself.
         learning_rate: given instead of tuned.
     """
@@ -36,7 +37,7 @@ class Arm:
     temperature: float = 1.0
     passes: int = 1
     correct_reference: bool = False
-    keys: str = "text"
+    keys: Literal["tokens", "answer", "mode"] = "tokens"
     tuned_as: str | None = None
     learning_rate: float | None = None
 
@@ -47,12 +48,18 @@ class Arm:
 
 def mode_keys(samples: Samples) -> Tensor:
     """Return integers [N], equal where right answers have the same mode or wrong ones the same text."""
-    numbers: dict[Any, int] = {}
-    answers = [
-        verdict.mode if verdict.correct else ("wrong", text)
-        for verdict, text in zip(samples.verdicts, samples.texts, strict=True)
-    ]
-    return torch.tensor([numbers.setdefault(answer, len(numbers)) for answer in answers], device=samples.ids.device)
+    verdicts = zip(samples.verdicts, samples.texts, strict=True)
+    return _numbered([verdict.mode if verdict.correct else ("wrong", text) for verdict, text in verdicts], samples)
+
+
+def answer_keys(samples: Samples, answer: Callable[[str], str]) -> Tensor:
+    """Return integers [N], equal where the part of the text that is judged is the same."""
+    return _numbered([answer(text) for text in samples.texts], samples)
+
+
+def _numbered(values: Sequence[Hashable], samples: Samples) -> Tensor:
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(value, len(numbers)) for value in values], device=samples.ids.device)
 
 
 SURROGATE = MaxEntConfig(projection="surrogate")
@@ -98,6 +105,7 @@ TUNED = {
     "cool": replace(_variant("κ=1 a=0, sampled at .8", DIVERSE, "full_0"), temperature=0.8),
     "both": replace(_variant("κ=1 a=0 + entropy .02", DIVERSE, "full_0"), entropy_bonus=0.02),
     "mode_keys": replace(_variant("κ=1 a=0, modes as keys", DIVERSE, "full_0"), keys="mode"),
+    "answer_keys": replace(_variant("κ=1 a=0, answers as keys", DIVERSE, "full_0"), keys="answer"),
     "rare": replace(_variant("κ=1 a=−½", DIVERSE, "full_0"), make=RareObjective),
     "cool_rare": replace(_variant("κ=1 a=−½, sampled at .8", DIVERSE, "full_0"), make=RareObjective, temperature=0.8),
     "graded": replace(_variant("κ=p̂ a=0", HALF, "full_0", dedup=0.0), make=GradedObjective),

@@ -42,7 +42,7 @@ def exact_outcomes(
         part = rows[start : start + batch_size]
         prompts = [family.prompt(problems[which]) for which, _, _ in part]
         asked = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
-        texts = [text + tokenizer.eos_token for _, _, text in part]
+        texts = [text + tokenizer.eos_token if family.ends else text for _, _, text in part]
         told = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right").to(model.device)
         logits = completion_logits(model, asked["input_ids"], told["input_ids"])
         chosen = logits.gather(-1, told["input_ids"].unsqueeze(-1)).squeeze(-1)

@@ -70,8 +70,9 @@ def _doses(result: Summary) -> dict[str, list[tuple[float, Summary]]]:
 
 
 def _differs_in(arm: str, name: str, recipe: Mapping[str, float]) -> bool:
-    neutral = replace(ARMS[arm].config, **{name: recipe[name]})
-    return ARMS[arm].keys == "text" and neutral == ARMS[RECIPE].config
+    """Return whether an arm is the recipe but for a setting, or the recipe itself."""
+    config = replace(ARMS[arm].config, **{name: recipe[name]})
+    return ARMS[RECIPE] == replace(ARMS[arm], config=config, name=ARMS[RECIPE].name, tuned_as=ARMS[RECIPE].tuned_as)
 
 
 def _dose_response(doses: Mapping[str, list[tuple[float, Summary]]], file: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from benchmarks.modebench import noted
 from tasks import countdown, graph_coloring
 from tasks.splits import split
 from tiny.model import build_tokenizer
@@ -17,7 +18,19 @@ from tiny.sampling import Task
 
 @dataclass(frozen=True)
 class Family:
-    """A task whose right answers can all be listed: its problems, and how they are asked and judged."""
+    """A task whose right answers can all be listed: its problems, and how they are asked and judged.
+
+    Attributes:
+        module: of `prompt`, `verify`, `solutions` and `random_answer`.
+        pool: all problems.
+        control_pool: problems of another kind, for comparison.
+        words: tokens beside numbers and signs.
+        largest_number: that is a token.
+        max_new_tokens: the generation limit.
+        ends: whether the listed texts are whole answers; otherwise anything may follow them.
+        finish: makes a whole answer of a listed text, for the warm start.
+        answer: the part of a text that is judged.
+    """
 
     module: ModuleType
     pool: Callable[[], list[Any]]
@@ -25,6 +38,9 @@ class Family:
     words: tuple[str, ...] = ()
     largest_number: int = 60
     max_new_tokens: int = 8
+    ends: bool = True
+    finish: Callable[[str, random.Random], str] = lambda text, rng: text
+    answer: Callable[[str], str] = str.strip
 
     @property
     def task(self) -> Task:
@@ -45,10 +61,12 @@ class Family:
         return build_tokenizer(self.largest_number, self.words)
 
 
-def _countdown(rules: countdown.Rules, control: countdown.Rules | None = None, **changes: Any) -> Family:
+def _countdown(
+    rules: countdown.Rules, control: countdown.Rules | None = None, module: ModuleType = countdown, **changes: Any
+) -> Family:
     control = control or replace(rules, min_modes=1, max_modes=1)
     return Family(
-        countdown,
+        module,
         pool=lambda: countdown.problems(rules),
         control_pool=lambda: countdown.problems(control),
         **changes,
@@ -58,6 +76,14 @@ def _countdown(rules: countdown.Rules, control: countdown.Rules | None = None, *
 FAMILIES = {
     "countdown": _countdown(countdown.WIDE),
     "single": _countdown(replace(countdown.WIDE, min_modes=1, max_modes=1), countdown.WIDE),
+    "noted": _countdown(
+        countdown.WIDE,
+        module=noted,
+        max_new_tokens=11,
+        ends=False,
+        finish=noted.noted,
+        answer=noted.answer,
+    ),
     "countdown4": _countdown(countdown.MODEBENCH_4, max_new_tokens=12),
     "graph": Family(
         graph_coloring,
@@ -115,6 +141,7 @@ PRESETS = {
         family_name="graph", warm_steps=300, updates=480, eval_every=160, level=0.4, rates_of="graph"
     ),
     "single": Preset(family_name="single", rates_of="cpu"),
+    "noted": Preset(family_name="noted", rates_of="cpu"),
     "hard": Preset(warm_steps=250, level=0.4),
     "small": Preset(hidden_size=64, layers=2, learning_rates=(5e-5, 1e-4, 2e-4), level=0.5),
     "large": Preset(hidden_size=160, layers=4, learning_rates=(5e-5, 1e-4), seeds=(0, 1, 2)),
@@ -158,6 +185,6 @@ def skewed_pairs(family: Family, problems: Sequence[Any]) -> Callable[[random.Ra
         which = rng.randrange(len(problems))
         modes = sorted(solutions[which])
         rank = next((rank for rank in range(len(modes) - 1) if rng.random() < 0.5), len(modes) - 1)
-        return family.prompt(problems[which]), rng.choice(solutions[which][modes[rank]])
+        return family.prompt(problems[which]), family.finish(rng.choice(solutions[which][modes[rank]]), rng)
 
     return pair

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.modebench.arms import ARMS, mode_keys
+from benchmarks.modebench.arms import ARMS, answer_keys, mode_keys
 from benchmarks.modebench.metrics import averages
 from benchmarks.modebench.outcomes import Outcomes, exact_outcomes
 from benchmarks.modebench.presets import PRESETS, Preset, Problems, problems_of, skewed_pairs
@@ -128,6 +129,7 @@ def _loop(run: Run) -> Reinforcement:
     """Return the training loop of a run at its beginning."""
     preset, arm = run.preset, ARMS[run.arm]
     config = arm.sized(preset.family.max_new_tokens)
+    keys = {"tokens": None, "mode": mode_keys, "answer": partial(answer_keys, answer=preset.family.answer)}
     loop = Reinforcement(
         load_checkpoint(run.warm.folder).to(DEVICE),
         preset.family.tokenizer(),
@@ -143,7 +145,7 @@ def _loop(run: Run) -> Reinforcement:
         entropy_bonus=arm.entropy_bonus,
         active_only=True,
         passes=arm.passes,
-        keys=mode_keys if arm.keys == "mode" else None,
+        keys=keys[arm.keys],
         seed=run.seed,
     )
     loop.loss_fn.objective = arm.make(config)

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from benchmarks.modebench import curves, statistics, tables
+from benchmarks.modebench import curves, noted, statistics, tables
 from benchmarks.modebench.curves import areas, resample_counts, values_at
 from benchmarks.modebench.metrics import averages, per_problem
 from benchmarks.modebench.statistics import difference, equivalence, holm, not_below
@@ -59,7 +59,7 @@ def test_the_area_of_a_straight_frontier_is_its_middle():
     assert np.isnan(areas(accuracies, values, low=0.7, high=0.5)[0])  # no common range, no area
 
 
-@pytest.mark.parametrize("module", [curves, statistics, tables], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [curves, noted, statistics, tables], ids=lambda module: module.__name__)
 def test_what_the_docstrings_show_is_so(module: ModuleType):
     result = doctest.testmod(module)
     assert result.attempted > 0

@@ -13,6 +13,7 @@ from benchmarks.modebench import scaling
 from benchmarks.modebench.analysis import Results, analysis, comparisons
 from benchmarks.modebench.arms import ARMS, HALF, RECIPE
 from benchmarks.modebench.metrics import averages
+from benchmarks.modebench.pictures import _doses
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
 from benchmarks.modebench.provenance import record
 from benchmarks.modebench.report import markdown, replace_section
@@ -76,6 +77,12 @@ def test_evenness_and_the_check_by_samples_are_in_the_tables(study: Path):
     assert result["sampled"]["runs"] == runs
     assert result["sampled"]["mean"] == pytest.approx(0.01 * np.mean(SEEDS))
     assert f"(+{max(SEEDS):.1f} in the run with the largest gap of {runs})" in markdown(result)
+
+
+def test_a_dose_response_has_the_recipe_and_what_differs_from_it_in_one_setting_alone():
+    arms = {arm: {"mean": {}} for arm in ("none_0", "full_0", "cool", "mode_keys", "passes_2", "rare", "tau_half")}
+    doses = {name: [dose for dose, _ in points] for name, points in _doses({"arms": arms}).items()}
+    assert doses == {"dedup": [0.0, 1.0], "tau": [0.2, 0.5]}
 
 
 def test_the_command_writes_json_tables_and_pictures(study: Path, tmp_path: Path):

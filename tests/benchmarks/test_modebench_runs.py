@@ -1,6 +1,7 @@
 """ModeBench's runs: arms that are what they are called, exact outcomes, and runs that go on after a stop."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import torch
 from rich.console import Console
 from torch.testing import assert_close
 
-from benchmarks.modebench.arms import ARMS, CORE, RECIPE, mode_keys
+from benchmarks.modebench.arms import ARMS, CORE, RECIPE, answer_keys, mode_keys
 from benchmarks.modebench.outcomes import exact_outcomes
 from benchmarks.modebench.presets import FAMILIES, PRESETS, Preset, problems_of, skewed_pairs
 from benchmarks.modebench.run import WARM, Run, work
 from benchmarks.modebench.study import committed_rates, learning_rates, read_rates, run_study, with_untuned
 from maxent_grpo import MaxEntConfig
 from tiny.model import build_model
-from tiny.sampling import Samples, sample
+from tiny.sampling import Samples, sample, token_logps
 from tiny.storage import Log, load_checkpoint
 from tiny.training import Reinforcement, warm_start
 
@@ -97,6 +98,32 @@ def test_the_core_study_has_the_recipe_and_variants_share_a_tuned_arms_learning_
     assert with_untuned({"half_0": 1e-4})["half_half"] == 1e-4
     assert with_untuned({})["grpo_slow"] == ARMS["grpo_slow"].learning_rate
     assert all(ARMS[arm.tuned_as].tuned_as is None for arm in ARMS.values() if arm.tuned_as)
+
+
+def test_notes_make_texts_different_and_answers_the_same():
+    preset, rng = PRESETS["noted"], random.Random(0)
+    family, problem = preset.family, problems_of(preset).test[0]
+    beginnings = [text for texts in family.solutions(problem).values() for text in texts]
+    texts = [family.finish(beginnings[0], rng) for _ in range(3)] + ["1+1:3 4", "1+1"]
+    assert len(set(texts)) == 5
+    ids = torch.zeros(5, 1, dtype=torch.long)
+    verdicts = [family.task.verify(problem, text) for text in texts]
+    assert [verdict.correct for verdict in verdicts] == [True] * 3 + [False] * 2
+    keys = answer_keys(Samples(ids, ids, ids.bool(), texts, verdicts), family.answer).tolist()
+    assert keys == [0, 0, 0, 1, 1]
+    pair = skewed_pairs(family, problems_of(preset).train[:50])
+    assert {text.count(":") for _, text in (pair(rng) for _ in range(20))} == {1}
+    model = build_model(family.tokenizer(), hidden_size=32, layers=1)
+    (outcomes,) = exact_outcomes(model, family.tokenizer(), family, [problem], [1.0])
+    asked = family.tokenizer()([family.prompt(problem)], return_tensors="pt")["input_ids"]
+    chances = [
+        [
+            token_logps(model, asked, family.tokenizer()([text], return_tensors="pt")["input_ids"]).sum().exp()
+            for text in mode
+        ]
+        for mode in family.solutions(problem).values()
+    ]
+    assert_close(outcomes[0].tolist(), [sum(mode).item() for mode in chances])  # whatever the note is
 
 
 def test_rates_may_be_those_of_committed_results_and_no_others(tmp_path: Path, monkeypatch):

@@ -1,0 +1,46 @@
+"""Countdown answers with a note behind them that says nothing: no two texts are equal, as where a model thinks aloud.
+
+An answer is an expression, a colon, and two numbers of no meaning. The verifier reads up to the colon.
+"""
+
+import random
+
+from tasks import countdown
+from tasks.answers import Verdict
+
+prompt = countdown.prompt
+MARK = ":"
+NUMBERS = 60
+
+
+def answer(text: str) -> str:
+    """Return an answer without its note."""
+    return text.split(MARK, maxsplit=1)[0].strip()
+
+
+def noted(text: str, rng: random.Random) -> str:
+    """Return an answer with a note: 3,600 texts of each.
+
+    >>> noted("2*3-4:", random.Random(0))
+    '2*3-4:49 53'
+    """
+    return f"{answer(text)}{MARK}{rng.randrange(NUMBERS)} {rng.randrange(NUMBERS)}"
+
+
+def verify(problem: countdown.Problem, text: str) -> Verdict:
+    """Return the verdict on the answer alone.
+
+    >>> verify(countdown.Problem((2, 3, 4), 2, ("2*3-4",)), "3*2-4:17 5").mode
+    '2*3-4'
+    """
+    return countdown.verify(problem, answer(text))
+
+
+def solutions(problem: countdown.Problem) -> dict[str, tuple[str, ...]]:
+    """Return how the texts of every mode begin: what comes after the mark does not matter."""
+    return {mode: tuple(text + MARK for text in texts) for mode, texts in countdown.solutions(problem).items()}
+
+
+def random_answer(problem: countdown.Problem, rng: random.Random) -> str:
+    """Return a uniform draw from the well-formed answers, with a note."""
+    return noted(countdown.random_answer(problem, rng), rng)
