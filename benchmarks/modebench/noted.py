@@ -22,7 +22,7 @@ def noted(text: str, rng: random.Random) -> str:
     """Return an answer with a note: 3,600 texts of each.
 
     >>> noted("2*3-4:", random.Random(0))
-    '2*3-4:49 53'
+    '2*3-4:54 24'
     """
     return f"{answer(text)}{MARK}{rng.randrange(NUMBERS)} {rng.randrange(NUMBERS)}"
 
