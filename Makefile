@@ -35,10 +35,10 @@ nightly: $(INSTALLED)  ## what takes longer than a change should wait for: prope
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_*.py tests/kernels tests/tasks
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --arms all
 	$(BIN)/python benchmarks/compiled_kernels.py build/kernels-compiled.json
-	for preset in graph small large hard countdown4; do \
+	for preset in graph small large hard countdown4 confirm single noted graph_long; do \
 		PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset $$preset || exit 1; \
 	done
-	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench.scaling
+	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench.across
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)

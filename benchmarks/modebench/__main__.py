@@ -45,7 +45,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="cpu", help="tasks and sizes (%(default)s)")
     add("--arms", nargs="+", choices=[*ARMS, "all"], default=list(CORE), help="methods (the core study's)")
-    add("--runs", type=Path, help="where runs go, or for reports an archive of them (runs/modebench/PRESET)")
+    add(
+        "--runs",
+        type=Path,
+        help="where runs go, or for reports their archive and its later parts (runs/modebench/PRESET)",
+    )
     add("--workers", type=int, help="processes (the number of cores)")
     add("--report-only", action="store_true", help="train nothing")
     add("--results", type=Path, default=HERE / "results", help="where JSON, tables and pictures go (%(default)s)")
@@ -135,12 +139,14 @@ def _time_limit(minutes: float | None) -> Iterator[None]:
 
 @contextmanager
 def _unpacked(runs: Path) -> Iterator[Path]:
-    """Give the folder of some runs, which may be an archive."""
+    """Give the folder of some runs, which may be an archive: `cpu.tar.gz`, and `cpu.2.tar.gz` of what came later."""
     if not runs.is_file():
         yield runs
         return
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(runs) as archive:
-        archive.extractall(folder, filter="data")
+    with tempfile.TemporaryDirectory() as folder:
+        for part in (runs, *sorted(runs.parent.glob(f"{runs.name.removesuffix('.tar.gz')}.[2-9].tar.gz"))):
+            with tarfile.open(part) as archive:
+                archive.extractall(folder, filter="data")
         yield Path(folder)
 
 

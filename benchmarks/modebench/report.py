@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,9 @@ def _difference_table(found: Summary, level: float) -> str:
         area = found["area coverage@8"].get(arm)
         seeds = ceiling["seeds"]
         rows.append([
-            name_of(arm), _interval(coverage, seeds), _p(coverage, "holm"), _interval(common, seeds),
-            _p(common, "holm"), _interval(area, seeds), _interval(passed, seeds), _p(passed, "not below -2 points"),
-            _interval(passed_common, seeds), _p(passed_common, "not below -2 points"),
+            name_of(arm), interval(coverage, seeds), _p(coverage, "holm"), interval(common, seeds),
+            _p(common, "holm"), interval(area, seeds), interval(passed, seeds), _p(passed, "not below -2 points"),
+            interval(passed_common, seeds), _p(passed_common, "not below -2 points"),
             points(ceiling["mean"]), _p(ceiling, "equivalent within 3 points"),
         ])  # fmt: skip
     return table(head, rows)
@@ -151,29 +151,7 @@ def _tuning_table(tuning: Summary) -> str:
     return table(["method", *rates], rows)
 
 
-def scaling_table(results: Sequence[Summary], arms: Sequence[str]) -> str:
-    """Return the table over studies with models of several sizes: a row for each study and method.
-
-    The difference is the recipe's to the method of the row, with Student's interval over seeds.
-    """
-    head = [
-        "parameters", "method", "seeds", "mean@8 level", "coverage@8 there", "pass@8 there", "best mean@8",
-        "`diverse()` minus it, coverage@8 at level", "the same at the common level",
-    ]  # fmt: skip
-    rows = []
-    for result in sorted(results, key=lambda each: each["parameters"]):
-        found = result["comparisons"][RECIPE]
-        for arm in (arm for arm in arms if arm in result["arms"]):
-            row, seeds = result["arms"][arm]["mean"], len(result["arms"][arm]["seeds"])
-            rows.append([
-                f"{result['parameters']:,}", name_of(arm), str(seeds), f"{result['levels']['level']:.2f}",
-                number(row["coverage@8 at level"]), number(row["pass@8 at level"]), number(row["best mean@8"]),
-                *(_interval(found[f"coverage@8 at {at}"].get(arm), seeds) for at in ("level", "common")),
-            ])  # fmt: skip
-    return table(head, rows, text_column=1)
-
-
-def _interval(pair: Summary | None, seeds: int) -> str:
+def interval(pair: Summary | None, seeds: int) -> str:
     """Return a difference with both intervals, and of how many seeds it is where some did not reach the level."""
     if pair is None:
         return "–"

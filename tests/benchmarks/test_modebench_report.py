@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks.modebench import __main__ as cli
-from benchmarks.modebench import scaling
+from benchmarks.modebench import across
 from benchmarks.modebench.analysis import Results, analysis, comparisons
 from benchmarks.modebench.arms import ARMS, HALF, RECIPE
 from benchmarks.modebench.metrics import averages
 from benchmarks.modebench.pictures import _doses
 from benchmarks.modebench.presets import PRESETS, Preset, problems_of
 from benchmarks.modebench.provenance import record
-from benchmarks.modebench.report import markdown, replace_section
+from benchmarks.modebench.report import markdown, name_of, replace_section
 from benchmarks.modebench.run import SAMPLED, WARM, Run
 from tiny.storage import Log
 
@@ -103,30 +103,35 @@ def test_the_command_writes_json_tables_and_pictures(study: Path, tmp_path: Path
 
 
 def test_the_report_of_an_archive_is_that_of_the_folder(study: Path, tmp_path: Path):
-    archive = tmp_path / "runs.tar.gz"
-    subprocess.run(
-        ["tar", "czf", archive, "-C", study, "learning_rates.json", *(f"seed{s}" for s in SEEDS)], check=True
-    )
+    archive, later = tmp_path / "runs.tar.gz", tmp_path / "runs.2.tar.gz"
+    subprocess.run(["tar", "czf", archive, "-C", study, *(f"seed{s}" for s in SEEDS[1:])], check=True)
+    subprocess.run(["tar", "czf", later, "-C", study, "learning_rates.json", f"seed{SEEDS[0]}"], check=True)
     for runs, out in ((archive, "of_archive"), (study, "of_folder")):
         cli.main(["--report-only", "--preset", "test", "--runs", str(runs), "--results", str(tmp_path / out)])
     assert (tmp_path / "of_archive/test.json").read_text() == (tmp_path / "of_folder/test.json").read_text()
     assert analysis(study, "test")["arms"].keys() == {WARM, "dr_grpo", RECIPE}
 
 
-def test_the_scaling_table_has_a_row_for_each_size_and_method(study: Path, tmp_path: Path, capsys):
+def test_tables_across_studies_have_a_row_for_each_study_and_method(study: Path, tmp_path: Path, capsys):
     cli.main(["--report-only", "--preset", "test", "--runs", str(study), "--results", str(tmp_path / "out")])
     result = json.loads((tmp_path / "out/test.json").read_text())
     for size, count in (("small", 1000), ("large", 3000)):
         (tmp_path / f"out/{size}.json").write_text(json.dumps({**result, "parameters": count}))
     page = tmp_path / "page.md"
-    page.write_text("<!-- begin scaling --><!-- end scaling -->")
-    scaling.main(["--results", str(tmp_path / "out"), "--page", str(page)])
-    rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")][2:]
+    (tmp_path / "out/single.json").write_text(json.dumps({**result, "study": "single"}))
+    marks = [f"<!-- begin {section} --><!-- end {section} -->" for section in ("scaling", "studies")]
+    page.write_text("\n".join(marks))
+    across.main(["--results", str(tmp_path / "out"), "--page", str(page)])
+    sizes, studies = page.read_text().split("<!-- begin studies -->")
+    rows = [line.split(" | ") for line in sizes.splitlines() if line.startswith("| ")][2:]
     assert [row[0] for row in rows] == ["| 1,000"] * 2 + ["| 3,000"] * 2
     assert rows[0][1] == "Dr.GRPO"
     assert rows[0][4] == f"{result['arms']['dr_grpo']['mean']['coverage@8 at level']:.3f}"
     assert rows[0][7].startswith("+")
     assert rows[1][7] == "–"
+    rows = [line.split(" | ") for line in studies.splitlines() if line.startswith("| ")][2:]
+    assert [row[:2] for row in rows] == [["| `single`", "Dr.GRPO"], ["| `single`", name_of(RECIPE)]]
+    assert rows[0][5] == f"{result['arms']['dr_grpo']['mean']['even@8 at common']:.3f}"
     assert "3,000" in capsys.readouterr().out
 
 

@@ -1,0 +1,86 @@
+"""Tables across studies, from their JSON: model sizes, and the smaller studies.
+
+PYTHONPATH=examples python -m benchmarks.modebench.across --page benchmarks/modebench/RESULTS.md
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.modebench.arms import RECIPE
+from benchmarks.modebench.report import interval, name_of, replace_section
+from benchmarks.modebench.run import WARM
+from benchmarks.modebench.tables import number, points, table
+
+HERE = Path(__file__).parent
+SIZES = ("small", "cpu", "large")
+SIZED = ("grpo", "dr_grpo", "entropy_high", "raft", "xdr", RECIPE)
+SMALLER = ("confirm", "single", "noted", "graph_long", "hard", "countdown4")
+Summary = Mapping[str, Any]
+
+
+def sizes_table(results: Sequence[Summary]) -> str:
+    """Return a row for each model size and method; differences are the recipe's to the method of the row."""
+    head = [
+        "parameters", "method", "seeds", "mean@8 level", "coverage@8 there", "pass@8 there", "best mean@8",
+        "`diverse()` minus it, coverage@8 at level", "the same at the common level",
+    ]  # fmt: skip
+    rows = []
+    for result in sorted(results, key=lambda each: each["parameters"]):
+        found = result["comparisons"][RECIPE]
+        for arm in (arm for arm in SIZED if arm in result["arms"]):
+            row, seeds = result["arms"][arm]["mean"], len(result["arms"][arm]["seeds"])
+            rows.append([
+                f"{result['parameters']:,}", name_of(arm), str(seeds), f"{result['levels']['level']:.2f}",
+                number(row["coverage@8 at level"]), number(row["pass@8 at level"]), number(row["best mean@8"]),
+                *(interval(found[f"coverage@8 at {at}"].get(arm), seeds) for at in ("level", "common")),
+            ])  # fmt: skip
+    return table(head, rows, text_column=1)
+
+
+def studies_table(results: Sequence[Summary]) -> str:
+    """Return a row for each study and method, at the study's common level; differences as in `sizes_table`."""
+    head = [
+        "study", "method", "seeds", "common mean@8", "coverage@8 there", "were answers even", "pass@8 there",
+        "best mean@8", "`diverse()` minus it, coverage@8", "pass@8", "best mean@8",
+    ]  # fmt: skip
+    rows = []
+    for result in results:
+        found, common = result["comparisons"][RECIPE], result["levels"]["common"]
+        for arm in (arm for arm in result["arms"] if arm != WARM):
+            row, seeds = result["arms"][arm]["mean"], len(result["arms"][arm]["seeds"])
+            ceiling = found["best mean@8"].get(arm)
+            rows.append([
+                f"`{result['study']}`", name_of(arm), str(seeds), number(common),
+                *(number(row[f"{name} at common"]) for name in ("coverage@8", "even@8", "pass@8")),
+                number(row["best mean@8"]),
+                *(interval(found[f"{name} at common"].get(arm), seeds) for name in ("coverage@8", "pass@8")),
+                "–" if ceiling is None else points(ceiling["mean"]),
+            ])  # fmt: skip
+    return table(head, rows, text_column=1)
+
+
+SECTIONS: dict[str, tuple[Sequence[str], Callable[[Sequence[Summary]], str]]] = {
+    "scaling": (SIZES, sizes_table),
+    "studies": (SMALLER, studies_table),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the tables, and put them into a page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the JSON (%(default)s)")
+    parser.add_argument("--page", type=Path, help="a page whose sections `scaling` and `studies` get the tables")
+    options = parser.parse_args(argv)
+    for section, (names, written) in SECTIONS.items():
+        files = [options.results / f"{name}.json" for name in names]
+        text = written([json.loads(file.read_text()) for file in files if file.exists()])
+        print(text)
+        if options.page is not None:
+            options.page.write_text(replace_section(options.page.read_text(), section, text))
+
+
+if __name__ == "__main__":
+    main()
