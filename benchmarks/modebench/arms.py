@@ -106,6 +106,7 @@ TUNED = {
     "both": replace(_variant("κ=1 a=0 + entropy .02", DIVERSE, "full_0"), entropy_bonus=0.02),
     "mode_keys": replace(_variant("κ=1 a=0, modes as keys", DIVERSE, "full_0"), keys="mode"),
     "answer_keys": replace(_variant("κ=1 a=0, answers as keys", DIVERSE, "full_0"), keys="answer"),
+    "full_0_mild": replace(_variant("κ=1 a=0 at 5e-5", DIVERSE), learning_rate=5e-5),
     "rare": replace(_variant("κ=1 a=−½", DIVERSE, "full_0"), make=RareObjective),
     "cool_rare": replace(_variant("κ=1 a=−½, sampled at .8", DIVERSE, "full_0"), make=RareObjective, temperature=0.8),
     "graded": replace(_variant("κ=p̂ a=0", HALF, "full_0", dedup=0.0), make=GradedObjective),
