@@ -14,8 +14,6 @@ import argparse
 import shlex
 import signal
 import sys
-import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +22,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.modebench.analysis import analysis
+from benchmarks.modebench.archive import unpacked
 from benchmarks.modebench.arms import ARMS, CORE
 from benchmarks.modebench.presets import PRESETS
-from benchmarks.modebench.pretrained import PretrainedStudy, launch
+from benchmarks.modebench.pretrained import PretrainedStudy, expressible, launch
 from benchmarks.modebench.pretrained_report import pretrained_analysis, write_pretrained_report
 from benchmarks.modebench.report import write_report
 from benchmarks.modebench.study import run_study
@@ -72,7 +71,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         setattr(options, name, parser.get_default(name))
     _check(parser, options, given)
     if "all" in options.arms:
-        options.arms = [arm for arm in ARMS if options.model is None or ARMS[arm].learning_rate is None]
+        options.arms = [arm for arm in ARMS if options.model is None or expressible(arm)]
     name = options.preset if options.model is None else Path(options.model).name
     options.runs = options.runs or Path("runs/modebench") / name
     return options
@@ -91,10 +90,11 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace, given: 
         for name in names:
             if broken and name in given:
                 parser.error(f"Expected --{name.replace('_', '-')} {where}, got {name}={getattr(options, name)!r}.")
-    own_rate = [arm for arm in options.arms if arm != "all" and ARMS[arm].learning_rate is not None]
-    if options.model is not None and own_rate:
+    unknown = [arm for arm in options.arms if arm != "all" and not expressible(arm)]
+    if options.model is not None and unknown:
         parser.error(
-            f"Expected --arms without a learning rate of the small model's with --model, got arms={own_rate}."
+            "Expected --arms that are settings of examples/train.py, without a learning rate of the small model's, "
+            f"with --model, got arms={unknown}."
         )
     for name, least in LEAST.items():
         value = getattr(options, name)
@@ -137,19 +137,6 @@ def _time_limit(minutes: float | None) -> Iterator[None]:
         timer.cancel()
 
 
-@contextmanager
-def _unpacked(runs: Path) -> Iterator[Path]:
-    """Give the folder of some runs, which may be an archive: `cpu.tar.gz`, and `cpu.2.tar.gz` of what came later."""
-    if not runs.is_file():
-        yield runs
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for part in (runs, *sorted(runs.parent.glob(f"{runs.name.removesuffix('.tar.gz')}.[2-9].tar.gz"))):
-            with tarfile.open(part) as archive:
-                archive.extractall(folder, filter="data")
-        yield Path(folder)
-
-
 def _train(options: argparse.Namespace, command: str, console: Console) -> None:
     if options.model is None:
         with _time_limit(options.minutes):
@@ -171,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.launcher == "slurm" or options.dry_run:
         console.print(f"Once the jobs are done: --model {options.model} --runs {options.runs} --report-only")
         return 0
-    with _unpacked(options.runs) as root:
+    with unpacked(options.runs) as root:
         if options.model is not None:
             result = pretrained_analysis(root, options.model, options.level)
             console.print(f"Tables are in {write_pretrained_report(result, options.results)}, and JSON beside it.")

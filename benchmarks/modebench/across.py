@@ -1,4 +1,4 @@
-"""Tables across studies, from their JSON: model sizes, and the smaller studies.
+"""Tables across studies, from their JSON: model sizes, and the other studies.
 
 PYTHONPATH=examples python -m benchmarks.modebench.across --page benchmarks/modebench/RESULTS.md
 """
@@ -12,12 +12,13 @@ from typing import Any
 from benchmarks.modebench.arms import RECIPE
 from benchmarks.modebench.report import interval, name_of, replace_section
 from benchmarks.modebench.run import WARM
-from benchmarks.modebench.tables import number, points, table
+from benchmarks.modebench.tables import number, table
 
 HERE = Path(__file__).parent
 SIZES = ("small", "cpu", "large")
 SIZED = ("grpo", "dr_grpo", "entropy_high", "raft", "xdr", RECIPE)
-SMALLER = ("confirm", "single", "noted", "graph_long", "hard", "countdown4")
+OTHERS = ("confirm", "single", "noted", "graph_long", "hard", "countdown4")
+DIFFERENCES = ("coverage@8 at common", "pass@8 at common", "best mean@8")
 Summary = Mapping[str, Any]
 
 
@@ -29,13 +30,13 @@ def sizes_table(results: Sequence[Summary]) -> str:
     ]  # fmt: skip
     rows = []
     for result in sorted(results, key=lambda each: each["parameters"]):
-        found = result["comparisons"][RECIPE]
+        found = result["comparisons"].get(RECIPE, {})
         for arm in (arm for arm in SIZED if arm in result["arms"]):
             row, seeds = result["arms"][arm]["mean"], len(result["arms"][arm]["seeds"])
             rows.append([
                 f"{result['parameters']:,}", name_of(arm), str(seeds), f"{result['levels']['level']:.2f}",
                 number(row["coverage@8 at level"]), number(row["pass@8 at level"]), number(row["best mean@8"]),
-                *(interval(found[f"coverage@8 at {at}"].get(arm), seeds) for at in ("level", "common")),
+                *(interval(found.get(f"coverage@8 at {at}", {}).get(arm), seeds) for at in ("level", "common")),
             ])  # fmt: skip
     return table(head, rows, text_column=1)
 
@@ -48,23 +49,21 @@ def studies_table(results: Sequence[Summary]) -> str:
     ]  # fmt: skip
     rows = []
     for result in results:
-        found, common = result["comparisons"][RECIPE], result["levels"]["common"]
+        found, common = result["comparisons"].get(RECIPE, {}), result["levels"]["common"]
         for arm in (arm for arm in result["arms"] if arm != WARM):
             row, seeds = result["arms"][arm]["mean"], len(result["arms"][arm]["seeds"])
-            ceiling = found["best mean@8"].get(arm)
             rows.append([
                 f"`{result['study']}`", name_of(arm), str(seeds), number(common),
                 *(number(row[f"{name} at common"]) for name in ("coverage@8", "even@8", "pass@8")),
                 number(row["best mean@8"]),
-                *(interval(found[f"{name} at common"].get(arm), seeds) for name in ("coverage@8", "pass@8")),
-                "–" if ceiling is None else points(ceiling["mean"]),
+                *(interval(found.get(name, {}).get(arm), seeds) for name in DIFFERENCES),
             ])  # fmt: skip
     return table(head, rows, text_column=1)
 
 
 SECTIONS: dict[str, tuple[Sequence[str], Callable[[Sequence[Summary]], str]]] = {
     "scaling": (SIZES, sizes_table),
-    "studies": (SMALLER, studies_table),
+    "studies": (OTHERS, studies_table),
 }
 
 

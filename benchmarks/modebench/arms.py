@@ -76,7 +76,7 @@ def _variant(name: str, base: MaxEntConfig, tuned_as: str | None = None, **chang
     return Arm(f"MaxEnt {name}", replace(base, **changes), tuned_as=tuned_as)
 
 
-TUNED = {
+PLANNED = {
     "grpo": Arm("GRPO", MaxEntConfig(nll_reduction="mean"), make=GrpoObjective),
     "dr_grpo": Arm("Dr.GRPO", SURROGATE),
     "entropy_low": Arm("Dr.GRPO + entropy .02", SURROGATE, entropy_bonus=0.02),
@@ -105,6 +105,12 @@ TUNED = {
     "cool": replace(_variant("κ=1 a=0, sampled at .8", DIVERSE, "full_0"), temperature=0.8),
     "both": replace(_variant("κ=1 a=0 + entropy .02", DIVERSE, "full_0"), entropy_bonus=0.02),
     "mode_keys": replace(_variant("κ=1 a=0, modes as keys", DIVERSE, "full_0"), keys="mode"),
+    "raft_full": Arm("RAFT κ=1", replace(RAFT, dedup=1.0), tuned_as="raft"),
+    "tpo_full": Arm("TPO κ=1", replace(TPO, dedup=1.0), tuned_as="tpo"),
+}
+SLOW = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "raft", "xdr")
+"""Methods that are also run at a rate below the tuned one, at which more variety is left if the level is reached."""
+ADDED = {
     "answer_keys": replace(_variant("κ=1 a=0, answers as keys", DIVERSE, "full_0"), keys="answer"),
     "full_0_mild": replace(_variant("κ=1 a=0 at 5e-5", DIVERSE), learning_rate=5e-5),
     "rare": replace(_variant("κ=1 a=−½", DIVERSE, "full_0"), make=RareObjective),
@@ -121,14 +127,12 @@ TUNED = {
     "xdr_mild_cool": Arm(
         "xDr.GRPO τ=.25 sampled at .8", replace(SURROGATE, surrogate_tau=0.25), temperature=0.8, tuned_as="xdr_mild"
     ),
-    "raft_full": Arm("RAFT κ=1", replace(RAFT, dedup=1.0), tuned_as="raft"),
-    "tpo_full": Arm("TPO κ=1", replace(TPO, dedup=1.0), tuned_as="tpo"),
 }
-SLOW = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "raft", "xdr")
-"""Methods that are also run at a rate below the tuned one, at which more variety is left if the level is reached."""
-ARMS = TUNED | {
-    f"{name}_slow": replace(TUNED[name], name=f"{TUNED[name].name}, slow", learning_rate=2.5e-5) for name in SLOW
+"""What was tried after the others had been seen."""
+SLOWED = {
+    f"{name}_slow": replace(PLANNED[name], name=f"{PLANNED[name].name}, slow", learning_rate=2.5e-5) for name in SLOW
 }
+ARMS = PLANNED | ADDED | SLOWED
 RECIPE = next(name for name, arm in ARMS.items() if arm.config == DIVERSE)
 """The arm that is `MaxEntConfig.diverse()`."""
 CORE = (
@@ -136,7 +140,6 @@ CORE = (
 )  # fmt: skip
 METHODS = (
     "grpo", "dr_grpo", "entropy_low", "entropy_high", "hot", "raft", "maxrl", "tpo", "xdr", "xdr_mild", "maxent",
-    "dr_grpo_passes_2", "dr_grpo_cool", "xdr_mild_cool",
     *(f"{name}_slow" for name in SLOW),
 )  # fmt: skip
 """What a user would pick instead. Every other arm is a variant of the recipe, which answers another question."""

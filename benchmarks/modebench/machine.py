@@ -6,6 +6,7 @@ python -m benchmarks.modebench.machine runs/modebench/Qwen2.5-0.5B-Instruct/seed
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections import Counter
 from importlib.metadata import version
@@ -24,6 +25,18 @@ def machine() -> dict[str, str]:
 def versions(*packages: str) -> str:
     """Return packages with their versions."""
     return ", ".join(f"{name} {version(name)}" for name in packages)
+
+
+def commit() -> str | None:
+    """Return the commit of this code, or None where there is no repository."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short=10", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or None
 
 
 def hardware() -> str:

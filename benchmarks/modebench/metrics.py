@@ -4,8 +4,9 @@ With p_m the probability of mode m under the policy and p = Σ_m p_m, k fresh sa
 
     mean@k = p    pass@k = 1 − (1 − p)^k    distinct@k = Σ_m 1 − (1 − p_m)^k    coverage@k = distinct@k / modes
 
-Were the right answers of each problem equally likely, at the same p, coverage@k would be its even@k, the most that
-is possible at that accuracy on every problem: even@k = 1 − (1 − p/modes)^k.
+Were the right answers of each problem equally likely, its p as it is, coverage@k would be
+
+    even@k = 1 − (1 − p/modes)^k
 """
 
 import numpy as np

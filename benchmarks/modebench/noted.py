@@ -1,12 +1,13 @@
-"""Countdown answers with a note behind them that says nothing: no two texts are equal, as where a model thinks aloud.
+"""Countdown answers with a note behind them that says nothing, so that hardly two texts are equal: a test of keys.
 
-An answer is an expression, a colon, and two numbers of no meaning. The verifier reads up to the colon.
+An answer is an expression, a colon, and two numbers of no meaning. The verifier reads up to the colon. Unlike a chain
+of thought the note comes after the answer and has no part in it.
 """
 
 import random
 
 from tasks import countdown
-from tasks.answers import Verdict
+from tasks.answers import WRONG, Verdict
 
 prompt = countdown.prompt
 MARK = ":"
@@ -28,12 +29,12 @@ def noted(text: str, rng: random.Random) -> str:
 
 
 def verify(problem: countdown.Problem, text: str) -> Verdict:
-    """Return the verdict on the answer alone.
+    """Return the verdict on the answer alone; without the mark that ends it, it is wrong.
 
     >>> verify(countdown.Problem((2, 3, 4), 2, ("2*3-4",)), "3*2-4:17 5").mode
     '2*3-4'
     """
-    return countdown.verify(problem, answer(text))
+    return countdown.verify(problem, answer(text)) if MARK in text else WRONG
 
 
 def solutions(problem: countdown.Problem) -> dict[str, tuple[str, ...]]:

@@ -31,7 +31,8 @@ class RareObjective(MaxEntObjective):
     def target(self, utilities: Tensor, **inputs: Any) -> Target:
         """Return the target with its groups' scales changed."""
         target = super().target(utilities, **inputs)
-        return replace(target, scale=target.scale * utilities.mean(-1).clamp(min=1 / utilities.shape[-1]) ** -0.5)
+        least = 1 / target.mask.sum(-1).clamp(min=1)  # a group without success has no p̂ to divide by, and is skipped
+        return replace(target, scale=target.scale * _mean_reward(target, utilities).clamp(min=least) ** -0.5)
 
 
 class GradedObjective(MaxEntObjective):
@@ -41,6 +42,13 @@ class GradedObjective(MaxEntObjective):
         """Return the target of settings without κ, discounted by each group's own."""
         target = super().target(utilities, **inputs)
         copies = duplicate_counts(keys, mask=target.mask).clamp(min=1)
-        weights = target.weights * copies ** -utilities.mean(-1, keepdim=True)
-        weights = weights / weights.sum(-1, keepdim=True)
-        return replace(target, weights=weights, log_weights=weights.log())
+        log_discount = _mean_reward(target, utilities).unsqueeze(-1) * copies.log()
+        weights = target.weights * (-log_discount).exp()
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        heat = (target.tau + self.config.beta).unsqueeze(-1)
+        return replace(target, weights=weights, log_weights=weights.log(), log_q=target.log_q - heat * log_discount)
+
+
+def _mean_reward(target: Target, utilities: Tensor) -> Tensor:
+    """Return p̂ of each group, [...], over the candidates that count."""
+    return utilities.masked_fill(~target.mask, 0.0).sum(-1) / target.mask.sum(-1).clamp(min=1)

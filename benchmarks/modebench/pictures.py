@@ -11,7 +11,7 @@ mpl.use("Agg")  # files only: no display is needed
 
 import matplotlib.pyplot as plt
 
-from benchmarks.modebench.arms import ARMS, CORE, METHODS, RECIPE, TUNED
+from benchmarks.modebench.arms import ARMS, CORE, METHODS, PLANNED, RECIPE
 from benchmarks.modebench.run import WARM
 
 Summary = Mapping[str, Any]
@@ -31,7 +31,9 @@ def save_pictures(result: Summary, folder: Path) -> list[Path]:
 def _frontiers(result: Summary, file: Path) -> None:
     figure, (frontier, passing) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
     drawn = {
-        arm: row for arm, row in result["arms"].items() if (arm in TUNED and arm in {*CORE, *METHODS}) or arm == WARM
+        arm: row
+        for arm, row in result["arms"].items()
+        if (arm in PLANNED and arm in {*CORE, *METHODS}) or arm == WARM
     }
     for index, (arm, row) in enumerate(drawn.items()):
         style = {

@@ -102,7 +102,7 @@ class Preset:
     Attributes:
         level: the mean@8 at which methods are compared; learning rates are chosen at `tuning_margin` above it.
         rates_of: a preset whose committed learning rates are taken over instead of tuning.
-        split_seed: of the division of problems into those to train on, to choose on and to test on.
+        fresh: whether it is tested on other problems than the same task's presets are tested or choose on.
     """
 
     family_name: str = "countdown"
@@ -121,7 +121,7 @@ class Preset:
     level: float = 0.6
     tuning_margin: float = 0.03
     rates_of: str | None = None
-    split_seed: int = 0
+    fresh: bool = False
     temperatures: tuple[float, ...] = field(default=(0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2))
 
     @property
@@ -132,7 +132,7 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(),
-    "confirm": Preset(seeds=(5, 6, 7, 8, 9), rates_of="cpu", split_seed=1),
+    "confirm": Preset(seeds=(5, 6, 7, 8, 9), rates_of="cpu", fresh=True),
     "smoke": Preset(updates=60, learning_rates=(1e-4,), seeds=(0,), eval_every=30, test=256, level=0.5),
     "graph": Preset(
         family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
@@ -140,7 +140,7 @@ PRESETS = {
     "graph_long": Preset(
         family_name="graph", warm_steps=300, updates=480, eval_every=160, level=0.4, rates_of="graph"
     ),
-    "single": Preset(family_name="single", rates_of="cpu"),
+    "single": Preset(family_name="single", learning_rates=(5e-5, 1e-4)),
     "noted": Preset(family_name="noted", rates_of="cpu"),
     "hard": Preset(warm_steps=250, level=0.4),
     "small": Preset(hidden_size=64, layers=2, learning_rates=(5e-5, 1e-4, 2e-4), level=0.5),
@@ -172,9 +172,13 @@ class Problems:
 def problems_of(preset: Preset) -> Problems:
     """Return the problems of a preset."""
     family = preset.family
-    sides = split(family.pool(), held_out=preset.test + preset.validation, seed=preset.split_seed)
-    control = split(family.control_pool(), held_out=preset.validation, seed=preset.split_seed)
-    return Problems(sides.train, sides.held_out[preset.test :], sides.held_out[: preset.test], control.held_out)
+    sides = split(family.pool(), held_out=preset.test + preset.validation, seed=0)
+    train, held_out = sides.train, sides.held_out
+    if preset.fresh:
+        others = split(train, held_out=len(held_out), seed=1)
+        train, held_out = [*others.train, *held_out], others.held_out
+    control = split(family.control_pool(), held_out=preset.validation, seed=0)
+    return Problems(train, held_out[preset.test :], held_out[: preset.test], control.held_out)
 
 
 def skewed_pairs(family: Family, problems: Sequence[Any]) -> Callable[[random.Random], tuple[str, str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.modebench.arms import ARMS, Arm
-from maxent_grpo import MaxEntConfig
+from maxent_grpo import MaxEntConfig, MaxEntObjective
 
 RECIPES = Path("examples/recipes")
 FALLBACK = "Qwen2.5-0.5B-Instruct"
@@ -92,6 +92,7 @@ class PretrainedStudy:
             "seed": seed,
             "temperature": ARMS[arm].temperature,
             "entropy_coef": ARMS[arm].entropy_bonus,
+            **({"num_iterations": ARMS[arm].passes} if ARMS[arm].passes > 1 else {}),
             **({} if arm == "grpo" else maxent_fields(ARMS[arm])),
             **({"answer_keys": "countdown_mode"} if ARMS[arm].keys == "mode" else {}),
         }
@@ -114,6 +115,16 @@ class PretrainedStudy:
             ]
             for temperature in TEMPERATURES
         ]  # fmt: skip
+
+
+def expressible(arm: str) -> bool:
+    """Return whether flags of `examples/train.py` say all that an arm is, so that its runs would be of that arm.
+
+    Answers are keys there already (`answer_keys` of the recipes), so the arm of that name is the recipe's.
+    """
+    settings = ARMS[arm]
+    own = settings.make is not MaxEntObjective and arm != "grpo"  # TRL's own trainer is GRPO
+    return not (own or settings.correct_reference or settings.keys == "answer" or settings.learning_rate is not None)
 
 
 def maxent_fields(arm: Arm) -> dict[str, object]:

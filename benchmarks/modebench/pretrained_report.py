@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.modebench.arms import ARMS, METHODS, RECIPE
+from benchmarks.modebench.arms import ADDED, ARMS, METHODS, RECIPE
 from benchmarks.modebench.machine import noted
 from benchmarks.modebench.pretrained import TEMPERATURES, recorded
 from benchmarks.modebench.report import name_of
@@ -147,7 +147,7 @@ def _comparisons(arms: Mapping[str, Row]) -> dict[str, dict[str, Row]]:
     found = {}
     for measure in MEASURES:
         pairs = {arm: _pair(arms[RECIPE], arms[arm], measure) for arm in arms if arm != RECIPE}
-        adjusted = holm_by_family({arm: pair["p"] for arm, pair in pairs.items()}, METHODS)
+        adjusted = holm_by_family({arm: pair["p"] for arm, pair in pairs.items()}, (METHODS, ADDED))
         found[measure] = {
             arm: {**pair, "holm": None if pair["p"] is None else adjusted[arm]} for arm, pair in pairs.items()
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.modebench.arms import CORE
-from benchmarks.modebench.machine import hardware, versions
+from benchmarks.modebench.machine import commit, hardware, versions
 from benchmarks.modebench.presets import PRESETS
 
 RECORD = "study.json"
@@ -35,7 +35,8 @@ def record(root: Path, preset_name: str, arms: Sequence[str]) -> None:
         commands = [*commands, command]
     root.mkdir(parents=True, exist_ok=True)
     made = {"versions": versions("torch", "transformers", "numpy", "scipy"), "hardware": hardware()}
-    content = {"preset": preset, **made, "commands": commands}
+    commits = [each for each in dict.fromkeys((*known.get("commits", []), commit())) if each]
+    content = {"preset": preset, **made, "commands": commands, "commits": commits}
     (root / RECORD).write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -25,22 +25,25 @@ def markdown(result: Summary) -> str:
     """Return all tables of a study."""
     level, common = result["levels"]["level"], result["levels"]["common"]
     parts = [
-        f"{result['study']}: {result['hardware']}; {result['versions']}. Run by {_commands(result)}.",
+        f"{result['study']}: {result['hardware']}; {result['versions']}. Run by {_commands(result)}"
+        f"{_commits(result)}.",
         "**At matched accuracy**, over the sampling temperature, means over seeds. "
         f"Common level: the highest mean@8 that every run of the core study's methods reaches, {common:.3f}."
         + _collapsed(result)
-        + " Were answers even: what coverage@8 would be there if each problem's right answers were equally likely, "
-        "the most that is possible at that accuracy on every problem." + _sampled(result),
+        + " Were answers even: coverage@8 if a problem's right answers were equally likely, its accuracy as it is.",
         _matched_table(result, level, common),
-        "**Ceilings, and sampling temperature 1**",
+        "**Ceilings, and sampling temperature 1.** Samples − listed texts: how many points more of the samples are "
+        "right on validation problems than the texts say that all figures are taken from, with a standard error of "
+        "at most 1.1/√seeds; – where it was not logged.",
         _plain_table(result),
     ]
     if RECIPE in result.get("comparisons", {}):
         parts.append(
             f"**{name_of(RECIPE)} minus the others**, in points, paired by seed. Square brackets: 95 % over seeds "
             "(Student's t); round ones: 95 % bootstrap over problems and seeds; n: how many seeds of both arms reach "
-            "the level, where not all do. p is Holm's, over the other methods and over the variants of MaxEnt; ≥ −2 "
-            "the test that pass@8 is not 2 points lower. Pairs of other arms are in the JSON."
+            "the level, where not all do. p is Holm's, over the other methods, over the variants of MaxEnt, and over "
+            "what was added after the others had been seen; ≥ −2 the test that pass@8 is not 2 points lower. Pairs "
+            "of other arms are in the JSON."
         )
         parts.append(_difference_table(result["comparisons"][RECIPE], level))
     if result["tuning"]["grid"]:
@@ -54,19 +57,14 @@ def _commands(result: Summary) -> str:
     return commands if isinstance(commands, str) else quoted(commands)
 
 
+def _commits(result: Summary) -> str:
+    commits = result.get("commits", "not recorded")
+    return "" if isinstance(commits, str) else f"; noted since {commits[0]}: commits {', '.join(commits)}"
+
+
 def _collapsed(result: Summary) -> str:
     names = ", ".join(name_of(arm) for arm in result["collapsed"])
     return f" Left out of it, because a run ended below its warm start: {names}." if names else ""
-
-
-def _sampled(result: Summary) -> str:
-    seen = result["sampled"]
-    if not seen["runs"]:
-        return ""
-    return (
-        f" Of samples, at temperature 1, {points(seen['mean'])} points more are right than the listed texts say "
-        f"({points(seen['largest'])} in the run with the largest gap of {seen['runs']})."
-    )
 
 
 def _matched_table(result: Summary, level: float, common: float) -> str:
@@ -100,6 +98,7 @@ def _plain_table(result: Summary) -> str:
         "sampled tokens": "sampled in training, thousands",
         "seconds per update": "s per update",
         "learning seconds per update": "of it not sampling",
+        "samples minus listed": "samples − listed texts",
     }
     columns = {title: (lambda mean, name=name: _cell(name, mean.get(name))) for name, title in names.items()}
     guesser = [number(result["guesser"].get(name)) for name in names]
@@ -107,7 +106,9 @@ def _plain_table(result: Summary) -> str:
 
 
 def _cell(name: str, value: float | None) -> str:
-    return f"{value / 1000:.0f}" if name == "sampled tokens" and value is not None else number(value)
+    if value is not None and name == "sampled tokens":
+        return f"{value / 1000:.0f}"
+    return points(value) if value is not None and name == "samples minus listed" else number(value)
 
 
 def _table(result: Summary, columns: Mapping[str, Callable[[Summary], str]]) -> str:
@@ -133,7 +134,7 @@ def _difference_table(found: Summary, level: float) -> str:
             name_of(arm), interval(coverage, seeds), _p(coverage, "holm"), interval(common, seeds),
             _p(common, "holm"), interval(area, seeds), interval(passed, seeds), _p(passed, "not below -2 points"),
             interval(passed_common, seeds), _p(passed_common, "not below -2 points"),
-            points(ceiling["mean"]), _p(ceiling, "equivalent within 3 points"),
+            interval(ceiling, seeds), _p(ceiling, "equivalent within 3 points"),
         ])  # fmt: skip
     return table(head, rows)
 

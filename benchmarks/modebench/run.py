@@ -18,7 +18,7 @@ from benchmarks.modebench.presets import PRESETS, Preset, Problems, problems_of,
 from tiny.evaluation import greedy_accuracy
 from tiny.jobs import Report, Stopped
 from tiny.model import build_model
-from tiny.sampling import sample, token_logps
+from tiny.sampling import Samples, sample, token_logps
 from tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save_state
 from tiny.training import Reinforcement, warm_start
 
@@ -110,6 +110,7 @@ def _train(run: Run, report: Report, stopped: Stopped) -> None:
             "reward": samples.rewards.mean().item(),
             "tokens": int(samples.mask.sum()),
             "ess": float(statistics.ess),
+            "different": _different(samples, preset.samples),
             "seconds": ended - began,
             "learning_seconds": ended - drawn,
         }
@@ -123,6 +124,12 @@ def _train(run: Run, report: Report, stopped: Stopped) -> None:
         return
     _evaluate_finally(run, loop.model)
     (run.folder / "state.pt").unlink(missing_ok=True)
+
+
+def _different(samples: Samples, group_size: int) -> float:
+    """Return how many texts of a group are different, as a share of them, averaged over groups."""
+    starts = range(0, len(samples.texts), group_size)
+    return sum(len(set(samples.texts[start : start + group_size])) for start in starts) / len(samples.texts)
 
 
 def _loop(run: Run) -> Reinforcement:
@@ -173,27 +180,25 @@ def _evaluate_finally(run: Run, model: PreTrainedModel) -> None:
     """Evaluate a trained model on all problems it was not trained on, and keep every mode's probability."""
     problems: Problems = problems_of(run.preset)
     step = 0 if run.arm == WARM else run.preset.updates
-    seen = _sampled(run.preset, model, problems)
+    seen, accuracy = _sampled(run, model, problems)
     for split in ("validation", "control", "test"):
         held_out = getattr(problems, split)
-        outcomes = _log_evaluations(run, model, step, held_out, split, **seen)
+        more = {**seen, SAMPLED: accuracy} if split == "validation" else seen
+        outcomes = _log_evaluations(run, model, step, held_out, split, **more)
     with run.outcomes_file.with_suffix(".new").open("wb") as file:
         np.savez_compressed(file, test=outcomes.astype(np.float16))
     run.outcomes_file.with_suffix(".new").replace(run.outcomes_file)
 
 
 @torch.no_grad()
-def _sampled(preset: Preset, model: PreTrainedModel, problems: Problems) -> dict[str, float]:
-    """Return the entropy of answers at temperature 1 in nats, their length, and their accuracy, of 8 a problem."""
-    tokenizer, family = preset.family.tokenizer(), preset.family
+def _sampled(run: Run, model: PreTrainedModel, problems: Problems) -> tuple[dict[str, float], float]:
+    """Return the entropy of 8 answers a problem at temperature 1 in nats and their length, and how many are right."""
+    tokenizer, family = run.preset.family.tokenizer(), run.preset.family
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(run.seed)
         samples = sample(
             model, tokenizer, family.task, problems.validation, num_samples=8, max_new_tokens=family.max_new_tokens
         )
     logps = token_logps(model, samples.prompts, samples.ids).masked_fill(~samples.mask, 0.0)
-    return {
-        "entropy": -logps.sum(-1).mean().item(),
-        "tokens": samples.mask.sum(-1).float().mean().item(),
-        SAMPLED: samples.rewards.mean().item(),
-    }
+    seen = {"entropy": -logps.sum(-1).mean().item(), "tokens": samples.mask.sum(-1).float().mean().item()}
+    return seen, samples.rewards.mean().item()

@@ -77,15 +77,16 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def holm_by_family(p_values: Mapping[str, float | None], family: Collection[str]) -> dict[str, float]:
-    """Return Holm's adjusted p-values within a family and within the rest; None, no comparison, counts as 1.
+def holm_by_family(p_values: Mapping[str, float | None], families: Sequence[Collection[str]]) -> dict[str, float]:
+    """Return Holm's adjusted p-values within each family and within the rest; None, no comparison, counts as 1.
 
-    >>> holm_by_family({"a": 0.01, "b": None, "c": 0.04}, ["a", "b"])
+    >>> holm_by_family({"a": 0.01, "b": None, "c": 0.04}, [["a", "b"]])
     {'a': 0.02, 'b': 1.0, 'c': 0.04}
     """
-    known = {name: 1.0 if p is None else p for name, p in p_values.items()}
-    inside = {name: p for name, p in known.items() if name in family}
-    return holm(inside) | holm({name: p for name, p in known.items() if name not in inside})
+    left, adjusted = {name: 1.0 if p is None else p for name, p in p_values.items()}, {}
+    for family in families:
+        adjusted |= holm({name: left.pop(name) for name in [*left] if name in family})
+    return adjusted | holm(left)
 
 
 def mean_of_all(values: Sequence[float | None]) -> float | None:

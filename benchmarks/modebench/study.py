@@ -28,16 +28,16 @@ def run_study(
     Raises:
         ValueError: if the folder has runs of other sizes, or an arm has no learning rate where rates are taken over.
     """
-    record(root, preset_name, arms)
-    preset = PRESETS[preset_name]
-    if preset.rates_of is not None:
-        rates = committed_rates(preset.rates_of, arms)
-        _write_rates(root, rates, {})
+    preset, rates = PRESETS[preset_name], None
+    if preset.rates_of is not None:  # what the folder has already stays, whatever the other study tunes later
+        rates = committed_rates(preset.rates_of, arms) | read_rates(root)["chosen"]
     elif len(preset.learning_rates) == 1:
         rates = dict.fromkeys(arms, preset.learning_rates[0])
-        _write_rates(root, rates, {})
-    else:
+    record(root, preset_name, arms)
+    if rates is None:
         rates = _tune(root, preset_name, arms, console, workers)
+    else:
+        _write_rates(root, rates, {})
     runs = [Run(root, preset_name, arm, seed, rates[arm]) for seed in preset.seeds for arm in arms]
     _finish("warm starts", [run.warm for run in runs], console, workers)
     _finish("seeds", runs, console, workers)

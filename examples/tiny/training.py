@@ -85,6 +85,8 @@ class Reinforcement:
         keys: Callable[[Samples], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
+        if passes < 1:
+            raise ValueError(f"Expected passes >= 1, got passes={passes!r}.")
         self.model, self.tokenizer, self.task = model, tokenizer, task
         self.loss_fn = MaxEntLoss(config)
         self.reference = reference if config.needs_reference else None
@@ -138,6 +140,8 @@ class Reinforcement:
         Args:
             policy_logps: [N, T] token log-probabilities of the policy, for settings and statistics that need them.
         """
+        if policy_logps is None and self._needs_policy_logps:
+            raise ValueError("Expected policy_logps with these settings, got policy_logps=None.")
         ref_logps = self._frozen_logps(self.reference, samples)
         if ref_logps is not None and policy_logps is not None and self.correct_reference:
             ref_logps = ref_logps - policy_logps

@@ -259,10 +259,18 @@ def test_an_option_that_would_be_ignored_is_named_before_anything_starts(flags, 
     assert complaint in capsys.readouterr().err
 
 
-def test_all_arms_of_a_pretrained_study_are_those_without_a_rate_of_the_small_model():
+def test_all_arms_of_a_pretrained_study_are_those_whose_commands_say_what_they_are():
     chosen, of_presets = (set(cli.arguments([*more, "--arms", "all"]).arms) for more in (["--model", "x"], []))
     assert of_presets == set(ARMS)
-    assert of_presets - chosen == {name for name in ARMS if name.endswith("_slow")}
+    left_out = {name for name in ARMS if name.endswith("_slow")}
+    left_out |= {"full_0_mild", "answer_keys", "rare", "cool_rare", "graded", "corrected", "corrected_0"}
+    assert of_presets - chosen == left_out
+    jobs = PretrainedStudy("x", sorted(chosen), [0], Path("out")).jobs()
+    settings = [job.replace(f"seed0/{arm}", "") for arm, job in zip(sorted(chosen), jobs, strict=True)]
+    assert len(set(settings)) == len(chosen)  # no two arms are the same training
+    assert "--num_iterations 2" in jobs[sorted(chosen).index("passes_2")]
+    with pytest.raises(SystemExit):
+        cli.arguments(["--model", "x", "--arms", "rare"])
 
 
 @pytest.mark.parametrize(

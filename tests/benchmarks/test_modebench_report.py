@@ -1,7 +1,7 @@
 """ModeBench's report from finished runs."""
 
 import json
-import subprocess
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from benchmarks.modebench import __main__ as cli
 from benchmarks.modebench import across
 from benchmarks.modebench.analysis import Results, analysis, comparisons
+from benchmarks.modebench.archive import KEPT, pack
 from benchmarks.modebench.arms import ARMS, HALF, RECIPE
 from benchmarks.modebench.metrics import averages
 from benchmarks.modebench.pictures import _doses
@@ -73,10 +74,16 @@ def test_evenness_and_the_check_by_samples_are_in_the_tables(study: Path):
     result = analysis(study, "test")
     mean = result["arms"]["dr_grpo"]["mean"]
     assert mean["even@8 at common"] > mean["coverage@8 at common"]
-    runs = 3 * len(SEEDS)
-    assert result["sampled"]["runs"] == runs
-    assert result["sampled"]["mean"] == pytest.approx(0.01 * np.mean(SEEDS))
-    assert f"(+{max(SEEDS):.1f} in the run with the largest gap of {runs})" in markdown(result)
+    assert mean["samples minus listed"] == pytest.approx(0.01 * np.mean(SEEDS))
+    row = next(line for line in markdown(result).split("**Ceilings")[1].splitlines() if line.startswith("| Dr.GRPO"))
+    assert row.endswith(f"| +{np.mean(SEEDS):.1f} |")
+
+
+def test_ceilings_are_compared_with_intervals(study: Path):
+    pair = analysis(study, "test")["comparisons"][RECIPE]["best mean@8"]["dr_grpo"]
+    assert pair["seed_low"] <= pair["mean"] <= pair["seed_high"]
+    assert pair["both_low"] <= pair["mean"] <= pair["both_high"]
+    assert pair["equivalent within 3 points"] < 0.01
 
 
 def test_a_dose_response_has_the_recipe_and_what_differs_from_it_in_one_setting_alone():
@@ -102,10 +109,21 @@ def test_the_command_writes_json_tables_and_pictures(study: Path, tmp_path: Path
     assert page.read_text().endswith("<!-- end test -->\nMore.\n")
 
 
-def test_the_report_of_an_archive_is_that_of_the_folder(study: Path, tmp_path: Path):
+def test_the_report_of_an_archive_and_its_later_part_is_that_of_the_folder(study: Path, tmp_path: Path):
     archive, later = tmp_path / "runs.tar.gz", tmp_path / "runs.2.tar.gz"
-    subprocess.run(["tar", "czf", archive, "-C", study, *(f"seed{s}" for s in SEEDS[1:])], check=True)
-    subprocess.run(["tar", "czf", later, "-C", study, "learning_rates.json", f"seed{SEEDS[0]}"], check=True)
+    record(study, "test", ["dr_grpo"])
+    unfinished = Run(study, "test", RECIPE, SEEDS[0], 1e-4).outcomes_file
+    unfinished.rename(tmp_path / "aside")
+    assert pack(study, archive) == archive
+    (tmp_path / "aside").rename(unfinished)
+    (study / "weights.safetensors").touch()
+    assert pack(study, archive) == later
+    assert pack(study, archive) is None
+    with tarfile.open(later) as file:
+        folder = f"seed{SEEDS[0]}/{RECIPE}-0.0001"
+        assert set(file.getnames()) == {
+            "learning_rates.json", "study.json", *(f"{folder}/{name}" for name in KEPT)
+        }  # fmt: skip
     for runs, out in ((archive, "of_archive"), (study, "of_folder")):
         cli.main(["--report-only", "--preset", "test", "--runs", str(runs), "--results", str(tmp_path / out)])
     assert (tmp_path / "of_archive/test.json").read_text() == (tmp_path / "of_folder/test.json").read_text()

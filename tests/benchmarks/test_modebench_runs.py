@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from benchmarks.modebench.arms import ARMS, CORE, RECIPE, answer_keys, mode_keys
 from benchmarks.modebench.outcomes import exact_outcomes
 from benchmarks.modebench.presets import FAMILIES, PRESETS, Preset, problems_of, skewed_pairs
-from benchmarks.modebench.run import WARM, Run, work
+from benchmarks.modebench.run import WARM, Run, _loop, work
 from benchmarks.modebench.study import committed_rates, learning_rates, read_rates, run_study, with_untuned
 from maxent_grpo import MaxEntConfig
 from tiny.model import build_model
@@ -109,6 +109,7 @@ def test_notes_make_texts_different_and_answers_the_same():
     ids = torch.zeros(5, 1, dtype=torch.long)
     verdicts = [family.task.verify(problem, text) for text in texts]
     assert [verdict.correct for verdict in verdicts] == [True] * 3 + [False] * 2
+    assert not family.task.verify(problem, texts[0].split(":")[0]).correct  # an answer that has no end
     keys = answer_keys(Samples(ids, ids, ids.bool(), texts, verdicts), family.answer).tolist()
     assert keys == [0, 0, 0, 1, 1]
     pair = skewed_pairs(family, problems_of(preset).train[:50])
@@ -132,9 +133,17 @@ def test_rates_may_be_those_of_committed_results_and_no_others(tmp_path: Path, m
     assert committed_rates("cpu", ["dr_grpo", "cool"]) == {"dr_grpo": 5e-5, "cool": 1e-4}
     with pytest.raises(ValueError, match=r"learning rate is in .*cpu\.json, got arms=\['raft'\]"):
         committed_rates("cpu", ["raft"])
-    monkeypatch.setitem(PRESETS, "test", replace(TINY, rates_of="cpu", updates=0, split_seed=1))
+    monkeypatch.setitem(PRESETS, "test", replace(TINY, rates_of="cpu"))
     with pytest.raises(ValueError, match="learning rate is in"):
         run_study(tmp_path / "runs", "test", ["raft"], Console(quiet=True))
+    assert not (tmp_path / "runs").exists()
+    here = lambda work, jobs, **_: [work(job, silent, never) for job in jobs]  # noqa: E731 - processes lack this preset
+    monkeypatch.setattr("benchmarks.modebench.study.run_jobs", here)
+    run_study(tmp_path / "runs", "test", ["dr_grpo"], Console(quiet=True))
+    assert Run(tmp_path / "runs", "test", "dr_grpo", 0, 5e-5).done
+    (tmp_path / "cpu.json").write_text(json.dumps({"tuning": {"chosen": {"dr_grpo": 2e-4}}}))
+    run_study(tmp_path / "runs", "test", ["dr_grpo"], Console(quiet=True))  # which keeps its rate
+    assert read_rates(tmp_path / "runs")["chosen"] == {"dr_grpo": 5e-5}
 
 
 @pytest.mark.parametrize(("preset", "modes", "control"), [("cpu", (2, 8), (1, 1)), ("single", (1, 1), (2, 8))])
@@ -145,9 +154,14 @@ def test_control_problems_have_as_many_right_answers_as_the_others_have_not(pres
     assert not {problem.id for problem in problems.train} & {problem.id for problem in problems.test}
 
 
-def test_a_fresh_split_tests_on_other_problems():
-    ids = [{problem.id for problem in problems_of(replace(TINY, split_seed=seed)).test} for seed in (0, 1)]
-    assert len(ids[0] & ids[1]) < len(ids[0])
+def test_the_confirming_study_is_tested_and_chooses_on_problems_that_the_first_one_was_not():
+    first, again = (problems_of(PRESETS[name]) for name in ("cpu", "confirm"))
+    used, fresh = ({problem.id for problem in (*each.test, *each.validation)} for each in (first, again))
+    assert len(used) == len(fresh) == 768
+    assert not used & fresh
+    trained = {problem.id for problem in again.train}
+    assert trained >= used
+    assert not trained & fresh
 
 
 def test_verifier_keys_join_different_texts_of_one_mode():
@@ -176,7 +190,40 @@ def test_seldom_solved_groups_weigh_more_and_their_duplicates_are_discounted_les
     assert_close(coefficients("graded"), expected / expected.sum(-1, keepdim=True) - 1 / 4)
 
 
-@pytest.mark.parametrize("arm", ["dr_grpo", RECIPE, "tpo", "pruned"])
+@pytest.mark.parametrize("arm", ["rare", "graded"])
+def test_what_is_masked_changes_no_coefficient(arm):
+    objective = ARMS[arm].make(ARMS[arm].sized(4))
+    rewards, keys = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([[0, 0, 1], [2, 2, 2]])
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    plain = objective.coefficients(objective.target(rewards, mask=mask, lengths=mask.long(), keys=keys))
+    for stranger in (99.0, torch.nan):
+        padded = {
+            "mask": torch.cat([mask, torch.zeros(2, 1, dtype=torch.bool)], dim=1),
+            "lengths": torch.ones(2, 4, dtype=torch.long),
+            "keys": torch.cat([keys, torch.zeros(2, 1, dtype=torch.long)], dim=1),
+        }
+        wider = torch.cat([rewards, torch.full((2, 1), stranger)], dim=1)
+        found = objective.coefficients(objective.target(wider, **padded))
+        assert_close(found[:, :3], plain)
+        assert found[:, 3].tolist() == [0.0, 0.0]
+    nobody = objective.target(rewards, mask=~mask, lengths=mask.long(), keys=keys)
+    assert objective.coefficients(nobody).tolist() == [[0.0] * 3] * 2
+
+
+@pytest.mark.parametrize("name", ["passes_2", "corrected", "rare", "answer_keys", "cool", "both"])
+def test_a_runs_loop_is_its_arms(tmp_path: Path, name):
+    run, arm = Run(tmp_path, "test", name, 0, 1e-3), ARMS[name]
+    work(run.warm, silent, never)
+    loop = _loop(run)
+    expected = {"passes": arm.passes, "temperature": arm.temperature, "entropy_bonus": arm.entropy_bonus}
+    assert {field: getattr(loop, field) for field in expected} == expected
+    assert (loop.correct_reference, loop.reference is not None) == (arm.correct_reference, arm.config.beta > 0)
+    assert type(loop.loss_fn.objective) is arm.make
+    assert loop.loss_fn.objective.config == arm.sized(4)
+    assert (loop.keys is None) == (arm.keys == "tokens")
+
+
+@pytest.mark.parametrize("arm", ["dr_grpo", RECIPE, "tpo", "pruned", "passes_2", "corrected"])
 def test_leaving_idle_completions_out_changes_no_update(graph_model, arm):
     family, problems = FAMILIES["graph"], problems_of(TINY).train
 
@@ -185,7 +232,8 @@ def test_leaving_idle_completions_out_changes_no_update(graph_model, arm):
         model.load_state_dict(graph_model.state_dict())
         loop = Reinforcement(
             model, family.tokenizer(), family.task, ARMS[arm].sized(4), learning_rate=1e-3, prompts_per_step=8,
-            num_samples=4, max_new_tokens=4, active_only=active_only,
+            num_samples=4, max_new_tokens=4, active_only=active_only, passes=ARMS[arm].passes, reference=graph_model,
+            correct_reference=ARMS[arm].correct_reference,
         )  # fmt: skip
         loop.update(problems)
         return [parameter.grad for parameter in model.parameters()]
