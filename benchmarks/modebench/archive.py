@@ -18,7 +18,7 @@ ENDING = ".tar.gz"
 
 
 def parts(archive: Path) -> list[Path]:
-    """Return an archive and its later parts: `cpu.tar.gz`, `cpu.2.tar.gz`, `cpu.3.tar.gz`, …"""
+    """Return an archive and its later parts: of `cpu.tar.gz`, `cpu.2.tar.gz` and so on."""
     found, number = [archive], 2
     while (part := archive.with_name(f"{archive.name.removesuffix(ENDING)}.{number}{ENDING}")).exists():
         found.append(part)

@@ -6,6 +6,7 @@ python -m benchmarks.modebench.machine runs/modebench/Qwen2.5-0.5B-Instruct/seed
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -29,14 +30,10 @@ def versions(*packages: str) -> str:
 
 def commit() -> str | None:
     """Return the commit of this code, or None where there is no repository."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short=10", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or None
+    if shutil.which("git") is None:
+        return None
+    command, here = ["git", "rev-parse", "--short=10", "HEAD"], Path(__file__).parent
+    return subprocess.run(command, cwd=here, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def hardware() -> str:
