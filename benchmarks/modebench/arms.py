@@ -108,6 +108,19 @@ PLANNED = {
     "raft_full": Arm("RAFT κ=1", replace(RAFT, dedup=1.0), tuned_as="raft"),
     "tpo_full": Arm("TPO κ=1", replace(TPO, dedup=1.0), tuned_as="tpo"),
 }
+
+
+def _cooled(name: str, temperature: float = 0.8) -> Arm:
+    """Return an arm with another sampling temperature in training, at the learning rate of the one it is made of."""
+    arm = PLANNED[name]
+    return replace(
+        arm,
+        name=f"{arm.name} sampled at {f'{temperature:g}'.removeprefix('0')}",
+        temperature=temperature,
+        tuned_as=name,
+    )
+
+
 SLOW = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "raft", "xdr")
 """Methods that are also run at a rate below the tuned one, at which more variety is left if the level is reached."""
 ADDED = {
@@ -123,10 +136,11 @@ ADDED = {
     ),
     "passes_2": replace(_variant("κ=1 a=0, 2 passes", DIVERSE), passes=2),
     "dr_grpo_passes_2": replace(Arm("Dr.GRPO, 2 passes", SURROGATE), passes=2),
-    "dr_grpo_cool": Arm("Dr.GRPO sampled at .8", SURROGATE, temperature=0.8, tuned_as="dr_grpo"),
-    "xdr_mild_cool": Arm(
-        "xDr.GRPO τ=.25 sampled at .8", replace(SURROGATE, surrogate_tau=0.25), temperature=0.8, tuned_as="xdr_mild"
-    ),
+    "dr_grpo_cool": _cooled("dr_grpo"),
+    "dr_grpo_cold": _cooled("dr_grpo", 0.6),
+    "raft_cool": _cooled("raft"),
+    "xdr_mild_cool": _cooled("xdr_mild"),
+    "cold": _cooled("full_0", 0.6),
 }
 """What was tried after the others had been seen."""
 SLOWED = {
