@@ -35,7 +35,7 @@ nightly: $(INSTALLED)  ## what takes longer than a change should wait for: prope
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_*.py tests/kernels tests/tasks
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --arms all
 	$(BIN)/python benchmarks/compiled_kernels.py build/kernels-compiled.json
-	for preset in graph small large hard countdown4 confirm single graph_long; do \
+	for preset in graph small large hard countdown4 confirm single; do \
 		PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset $$preset || exit 1; \
 	done
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset noted --arms dr_grpo raft none_0 full_0 answer_keys

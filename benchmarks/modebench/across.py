@@ -17,7 +17,7 @@ from benchmarks.modebench.tables import number, table
 HERE = Path(__file__).parent
 SIZES = ("small", "cpu", "large")
 SIZED = ("grpo", "dr_grpo", "entropy_high", "raft", "xdr", RECIPE)
-OTHERS = ("confirm", "single", "noted", "graph_long", "hard", "countdown4")
+OTHERS = ("confirm", "single", "noted", "hard", "countdown4")
 DIFFERENCES = ("coverage@8 at common", "pass@8 at common", "best mean@8")
 Summary = Mapping[str, Any]
 

@@ -137,15 +137,14 @@ PRESETS = {
     "graph": Preset(
         family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
     ),
-    "graph_long": Preset(
-        family_name="graph", warm_steps=300, updates=480, eval_every=160, level=0.4, rates_of="graph"
-    ),
     "single": Preset(family_name="single", learning_rates=(5e-5, 1e-4)),
     "noted": Preset(family_name="noted", rates_of="cpu"),
     "hard": Preset(warm_steps=250, level=0.4),
     "small": Preset(hidden_size=64, layers=2, learning_rates=(5e-5, 1e-4, 2e-4), level=0.5),
     "large": Preset(hidden_size=160, layers=4, learning_rates=(5e-5, 1e-4), seeds=(0, 1, 2)),
-    "countdown4": Preset(family_name="countdown4", level=0.3),
+    "countdown4": Preset(
+        family_name="countdown4", warm_steps=2000, learning_rates=(5e-5, 1e-4), level=0.1, tuning_margin=0.01
+    ),
     "h200": Preset(
         family_name="countdown4",
         hidden_size=512,
