@@ -141,6 +141,9 @@ ADDED = {
     "raft_cool": _cooled("raft"),
     "xdr_mild_cool": _cooled("xdr_mild"),
     "cold": _cooled("full_0", 0.6),
+    "cool_passes_2": replace(
+        _variant("κ=1 a=0, 2 passes, sampled at .8", DIVERSE, "passes_2"), passes=2, temperature=0.8
+    ),
 }
 """What was tried after the others had been seen."""
 SLOWED = {

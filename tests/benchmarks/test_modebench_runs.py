@@ -97,6 +97,7 @@ def test_the_core_study_has_the_recipe_and_variants_share_a_tuned_arms_learning_
     assert {RECIPE, "grpo", "dr_grpo"} <= set(CORE) <= set(ARMS)
     assert with_untuned({"half_0": 1e-4})["half_half"] == 1e-4
     assert with_untuned({})["grpo_slow"] == ARMS["grpo_slow"].learning_rate
+    assert with_untuned({"passes_2": 5e-5})["cool_passes_2"] == 5e-5
     assert all(ARMS[arm.tuned_as].tuned_as is None for arm in ARMS.values() if arm.tuned_as)
 
 
