@@ -14,6 +14,7 @@ The Hub login is that of HF_TOKEN or of `hf auth login`.
 
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -142,6 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer.log_metrics("eval", trainer.evaluate())
     trainer.save_model(run.training.output_dir)
     trainer.save_state()
+    # gloo's threads take the GIL to drop the tensors of the last collective, and abort the process if Python shuts
+    # down meanwhile; DeepSpeed holds on to the groups, so `end_training` joins no thread. Leave them the GIL first.
+    trainer.accelerator.wait_for_everyone()
+    time.sleep(0.2)
     trainer.accelerator.end_training()
 
 

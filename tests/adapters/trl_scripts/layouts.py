@@ -10,11 +10,12 @@ stays on, so layouts with "zero" come last. A layout that is "resumed" gives los
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -100,6 +101,10 @@ def main() -> None:
         results[name] = result(f"{path}/{name}", settings)
     if int(os.environ.get("RANK", "0")) == 0:
         torch.save(results, out)
+    ranks = PartialState()
+    ranks.wait_for_everyone()
+    time.sleep(0.2)  # the reason is in `main` of examples/train.py
+    ranks.destroy_process_group()
 
 
 if __name__ == "__main__":
