@@ -61,8 +61,13 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all that is reported is there."""
         return self.outcomes_file.exists()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do: a warm start from an archive has no weights to begin a run from."""
+        return self.done and (self.arm != WARM or (self.folder / "model.safetensors").exists())
 
     @property
     def warm(self) -> "Run":
@@ -74,9 +79,9 @@ def work(run: Run, report: Report, stopped: Stopped) -> None:
     """Do what is left of a run."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if not run.done:
+    if not run.complete:
         (_warm_up if run.arm == WARM else _train)(run, report, stopped)
-    report((str(run), run.preset.updates, "done" if run.done else "stopped"))
+    report((str(run), run.preset.updates, "done" if run.complete else "stopped"))
 
 
 def _warm_up(run: Run, report: Report, stopped: Stopped) -> None:

@@ -39,7 +39,7 @@ def run_study(
     else:
         _write_rates(root, rates, {})
     runs = [Run(root, preset_name, arm, seed, rates[arm]) for seed in preset.seeds for arm in arms]
-    _finish("warm starts", [run.warm for run in runs], console, workers)
+    _finish("warm starts", [run.warm for run in runs if not run.complete], console, workers)
     _finish("seeds", runs, console, workers)
 
 
@@ -65,13 +65,13 @@ def _tune(
         for arm in tuned
         for rate in preset.learning_rates
     ]
-    _finish("warm starts", [run.warm for run in tuning], console, workers)
+    _finish("warm starts", [run.warm for run in tuning if not run.complete], console, workers)
     _finish("learning rates", tuning, console, workers)
     return with_untuned(learning_rates(root, preset_name, tuned))
 
 
 def _finish(title: str, runs: Sequence[Run], console: Console, workers: int | None) -> None:
-    left = [run for run in dict.fromkeys(runs) if not run.done]
+    left = [run for run in dict.fromkeys(runs) if not run.complete]
     if not left:
         return
     bar = (TextColumn("{task.description:<15}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())

@@ -145,6 +145,16 @@ def test_rates_may_be_those_of_committed_results_and_no_others(tmp_path: Path, m
     (tmp_path / "cpu.json").write_text(json.dumps({"tuning": {"chosen": {"dr_grpo": 2e-4}}}))
     run_study(tmp_path / "runs", "test", ["dr_grpo"], Console(quiet=True))  # which keeps its rate
     assert read_rates(tmp_path / "runs")["chosen"] == {"dr_grpo": 5e-5}
+    weights = tmp_path / "runs/seed0/warm_start/model.safetensors"
+    taught = weights.read_bytes()
+    weights.unlink()
+    run_study(
+        tmp_path / "runs", "test", ["dr_grpo"], Console(quiet=True)
+    )  # an archive, nothing left to do
+    assert not weights.exists()
+    (tmp_path / "cpu.json").write_text(json.dumps({"tuning": {"chosen": {"grpo": 2e-4}}}))
+    run_study(tmp_path / "runs", "test", ["grpo"], Console(quiet=True))
+    assert weights.read_bytes() == taught
 
 
 @pytest.mark.parametrize(("preset", "modes", "control"), [("cpu", (2, 8), (1, 1)), ("single", (1, 1), (2, 8))])
