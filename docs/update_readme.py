@@ -131,7 +131,8 @@ def study_section() -> str:
     folder = ROOT / "benchmarks" / "modebench" / "results"
     result, fresh = (json.loads((folder / f"{name}.json").read_text()) for name in ("cpu", "confirm"))
     common, recipe = result["levels"]["common"], next(iter(result["comparisons"]))
-    found, again = (each["comparisons"][recipe]["coverage@8 at common"] for each in (result, fresh))
+    found = result["comparisons"][recipe]["coverage@8 at common"]
+    again = fresh["comparisons"][recipe]["coverage@8 at level"]
     lines = [
         f"| method | coverage@8 at mean@8 = {common:.3f} | pass@8 there | highest mean@8 | greedy pass@1 |"
         " coverage of `diverse()` minus this, points | on fresh seeds and problems |",
@@ -139,7 +140,7 @@ def study_section() -> str:
     ]
     columns = ("coverage@8 at common", "pass@8 at common", "best mean@8", "greedy")
     for arm, row in result["arms"].items():
-        if arm != "warm_start" and not row["variant"]:
+        if arm != "warm_start" and (arm in fresh["arms"] or not row["variant"]):
             cells = ["–" if row["mean"][name] is None else f"{row['mean'][name]:.3f}" for name in columns]
             differences = [
                 _difference(found.get(arm)),
@@ -151,8 +152,8 @@ def study_section() -> str:
 3-number Countdown, {seeds} seeds, the learning rate of each method tuned on a seed of its own, every method at the
 sampling temperature where it has the same accuracy. In brackets 95 % intervals, paired by seed; "slow" is the lowest
 learning rate of the grid, – that fewer than all runs come to this accuracy. Last column: the same methods and rates
-on {len(fresh["preset"]["seeds"])} other seeds and on problems that nothing was chosen by, there at a mean@8 of
-{fresh["levels"]["common"]:.3f}.
+on {len(fresh["preset"]["seeds"])} other seeds and on problems that nothing was chosen by, at a mean@8 of
+{fresh["levels"]["level"]:.2f}, as was laid down before. "Sampled at" is the temperature in training.
 
 {chr(10).join(lines)}
 

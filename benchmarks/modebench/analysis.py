@@ -23,7 +23,7 @@ from tiny.evaluation import value_at
 from tiny.model import build_model
 from tiny.storage import Log
 
-FIRST = tuple(dict.fromkeys((RECIPE, "half_1", "half_0", "full_0", "answer_keys")))
+FIRST = (RECIPE, "half_0", "cool", "passes_2", "full_0_mild", "answer_keys")
 """The arms that the others are compared to: the recipe, and what it might have been."""
 Row = dict[str, Any]
 RESAMPLES = 2000

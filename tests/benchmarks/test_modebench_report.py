@@ -144,12 +144,15 @@ def test_tables_across_studies_have_a_row_for_each_study_and_method(study: Path,
     rows = [line.split(" | ") for line in sizes.splitlines() if line.startswith("| ")][2:]
     assert [row[0] for row in rows] == ["| 1,000"] * 2 + ["| 3,000"] * 2
     assert rows[0][1] == "Dr.GRPO"
-    assert rows[0][4] == f"{result['arms']['dr_grpo']['mean']['coverage@8 at level']:.3f}"
-    assert rows[0][7].startswith("+")
-    assert rows[1][7] == "–"
+    assert rows[0][2] == f"{result['arms']['dr_grpo']['learning_rate']:g}"
+    assert rows[0][5] == f"{result['arms']['dr_grpo']['mean']['coverage@8 at level']:.3f}"
+    assert rows[0][8].startswith("+")
+    assert rows[1][8] == "–"
     rows = [line.split(" | ") for line in studies.splitlines() if line.startswith("| ")][2:]
     assert [row[:2] for row in rows] == [["| `single`", "Dr.GRPO"], ["| `single`", name_of(RECIPE)]]
-    assert rows[0][5] == f"{result['arms']['dr_grpo']['mean']['even@8 at common']:.3f}"
+    assert rows[0][5] == f"{result['arms']['dr_grpo']['mean']['even@8 at level']:.3f}"
+    result["arms"][RECIPE]["mean"]["coverage@8 at level"] = None
+    assert f" | {result['arms']['dr_grpo']['mean']['even@8 at common']:.3f} | " in across.studies_table([result])
     assert "3,000" in capsys.readouterr().out
 
 
