@@ -138,6 +138,7 @@ ADDED = {
     "dr_grpo_passes_2": replace(Arm("Dr.GRPO, 2 passes", SURROGATE), passes=2),
     "dr_grpo_cool": _cooled("dr_grpo"),
     "dr_grpo_cold": _cooled("dr_grpo", 0.6),
+    "dr_grpo_coldest": _cooled("dr_grpo", 0.4),
     "raft_cool": _cooled("raft"),
     "xdr_mild_cool": _cooled("xdr_mild"),
     "cold": _cooled("full_0", 0.6),
