@@ -153,9 +153,9 @@ def study_section() -> str:
     return f"""
 3-number Countdown, {seeds} seeds, the learning rate of each method tuned on a seed of its own, every method at the
 sampling temperature where it has the same accuracy. In brackets 95 % intervals, paired by seed; "slow" is the lowest
-learning rate of the grid, – that fewer than all runs come to this accuracy, n how many do. Last column: the same methods and rates
-on {len(fresh["preset"]["seeds"])} other seeds and on problems that nothing was chosen by, at a mean@8 of
-{fresh["levels"]["level"]:.2f}, as was laid down before. "Sampled at" is the temperature in training.
+learning rate of the grid, "sampled at" the temperature in training; – that fewer than all runs come to this accuracy,
+n how many do. Last column: the same methods and rates on {len(fresh["preset"]["seeds"])} other seeds and on problems
+that nothing was chosen by, at a mean@8 of {fresh["levels"]["level"]:.2f}, as was laid down before.
 
 {chr(10).join(lines)}
 

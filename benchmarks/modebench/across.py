@@ -24,17 +24,19 @@ Summary = Mapping[str, Any]
 def sizes_table(results: Sequence[Summary]) -> str:
     """Return a row for each model size and method; differences are the recipe's to the method of the row."""
     head = [
-        "parameters", "method", "learning rate", "seeds", "mean@8 level", "coverage@8 there", "pass@8 there", "best mean@8",
-        "`diverse()` minus it, coverage@8 at level", "the same at the common level",
+        "parameters", "method", "learning rate", "seeds", "mean@8 level", "coverage@8 there", "pass@8 there",
+        "best mean@8", "`diverse()` minus it, coverage@8 at level", "the same at the common level",
     ]  # fmt: skip
     rows = []
     for result in sorted(results, key=lambda each: each["parameters"]):
         found = result["comparisons"].get(RECIPE, {})
         for arm in (arm for arm in SIZED if arm in result["arms"]):
-            row, seeds = result["arms"][arm]["mean"], len(result["arms"][arm]["seeds"])
+            run = result["arms"][arm]
+            row, seeds = run["mean"], len(run["seeds"])
             rows.append([
-                f"{result['parameters']:,}", name_of(arm), f"{result['arms'][arm]['learning_rate']:g}", str(seeds), f"{result['levels']['level']:.2f}",
-                number(row["coverage@8 at level"]), number(row["pass@8 at level"]), number(row["best mean@8"]),
+                f"{result['parameters']:,}", name_of(arm), f"{run['learning_rate']:g}", str(seeds),
+                f"{result['levels']['level']:.2f}", number(row["coverage@8 at level"]), number(row["pass@8 at level"]),
+                number(row["best mean@8"]),
                 *(interval(found.get(f"coverage@8 at {at}", {}).get(arm), seeds) for at in ("level", "common")),
             ])  # fmt: skip
     return table(head, rows, text_column=1)
