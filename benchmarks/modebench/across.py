@@ -35,8 +35,8 @@ def sizes_table(results: Sequence[Summary]) -> str:
             row, seeds = run["mean"], len(run["seeds"])
             rows.append([
                 f"{result['parameters']:,}", name_of(arm), f"{run['learning_rate']:g}", str(seeds),
-                f"{result['levels']['level']:.2f}", number(row["coverage@8 at level"]), number(row["pass@8 at level"]),
-                number(row["best mean@8"]),
+                f"{result['levels']['level']:.2f}", number(row["coverage@8 at level"]),
+                number(row["pass@8 at level"]), number(row["best mean@8"]),
                 *(interval(found.get(f"coverage@8 at {at}", {}).get(arm), seeds) for at in ("level", "common")),
             ])  # fmt: skip
     return table(head, rows, text_column=1)
