@@ -39,6 +39,7 @@ nightly: $(INSTALLED)  ## what takes longer than a change should wait for: prope
 		PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset $$preset || exit 1; \
 	done
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset noted --arms dr_grpo raft none_0 full_0 answer_keys
+	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset graph_long --arms dr_grpo full_0
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench.across
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results

@@ -130,13 +130,15 @@ class Preset:
         return FAMILIES[self.family_name]
 
 
+GRAPH = Preset(
+    family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
+)
 PRESETS = {
     "cpu": Preset(),
     "confirm": Preset(seeds=(5, 6, 7, 8, 9), rates_of="cpu", fresh=True),
     "smoke": Preset(updates=60, learning_rates=(1e-4,), seeds=(0,), eval_every=30, test=256, level=0.5),
-    "graph": Preset(
-        family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
-    ),
+    "graph": GRAPH,
+    "graph_long": replace(GRAPH, updates=480, rates_of="graph"),
     "single": Preset(family_name="single", learning_rates=(5e-5, 1e-4)),
     "noted": Preset(family_name="noted", rates_of="cpu"),
     "hard": Preset(warm_steps=250, level=0.4),
