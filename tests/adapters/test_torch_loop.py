@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from golden_table import load_golden
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.torch_loop import MaxEntLoss
+from ranks import RANKS, on_ranks
 
 GOLDEN = load_golden()
 SETTINGS = {
@@ -106,7 +106,6 @@ def test_micro_batches_that_split_groups_add_up_to_the_whole(config: MaxEntConfi
 
 def rank_gradients(rank: int, folder: str) -> None:
     """Save the gradients that DDP leaves on two ranks, each with half of the groups."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     gradients = {}
     ids, mask, rewards = batch()
     rows = slice(0, K) if rank == 0 else slice(K, None)  # one group here, three there
@@ -117,13 +116,12 @@ def rank_gradients(rank: int, folder: str) -> None:
         loss.backward()
         gradients[name] = model.module.table.weight.grad
     torch.save(gradients, f"{folder}/rank{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks_have_the_gradients_of_one(tmp_path: Path) -> None:
-    mp.spawn(rank_gradients, args=(str(tmp_path),), nprocs=2)
-    for rank in range(2):
+    on_ranks(rank_gradients, str(tmp_path))
+    for rank in range(RANKS):
         gradients = torch.load(tmp_path / f"rank{rank}.pt")
         for name, config in SETTINGS.items():
             torch.testing.assert_close(gradients[name], gradient_of_whole_batch(config), rtol=1e-6, atol=1e-12)

@@ -1,17 +1,13 @@
 """`gathered_head`: the plain head, PEFT's wrappers, and DDP, ZeRO-3 and FSDP2 against one process."""
 
-import os
-import socket
-from collections.abc import Callable
-
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from maxent_grpo.kernels import gathered_head, linear_token_logps, linear_weighted_nll
+from ranks import RANKS, on_ranks
 
-RANKS, ROWS, WIDTH, VOCABULARY = 2, 6, 8, 20
+ROWS, WIDTH, VOCABULARY = 6, 8, 20
 
 
 class Model(nn.Module):
@@ -62,27 +58,6 @@ def half_precision_gradients() -> dict[str, Tensor]:
             assert parameter.grad is not None
             gradients[name] = gradients.get(name, 0) + parameter.grad.float() / RANKS
     return gradients
-
-
-def on_ranks(check: Callable[[int], None]) -> None:
-    """Run `check` on two processes of one gloo group; its first failure fails the test."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_ranked, (check, port), nprocs=RANKS)
-
-
-def _ranked(rank: int, check: Callable[[int], None], port: int) -> None:
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS)
-    )
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    try:
-        check(rank)
-        torch.distributed.barrier()  # a rank that leaves early takes its connections away from the other
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def ddp(rank: int) -> None:

@@ -10,15 +10,15 @@ stays on, so layouts with "zero" come last. A layout that is "resumed" gives los
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from ranks import leave_together
 from trl_tiny import Gradients, model, trainer, with_adapter
 
 torch.set_num_threads(1)
@@ -101,10 +101,7 @@ def main() -> None:
         results[name] = result(f"{path}/{name}", settings)
     if int(os.environ.get("RANK", "0")) == 0:
         torch.save(results, out)
-    ranks = PartialState()
-    ranks.wait_for_everyone()
-    time.sleep(0.2)  # the reason is in `main` of examples/train.py
-    ranks.destroy_process_group()
+    leave_together()
 
 
 if __name__ == "__main__":
