@@ -1,5 +1,6 @@
 """Interleaved timings, peak memory and the machine's own ceilings, for CPUs and CUDA devices."""
 
+import gc
 import math
 import os
 import platform
@@ -110,6 +111,8 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
 def peak_bytes(step: Step, device: str) -> int:
     """Most bytes held at once by what the step allocates, from the allocators' own events."""
     if device == "cuda":
+        gc.collect()  # what else were freed while it runs would hide as much of what it takes
+        torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()

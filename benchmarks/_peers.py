@@ -8,6 +8,7 @@ without the blocks that its threshold filters out. It is shown, and no goal coun
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -195,6 +196,38 @@ def logits_train(logits: Tensor, ids: Tensor, weights: Tensor) -> Field:
         trained(lambda z: _trl("selective_log_softmax_and_entropy")(z, ids)[0]),
     )
     field.enter("Liger GRPO loss", lambda: _liger_grpo(logits, ids, weights))
+    return field
+
+
+LAUNCHES = [(2048, 4), (4096, 8), (4096, 16), (8192, 8), (8192, 16), (8192, 32), (16384, 16), (16384, 32)]
+"""Elements and warps of a program, beside the package's own choice."""
+
+
+def score_launches(logits: Tensor, ids: Tensor, weights: Tensor) -> Field:
+    """Log-probabilities of given logits by other launches."""
+    del weights
+    return _launches(_scored(lambda: token_logps(logits, ids)))
+
+
+def inplace_launches(logits: Tensor, ids: Tensor, weights: Tensor) -> Field:
+    """Loss and logit gradient written over the logits by other launches."""
+    own = logits.detach().requires_grad_()
+
+    def step() -> object:
+        return torch.autograd.grad(weighted_nll(_Renamed.apply(own), ids, weights, inplace=True).loss, own)
+
+    return _launches(lambda: step)
+
+
+def _launches(build: Callable[[], Step]) -> Field:
+    from maxent_grpo.kernels import triton_rows
+
+    step = build()
+    field = Field()
+    field.enter("maxent_grpo", lambda: step)
+    for block, warps in LAUNCHES:
+        chosen = mock.patch.object(triton_rows, "launch", lambda _, at=(block, warps): triton_rows.Launch(*at))
+        field.enter(f"{block} elements, {warps} warps", lambda chosen=chosen: chosen(step))
     return field
 
 

@@ -133,7 +133,7 @@ def planned(preset: Preset, device: str) -> list[Case]:
             goals += logits_cases(name, shape, preset.dtype, device)
             seen.add((shape[0], shape[2]))
         rest.append(sweep(name, shape, preset, device))
-    return goals + rest
+    return goals + rest + (launch_cases(preset) if device == "cuda" else [])
 
 
 def head_cases(name: str, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> list[Case]:
@@ -223,6 +223,26 @@ def sweep(name: str, shape: tuple[int, int, int], preset: Preset, device: str) -
         return random_head(shape, preset.dtype, device)
 
     return Case("LM head, train, chunk budget", name, shape, runner, inputs, often=None, part=4)
+
+
+def launch_cases(preset: Preset) -> list[Case]:
+    """Scoring and the pass in place over launches of the Triton kernels, and scoring of rows that are not aligned."""
+    name, (rows, width, vocabulary) = next(iter(preset.heads.items()))
+
+    def logits(columns: int = vocabulary) -> tuple[Tensor, ...]:
+        hidden, weight, ids, weights = random_head((rows, width, columns), preset.dtype, "cuda")
+        return (hidden @ weight.t()).detach(), ids, weights
+
+    shape, odd = (rows, width, vocabulary), (rows, width, vocabulary + 1)
+    byte = float(rows * vocabulary * preset.dtype.itemsize)
+    return [
+        Case("logits, score, launches", name, shape, _peers.score_launches, logits, bytes=byte, often=None),
+        Case("logits, in place, launches", name, shape, _peers.inplace_launches, logits, bytes=2 * byte, often=None),
+        Case(
+            "logits, score, unaligned rows", name, odd, _peers.logits_score, lambda: logits(vocabulary + 1),
+            bytes=byte, often=None,
+        ),
+    ]  # fmt: skip
 
 
 def random_head(

@@ -28,7 +28,8 @@ python3 -c 'import torch; assert torch.cuda.is_available(), "no GPU"; print(torc
 tests="none run"
 if python3 -c 'import pytest, hypothesis' 2>/dev/null; then
   # The data-parallel tests spawn gloo processes and the offline compilation needs no GPU: both run in `make test`.
-  timeout -k 5 180 python3 -m pytest -q -p no:cacheprovider tests/kernels --ignore tests/kernels/test_head.py \
+  python3 -c 'import xdist' 2>/dev/null && parallel="-n 8" # most of a test is compiling
+  timeout -k 5 180 python3 -m pytest -q ${parallel:-} -p no:cacheprovider tests/kernels --ignore tests/kernels/test_head.py \
     --ignore tests/kernels/test_compiled.py 2>&1 | tee "$out/kernels-tests.log" | tail -n 15
   tests=${PIPESTATUS[0]}
 else

@@ -1,14 +1,15 @@
 """How long an optimiser step of MaxEntGRPOTrainer takes, against TRL's GRPOTrainer with loss_type="dr_grpo".
 
-    python benchmarks/trainer_step.py [--pairs 90] [--out benchmarks/results/trainer_step.json]
+    python benchmarks/trainer_step.py [--preset cpu] [--pairs 90] [--out benchmarks/results/trainer_step.json]
 
 Counted: everything TRL does for one optimiser step, from `_prepare_inputs` (which replays fixed completions and calls
 the reward function) over loss and backward of every micro-batch to the optimiser's update. Not counted: sampling,
 which is the same for both. One process drives all trainers in turn, so that noise of the machine falls on all of
 them. A pair is four steps, GRPOTrainer's, ours, ours, GRPOTrainer's, in which a steady drift cancels: its ratio is
 that of the sums. Reported are the median of the pairs' ratios and its 95 % interval by a sign test, which assumes
-nothing but independent pairs. Variants whose goal is far from their ratio take part in every third round. About nine
-minutes on two idle cores; the file is written after every round.
+nothing but independent pairs. Variants whose goal is far from their ratio take part in every third round. The preset
+`cpu` takes about nine minutes on two idle cores. `gpu` has the sizes of a model of 0.5 billion parameters, in
+bfloat16. The file is written after every round.
 
 Prompts are no longer than completions: TRL's CPU path takes prompt positions through the LM head too, which the
 one-pass head does not, so long prompts would flatter the latter.
@@ -22,11 +23,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # five trainers share a GPU's memory
 
 import torch
 import transformers
@@ -38,7 +42,37 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 
-VOCABULARY, PROMPT, COMPLETION, GENERATIONS, ROWS, ACCUMULATION = 8192, 32, 64, 8, 8, 2
+ACCUMULATION = 2
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the model and of what is replayed, a group to a micro-batch, and where they run.
+
+    `every` is the number of rounds between two pairs of a variant whose goal noise could not decide.
+    """
+
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    candidates: int
+    prompt: int
+    completion: int
+    device: str
+    pairs: int
+    every: int
+
+
+PRESETS = {
+    "cpu": Preset(8192, 192, 512, 3, 3, 3, candidates=8, prompt=32, completion=64, device="cpu", pairs=90, every=3),
+    "gpu": Preset(
+        151936, 896, 4864, 24, 14, 2, candidates=16, prompt=128, completion=768, device="cuda", pairs=12, every=2
+    ),
+}
+RESULTS = Path(__file__).parent / "results"
 VARIANTS: dict[str, dict[str, Any]] = {
     "maxent": {},
     "maxent, pruned to half": {"maxent_prune": 0.5},
@@ -46,21 +80,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "maxent, one-pass head, pruned to half": {"maxent_fused_head": True, "maxent_prune": 0.5},
 }
 GOALS = {"maxent": 1.02, "maxent, pruned to half": 0.7}
-EVERY = {"maxent": 1}
-"""Rounds between two pairs of a variant, 3 unless told: only the plain one has a goal that noise could decide."""
+OFTEN = "maxent"
+"""Takes part in every round: the only one whose goal noise could decide."""
 
 
-def policy() -> Qwen2ForCausalLM:
+def policy(preset: Preset) -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     return Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=192,
-            intermediate_size=512,
-            num_hidden_layers=3,
-            num_attention_heads=3,
-            num_key_value_heads=3,
-            max_position_embeddings=256,
+            vocab_size=preset.vocabulary,
+            hidden_size=preset.hidden,
+            intermediate_size=preset.intermediate,
+            num_hidden_layers=preset.layers,
+            num_attention_heads=preset.heads,
+            num_key_value_heads=preset.key_value_heads,
+            max_position_embeddings=preset.prompt + preset.completion,
             bos_token_id=1,
             eos_token_id=1,
             pad_token_id=0,
@@ -68,21 +102,23 @@ def policy() -> Qwen2ForCausalLM:
     )
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = {"<pad>": 0, "<eos>": 1} | {f"w{number}": number for number in range(2, VOCABULARY)}
+def tokenizer(preset: Preset) -> PreTrainedTokenizerFast:
+    words = {"<pad>": 0, "<eos>": 1} | {f"w{number}": number for number in range(2, preset.vocabulary)}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<eos>")), pad_token="<pad>", eos_token="<eos>"
     )
 
 
-def replay(prompts: list[str], trainer: Any) -> dict[str, Any]:
-    """Return the same completions of every call: a `rollout_func`."""
-    chance = torch.Generator().manual_seed(0)
-    lengths = torch.randint(COMPLETION // 2, COMPLETION + 1, (len(prompts),), generator=chance).tolist()
-    completions = [torch.randint(2, VOCABULARY, (n,), generator=chance).tolist() for n in lengths]
-    prompt_ids = torch.randint(2, VOCABULARY, (len(prompts) // GENERATIONS, PROMPT), generator=chance)
+def replay(preset: Preset, prompts: list[str], trainer: Any) -> dict[str, Any]:
+    """Return the same completions of every call: a `rollout_func` of a preset."""
+    chance, most = torch.Generator().manual_seed(0), preset.completion
+    lengths = torch.randint(most // 2, most + 1, (len(prompts),), generator=chance).tolist()
+    completions = [torch.randint(2, preset.vocabulary, (n,), generator=chance).tolist() for n in lengths]
+    prompt_ids = torch.randint(
+        2, preset.vocabulary, (len(prompts) // preset.candidates, preset.prompt), generator=chance
+    )
     return {
-        "prompt_ids": prompt_ids.repeat_interleave(GENERATIONS, 0).tolist(),
+        "prompt_ids": prompt_ids.repeat_interleave(preset.candidates, 0).tolist(),
         "completion_ids": completions,
         "logprobs": [[0.0] * len(ids) for ids in completions],
     }
@@ -92,40 +128,49 @@ def right_or_wrong(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(ids[0] % 3 == 0) for ids in completion_ids]
 
 
-def ready(folder: str, kind: type, config: type, **settings: Any) -> Any:
+def ready(preset: Preset, folder: str, kind: type, config: type, **settings: Any) -> Any:
     """Return a trainer that has done its first step."""
     args = config(
         folder,
-        per_device_train_batch_size=ROWS,
+        per_device_train_batch_size=preset.candidates,
         gradient_accumulation_steps=ACCUMULATION,
-        num_generations=GENERATIONS,
-        max_completion_length=COMPLETION,
+        num_generations=preset.candidates,
+        max_completion_length=preset.completion,
         max_steps=1,
         learning_rate=1e-6,
         max_grad_norm=0.0,
         gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
+        bf16=preset.device == "cuda",
+        use_cpu=preset.device == "cpu",
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
         **settings,
     )
     dataset = Dataset.from_dict({"prompt": ["w2"] * 64})
-    trainer = kind(policy(), right_or_wrong, args, dataset, processing_class=tokenizer(), rollout_func=replay)
+    rollout = partial(replay, preset)
+    model = policy(preset)
+    trainer = kind(model, right_or_wrong, args, dataset, processing_class=tokenizer(preset), rollout_func=rollout)
     trainer.train()
     return trainer
 
 
 def seconds_of_a_step(trainer: Any) -> float:
-    rows = [{"prompt": "w2"}] * (ROWS * ACCUMULATION)
+    rows = [{"prompt": "w2"}] * (trainer.args.per_device_train_batch_size * ACCUMULATION)
     trainer.model.train()
+    _wait(trainer)
     start = time.perf_counter()
     for _ in range(ACCUMULATION):
         trainer.training_step(trainer.model_wrapped, rows, None)
     trainer.optimizer.step()
     trainer.model_wrapped.zero_grad()
+    _wait(trainer)
     return time.perf_counter() - start
+
+
+def _wait(trainer: Any) -> None:
+    if trainer.args.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def pair(baseline: Any, variant: Any) -> tuple[float, float]:
@@ -134,19 +179,19 @@ def pair(baseline: Any, variant: Any) -> tuple[float, float]:
     return first + last, sum(ours)
 
 
-def measured(rounds: int) -> Iterator[dict[str, Any]]:
+def measured(preset: Preset, rounds: int) -> Iterator[dict[str, Any]]:
     """Yield what is known after every round."""
     with tempfile.TemporaryDirectory() as folder:
-        baseline = ready(folder, trl.GRPOTrainer, trl.GRPOConfig, loss_type="dr_grpo", scale_rewards="none")
+        baseline = ready(preset, folder, trl.GRPOTrainer, trl.GRPOConfig, loss_type="dr_grpo", scale_rewards="none")
         variants = {
-            name: ready(folder, MaxEntGRPOTrainer, MaxEntGRPOConfig, **settings)
+            name: ready(preset, folder, MaxEntGRPOTrainer, MaxEntGRPOConfig, **settings)
             for name, settings in VARIANTS.items()
         }
         seconds: list[float] = []
         ratios: dict[str, list[float]] = {name: [] for name in variants}
         for number in range(rounds):
             for name, variant in variants.items():
-                if number % EVERY.get(name, 3) == 0:
+                if name == OFTEN or number % preset.every == 0:
                     theirs, ours = pair(baseline, variant)
                     seconds.append(theirs / 2)
                     ratios[name].append(ours / theirs)
@@ -171,28 +216,35 @@ def summary(ratios: list[float], goal: float | None) -> dict[str, Any]:
     return {**found, "goal": goal, "verdict": verdict}
 
 
+def _processor(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=90)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--pairs", type=int, help="the preset's unless told")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/trainer_step.json"))
+    parser.add_argument("--out", type=Path, help="benchmarks/results/trainer_step.json, or trainer_step-gpu.json")
     options = parser.parse_args()
+    preset = PRESETS[options.preset]
+    out = options.out or RESULTS / ("trainer_step.json" if preset.device == "cpu" else "trainer_step-gpu.json")
     torch.set_num_threads(options.threads)
     setting = {
         "counted": "rollout replayed, rewards, target, loss, backward and optimiser of one step; sampling is not",
         "a pair": "GRPOTrainer, variant, variant, GRPOTrainer; the ratio is that of the sums",
         "shape": {
-            "candidates": GENERATIONS,
-            "rows a micro-batch": ROWS,
+            "candidates": preset.candidates,
+            "rows a micro-batch": preset.candidates,
             "micro-batches": ACCUMULATION,
-            "prompt tokens": PROMPT,
-            "completion tokens": [COMPLETION // 2, COMPLETION],
-            "vocabulary": VOCABULARY,
-            "parameters": sum(parameter.numel() for parameter in policy().parameters()),
+            "prompt tokens": preset.prompt,
+            "completion tokens": [preset.completion // 2, preset.completion],
+            "vocabulary": preset.vocabulary,
+            "parameters": sum(parameter.numel() for parameter in policy(preset).parameters()),
         },
         "environment": {
-            "device": "cpu",
-            "processor": platform.processor() or platform.machine(),
+            "device": preset.device,
+            "processor": _processor(preset.device),
             "threads": options.threads,
             "load average before": os.getloadavg()[0],
             "torch": torch.__version__,
@@ -200,10 +252,10 @@ def main() -> None:
             "transformers": transformers.__version__,
         },
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    for result in measured(options.pairs):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for result in measured(preset, options.pairs or preset.pairs):
         text = json.dumps({**result, **setting}, indent=2)
-        options.out.write_text(text + "\n")
+        out.write_text(text + "\n")
     print(text)
 
 

@@ -1,5 +1,6 @@
 """What the kernels' tests share: the naive equations, inputs of every layout, a memory counter."""
 
+import gc
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -238,6 +239,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
     """Most bytes held at once by what `function` allocates: its result and its operators' temporaries too."""
     if DEVICE == "cuda":
         function()  # the first call's workspaces and compiled kernels stay
+        gc.collect()  # what else were freed while it runs would hide as much of what it takes
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -50,31 +50,37 @@ def _row_scan(
     CAPPED: tl.constexpr,
     ENTROPY: tl.constexpr,
     BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
 ):
-    # Online softmax with one exponential an element: a scalar maximum, one running sum a lane.
-    top = -float("inf")
-    sums = tl.full([BLOCK], 0.0, tl.float32)
-    weighted = tl.full([BLOCK], 0.0, tl.float32)
+    # Online softmax of every group of LANES columns, which one thread loads at once: within the loop no thread waits
+    # for another, and an element costs one exponential and 1/LANES more. The groups are joined at the end.
+    tops = tl.full([BLOCK // LANES], -float("inf"), tl.float32)
+    sums = tl.full([BLOCK // LANES], 0.0, tl.float32)
+    weighted = tl.full([BLOCK // LANES], 0.0, tl.float32)
+    offsets = tl.arange(0, BLOCK // LANES)[:, None] * LANES + tl.arange(0, LANES)[None, :]
     for first in range(0, width, BLOCK):
-        columns = first + tl.arange(0, BLOCK)
+        columns = first + offsets
         inside = columns < width
         z = tl.load(start + columns.to(tl.int64) * column_stride, mask=inside, other=-float("inf")).to(tl.float32)
         y = tl.where(inside, _odds(z, inner, softcap, CAPPED), -float("inf"))
-        higher = tl.maximum(top, tl.max(y, axis=0))
+        higher = tl.maximum(tops, tl.max(y, axis=1))
         # While every value is −∞ the differences would be NaN; any finite maximum does.
         finite = tl.where(higher == -float("inf"), 0.0, higher)
-        x = (y - finite) * scale
+        x = (y - finite[:, None]) * scale
         powers = tl.exp2(x)
-        lower = (top - finite) * scale
+        lower = (tops - finite) * scale
         shrink = tl.exp2(lower)
         if ENTROPY:
-            moved = weighted + sums * tl.where(top == -float("inf"), 0.0, lower)
-            weighted = moved * shrink + powers * tl.where(powers > 0.0, x, 0.0)
-        sums = sums * shrink + powers
-        top = higher
-    total = tl.sum(sums, axis=0)
+            moved = weighted + sums * tl.where(tops == -float("inf"), 0.0, lower)
+            weighted = moved * shrink + tl.sum(powers * tl.where(powers > 0.0, x, 0.0), axis=1)
+        sums = sums * shrink + tl.sum(powers, axis=1)
+        tops = higher
+    top = tl.max(tops, axis=0)
+    lower = tl.where(tops == -float("inf"), 0.0, (tops - top) * scale)
+    shrink = tl.exp2(lower)
+    total = tl.sum(sums * shrink, axis=0)
     log_total = tl.where(total > 0.0, tl.log2(total), float("nan"))
-    entropy = log_total - tl.sum(weighted, axis=0) / total
+    entropy = log_total - tl.sum((weighted + sums * lower) * shrink, axis=0) / total
     return top, log_total, entropy
 
 
@@ -104,10 +110,12 @@ def _write_gradient(
     BLOCK: tl.constexpr,
 ):
     # factor · (p − onehot) · slope in float32, rounded once by the store; NaN for a label outside the vocabulary.
-    # `out` may be `start`: every element is read by the thread that writes it.
+    # `out` may be `start`: every element is read by the thread that writes it. From the row's end to its beginning:
+    # where the row has just been read, its end is what the caches still hold.
     factor = tl.where((label >= 0) & (label < width), factor * slope, float("nan"))
-    for first in range(0, width, BLOCK):
-        columns = first + tl.arange(0, BLOCK)
+    blocks = tl.cdiv(width, BLOCK)
+    for done in range(blocks):
+        columns = (blocks - 1 - done) * BLOCK + tl.arange(0, BLOCK)
         inside = columns < width
         z = tl.load(start + columns.to(tl.int64) * column_stride, mask=inside, other=0.0).to(tl.float32)
         p = tl.exp2((_odds(z, inner, softcap, CAPPED) - top) * scale - log_total)
@@ -134,13 +142,14 @@ def logps_kernel(
     logits, ids, keep, logps, tops, entropies, sums, arrivals,
     per_batch, batch_stride, row_stride, column_stride, width, inner, softcap, scale,
     CAPPED: tl.constexpr, ENTROPY: tl.constexpr, SEQUENCE: tl.constexpr, BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
 ):  # fmt: skip
     """Score one row; with SEQUENCE the last row of a sequence to finish also adds up the sequence."""
     row = tl.program_id(0)
     if tl.load(keep + row) != 0:
         start = logits + _row_start(row, per_batch, batch_stride, row_stride)
         top, log_total, entropy = _row_scan(
-            start, column_stride, width, inner, softcap, scale, CAPPED, ENTROPY, BLOCK
+            start, column_stride, width, inner, softcap, scale, CAPPED, ENTROPY, BLOCK, LANES
         )
         label = _label_odds(start, column_stride, tl.load(ids + row), width, inner, softcap, CAPPED)
         tl.store(logps + row, ((label - top) * scale - log_total) * LN2)
@@ -190,12 +199,9 @@ def one_pass_kernel(
     logits, ids, factors, logps, entropies, out,
     per_batch, batch_stride, row_stride, column_stride, out_batch_stride, out_row_stride, out_column_stride,
     width, inner, softcap, scale, slope,
-    CAPPED: tl.constexpr, ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
+    CAPPED: tl.constexpr, ENTROPY: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Score one row and write its gradient, which reads the row again.
-
-    From the second-level cache, if it holds the rows of all programs at once: `triton_rows` launches one an SM.
-    """
+    """Score one row and write its gradient, which reads the row again."""
     row = tl.program_id(0)
     factor = tl.load(factors + row)
     target = out + _row_start(row, per_batch, out_batch_stride, out_row_stride)
@@ -204,7 +210,7 @@ def one_pass_kernel(
     else:
         start = logits + _row_start(row, per_batch, batch_stride, row_stride)
         top, log_total, entropy = _row_scan(
-            start, column_stride, width, inner, softcap, scale, CAPPED, ENTROPY, BLOCK
+            start, column_stride, width, inner, softcap, scale, CAPPED, ENTROPY, BLOCK, LANES
         )
         label = tl.load(ids + row)
         odds = _label_odds(start, column_stride, label, width, inner, softcap, CAPPED)

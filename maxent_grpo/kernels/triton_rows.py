@@ -15,11 +15,7 @@ from maxent_grpo.kernels.rows import LogitMap, RowLogps, empty_row_logps, row_vi
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 WIDEST_BLOCK = 8192
-"""Elements a program holds at once: 16 a thread of 16 warps, so that loads overlap and nothing spills."""
-WIDEST_REREAD_BLOCK = 16384
-"""The same where a row is read twice: 32 warps of so many registers leave room for one program an SM, so that a GPU
-has a row an SM under way and not two. 132 rows of 151936 halves are 40 MB, which the second-level cache of an H200
-(60 MB) still holds for the second read; 264 rows are 80 MB."""
+"""Elements a program holds at once, the best of those timed on an H200 or within 3 % of it (benchmarks/NOTES.md)."""
 SCALE_BLOCK = 4096
 
 
@@ -41,15 +37,25 @@ class Launch(NamedTuple):
     warps: int
 
 
-def launch(width: int, *, reread: bool = False) -> Launch:
+def launch(width: int) -> Launch:
     """Return the launch for rows of this width: 16 elements a thread, as far as the row reaches.
 
-    >>> launch(151936), launch(151936, reread=True)
-    (Launch(block=8192, warps=16), Launch(block=16384, warps=32))
+    >>> launch(151936), launch(1000)
+    (Launch(block=8192, warps=16), Launch(block=1024, warps=2))
     """
-    widest = WIDEST_REREAD_BLOCK if reread else WIDEST_BLOCK
-    block = min(widest, max(16, 1 << (width - 1).bit_length()))
+    block = min(WIDEST_BLOCK, max(16, 1 << (width - 1).bit_length()))
     return Launch(block, max(1, block // 512))
+
+
+def lanes(logits: Tensor) -> int:
+    """Return how many neighbouring columns one load of a thread takes: 16 bytes where all rows are so aligned.
+
+    >>> lanes(torch.empty(2, 32, dtype=torch.bfloat16)), lanes(torch.empty(2, 32)), lanes(torch.empty(2, 33))
+    (8, 4, 1)
+    """
+    aligned = logits.stride(-1) == 1 and logits.data_ptr() % 16 == 0
+    aligned = aligned and all(size % 16 == 0 for size in (logits.shape[-1], *logits.stride()[:-1]))
+    return 16 // logits.itemsize if aligned else 1
 
 
 @_on_its_device
@@ -94,7 +100,7 @@ def row_logps_and_gradient(
     """Both in one launch: `row_logps` of the rows whose factor is not 0, and `row_gradient` into `out`."""
     result = empty_row_logps(logits, entropy=entropy)
     ids, factor = ids.contiguous(), factor.contiguous()
-    block, warps = launch(logits.shape[-1], reread=True)
+    block, warps = launch(logits.shape[-1])
     for span, (source, target) in _row_parts(logits, out):
         kernels.one_pass_kernel[(span.stop - span.start,)](
             *(source, ids[span], factor[span], result.logps[span], _part(result.entropy, span), target),
@@ -103,6 +109,7 @@ def row_logps_and_gradient(
             CAPPED=odds.softcap is not None,
             ENTROPY=entropy,
             BLOCK=block,
+            LANES=lanes(source),
             num_warps=warps,
         )
     return result
@@ -115,7 +122,7 @@ def scale_(gradient: Tensor, upstream: Tensor) -> None:
         gradient.mul_(upstream)
     elif gradient.numel():
         grid = (triton.cdiv(gradient.numel(), SCALE_BLOCK),)
-        kernels.scale_kernel[grid](gradient, upstream, gradient.numel(), BLOCK=SCALE_BLOCK)
+        kernels.scale_kernel[grid](gradient, upstream, gradient.numel(), BLOCK=SCALE_BLOCK, num_warps=8)
 
 
 def _score(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, result: RowLogps, sums: Tensor | None) -> None:
@@ -141,6 +148,7 @@ def _score(logits: Tensor, ids: Tensor, keep: Tensor, odds: LogitMap, result: Ro
             ENTROPY=result.entropy is not None,
             SEQUENCE=sums is not None,
             BLOCK=block,
+            LANES=lanes(source),
             num_warps=warps,
         )
 
