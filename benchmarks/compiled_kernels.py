@@ -44,7 +44,7 @@ IDS = {"int64": torch.int64, "int32": torch.int32}
 ROWS = ("rows", "rows unaligned", "one row")
 FAR = ("rows beyond 2^31",)
 COLUMNS = ("columns", "columns unaligned")
-OPERATIONS = ("log-probs", "log-probs entropy", "sequences", "gradient", "one pass", "one pass entropy")
+OPERATIONS = ("log-probs", "log-probs entropy", "sequences", "gradient")
 
 
 class Case(NamedTuple):
@@ -76,7 +76,7 @@ def row_cases(sm: int, operation: str, dtype: str, ids: str) -> Iterator[Case]:
             yield Case(sm, block, operation, True, dtype, ids, layout)
         for layout in ROWS + narrow + FAR + COLUMNS:
             yield Case(sm, block, operation, False, dtype, ids, layout)
-            if layout in COLUMNS and operation.startswith(("gradient", "one pass")):
+            if layout in COLUMNS and operation == "gradient":
                 yield Case(sm, block, operation, False, dtype, ids, layout, inplace=False)
 
 
@@ -124,10 +124,8 @@ def call(case: Case) -> None:
         triton_rows.row_logps(logits, ids, keep, odds, entropy=entropy)
     elif case.operation == "sequences":
         triton_rows.sequence_row_logps(logits, ids, keep, odds)
-    elif case.operation == "gradient":
-        triton_rows.row_gradient(logits, ids, torch.empty(rows, 2, device="meta"), factor, odds, out)
     else:
-        triton_rows.row_logps_and_gradient(logits, ids, factor, odds, out, entropy=entropy)
+        triton_rows.row_gradient(logits, ids, torch.empty(rows, 2, device="meta"), factor, odds, out)
 
 
 class Offline:

@@ -7,14 +7,16 @@ of dW, frozen hidden states those of dH.
 
 Peak memory beside the inputs, n of N rows kept, `chunk` rows to a chunk, `itemsize` bytes to a logit:
 
-    chunk·V·itemsize        one chunk of logits: `chunk_bytes`, or one row if that is more
+    chunk·V·itemsize        one chunk of logits: `chunk_bytes`, or one row if that is more; by default V·D·4 more
+                            where all rows in bfloat16 are one chunk then
   + b·block                 torch backend only: block = min(BLOCK_BYTES, chunk·V·4), or one row; b = 1, one more for a
                             soft cap with gradients and one more for an entropy
   + n·D·itemsize            a copy of the kept rows, if some are dropped
   + N·D·itemsize            a copy of hidden states whose rows no view `[N, D]` reaches, such as `hidden[:, :-1]`
   + 3·chunk·D·4             products of a chunk
   + (N·D + V·D)·itemsize    the gradients, where they are needed
-  + V·D·4                   dW in float32 before it is rounded, for a half precision weight
+  + V·D·4                   dW in float32 before it is rounded, for a half precision weight; not if one chunk of
+                            bfloat16 has all rows
   + chunk·V·4               the chunk in float32, for half precision on a CPU
   + 64·N                    results, indices and masks
 
@@ -55,6 +57,12 @@ class _Settings(NamedTuple):
     dtype: torch.dtype
     chunk_bytes: int | None
     entropy: bool = False
+
+    def chunks(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, *, weight_gradient: bool = False
+    ) -> LogitChunks:
+        """Return the logits of all rows, a chunk at a time."""
+        return LogitChunks(hidden, weight, bias, self.dtype, self.chunk_bytes, weight_gradient=weight_gradient)
 
     def no_autocast(self) -> torch.autocast:
         """Return a context in which the matmuls keep the dtype chosen for them."""
@@ -240,7 +248,7 @@ class _LinearTokenLogps(torch.autograd.Function):
         hidden, weight, bias, ids, normaliser = ctx.saved_tensors
         settings: _Settings = ctx.settings
         with settings.no_autocast():
-            chunks = LogitChunks(hidden, weight, bias, settings.dtype, settings.chunk_bytes)
+            chunks = settings.chunks(hidden, weight, bias, weight_gradient=ctx.needs_input_grad[1])
             gradients = HeadGradients(chunks, -upstream, ctx.needs_input_grad[:3])
             for span, logits in chunks:
                 settings.rows.row_gradient(
@@ -262,7 +270,7 @@ class _LinearWeightedNLL(torch.autograd.Function):
         settings: _Settings,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         with settings.no_autocast():
-            chunks = LogitChunks(hidden, weight, bias, settings.dtype, settings.chunk_bytes)
+            chunks = settings.chunks(hidden, weight, bias, weight_gradient=ctx.needs_input_grad[1])
             gradients = HeadGradients(chunks, factor, ctx.needs_input_grad[:3])
             results = empty_row_logps(hidden[:, :1], entropy=settings.entropy)
             for span, logits in chunks:
@@ -336,7 +344,7 @@ def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, se
     with settings.no_autocast(), torch.no_grad():
         results = empty_row_logps(hidden[:, :1], entropy=settings.entropy)
         counted = torch.ones_like(ids, dtype=torch.bool)
-        for span, logits in LogitChunks(hidden, weight, bias, settings.dtype, settings.chunk_bytes):
+        for span, logits in settings.chunks(hidden, weight, bias):
             rows = settings.rows.row_logps(logits, ids[span], counted[span], settings.odds, entropy=settings.entropy)
             _store(results, span, rows)
     return results

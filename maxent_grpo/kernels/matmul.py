@@ -7,8 +7,6 @@ from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 """Default bytes of one chunk of logits, by device; `benchmarks/kernels.py` sweeps them."""
-MOST_ROWS = 4096
-"""A matmul of 4096 rows fills a big GPU; more only cost memory."""
 TILE_ROWS = 128
 """Rows of a GPU's matmul tile: a chunk that ends inside one computes the rest of it for nothing."""
 _VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
@@ -26,7 +24,7 @@ def chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
     >>> chunk_rows(1000, row_bytes=1 << 20, chunk_bytes=300 << 20)
     256
     """
-    most = max(1, min(MOST_ROWS, chunk_bytes // row_bytes))
+    most = max(1, chunk_bytes // row_bytes)
     tile = TILE_ROWS if most >= TILE_ROWS else 1
     chunks = max(1, -(-rows // (most - most % tile)))
     even = -(-rows // chunks)
@@ -44,13 +42,26 @@ class LogitChunks:
     """
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, chunk_bytes: int | None
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        chunk_bytes: int | None,
+        *,
+        weight_gradient: bool = False,
     ) -> None:
         self.hidden = hidden.to(dtype)
         self.weight = weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
+        row_bytes = len(weight) * dtype.itemsize
         budget = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
-        self.rows = chunk_rows(len(hidden), len(weight) * dtype.itemsize, budget)
+        # A single chunk needs no float32 sum of a dW in bfloat16. By default it may take what is saved.
+        half = weight.dtype == dtype == torch.bfloat16
+        spared = 4 * weight.numel() if weight_gradient and half and chunk_bytes is None else 0
+        fits = len(hidden) * row_bytes <= budget + spared
+        self.rows = max(1, len(hidden)) if fits else chunk_rows(len(hidden), row_bytes, budget)
+        self.unsummed = half and self.rows >= len(hidden)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         buffer = self.hidden.new_empty(min(self.rows, len(self.hidden)), len(self.weight))
@@ -69,6 +80,9 @@ class HeadGradients:
     Rounded to float16, f·G would lose coefficients f of 1e-5. So the chunks carry only the mantissas ½ <= |m| < 1.
     The powers 2ᵉ, by which nothing rounds, enter dW and db through H and 1, relative to the largest one, and enter
     dH when the gradients are handed out, as does the largest power.
+
+    dW and db are summed in float32, except over a single chunk with a head in bfloat16, whose range is float32's: there
+    they are what the matmul rounds.
     """
 
     def __init__(self, chunks: LogitChunks, factor: Tensor, needed: tuple[bool, ...]) -> None:
@@ -78,8 +92,9 @@ class HeadGradients:
         self._peak = torch.cat([self._powers, factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
         self._chunk_rows = chunks.rows
         self._hidden = torch.empty_like(chunks.hidden) if hidden else None
-        self._weight = _Sum(chunks.weight, factor.dtype) if weight else None
-        self._bias = _Sum(chunks.weight[:, :1], factor.dtype) if bias else None
+        self._sums = torch.bfloat16 if chunks.unsummed else factor.dtype
+        self._weight = _Sum(chunks.weight, self._sums) if weight else None
+        self._bias = _Sum(chunks.weight[:, :1], self._sums) if bias else None
 
     def add(self, chunks: LogitChunks, span: slice, row_gradients: Tensor) -> None:
         """Take in the rows `span` of diag(m)·G `[rows, V]`. The chunks are not kept: the head is free afterwards."""
@@ -89,7 +104,7 @@ class HeadGradients:
             return
         relative = (self._powers[span] / self._peak)[:, None]
         if not row_gradients.is_cuda:
-            row_gradients = row_gradients.to(self._powers.dtype)
+            row_gradients = row_gradients.to(self._sums)
         if self._weight is not None:
             self._weight.add(row_gradients.t(), chunks.hidden[span] * relative)
         if self._bias is not None:
@@ -114,7 +129,7 @@ class HeadGradients:
 
 
 class _Sum:
-    """Σ a·b over chunks, in float32 (float64) whatever the dtype of the factors."""
+    """Σ a·b over chunks in `dtype`, which may be wider than the factors'."""
 
     def __init__(self, like: Tensor, dtype: torch.dtype) -> None:
         self._sum = torch.empty_like(like, dtype=dtype, memory_format=torch.contiguous_format)

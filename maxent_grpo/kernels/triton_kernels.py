@@ -1,4 +1,4 @@
-"""The Triton kernels: one program a row, one read of its logits, nothing stored but the result.
+"""The Triton kernels: one program a row, one read of its logits a kernel, nothing stored but the result.
 
 Rows that are not kept are never read; their gradient is written as zeros. A label outside the vocabulary makes its
 row NaN. Reductions have a fixed order, so results repeat bit by bit.
@@ -92,52 +92,6 @@ def _label_odds(start, column_stride, label, width, inner, softcap, CAPPED: tl.c
 
 
 @triton.jit
-def _write_gradient(
-    start,
-    column_stride,
-    out,
-    out_stride,
-    width,
-    label,
-    top,
-    log_total,
-    factor,
-    inner,
-    softcap,
-    scale,
-    slope,
-    CAPPED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    # factor · (p − onehot) · slope in float32, rounded once by the store; NaN for a label outside the vocabulary.
-    # `out` may be `start`: every element is read by the thread that writes it. From the row's end to its beginning:
-    # where the row has just been read, its end is what the caches still hold.
-    factor = tl.where((label >= 0) & (label < width), factor * slope, float("nan"))
-    blocks = tl.cdiv(width, BLOCK)
-    for done in range(blocks):
-        columns = (blocks - 1 - done) * BLOCK + tl.arange(0, BLOCK)
-        inside = columns < width
-        z = tl.load(start + columns.to(tl.int64) * column_stride, mask=inside, other=0.0).to(tl.float32)
-        p = tl.exp2((_odds(z, inner, softcap, CAPPED) - top) * scale - log_total)
-        gradient = factor * (p - tl.where(columns == label, 1.0, 0.0))
-        if CAPPED:
-            t = _tanh(z * inner)
-            gradient *= 1.0 - t * t
-        tl.store(out + columns.to(tl.int64) * out_stride, gradient.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _write_zeros(out, out_stride, width, BLOCK: tl.constexpr):
-    for first in range(0, width, BLOCK):
-        columns = first + tl.arange(0, BLOCK)
-        tl.store(
-            out + columns.to(tl.int64) * out_stride,
-            tl.full([BLOCK], 0.0, tl.float32).to(out.dtype.element_ty),
-            mask=columns < width,
-        )
-
-
-@triton.jit
 def logps_kernel(
     logits, ids, keep, logps, tops, entropies, sums, arrivals,
     per_batch, batch_stride, row_stride, column_stride, width, inner, softcap, scale,
@@ -177,52 +131,36 @@ def gradient_kernel(
     width, inner, softcap, scale, slope,
     CAPPED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write one row of the gradient from what `logps_kernel` kept of it."""
+    """Write one row of the gradient from what `logps_kernel` kept of it.
+
+    factor · (p − onehot) · slope in float32, rounded once by the store; NaN for a label outside the vocabulary. `out`
+    may be `logits`: every element is read by the thread that writes it.
+    """
     row = tl.program_id(0)
     factor = tl.load(factors + row)
     target = out + _row_start(row, per_batch, out_batch_stride, out_row_stride)
     if factor == 0.0:
-        _write_zeros(target, out_column_stride, width, BLOCK)
+        for first in range(0, width, BLOCK):
+            columns = first + tl.arange(0, BLOCK)
+            zeros = tl.full([BLOCK], 0.0, tl.float32).to(out.dtype.element_ty)
+            tl.store(target + columns.to(tl.int64) * out_column_stride, zeros, mask=columns < width)
     else:
         start = logits + _row_start(row, per_batch, batch_stride, row_stride)
         label = tl.load(ids + row)
         top = tl.load(tops + 2 * row)
         log_total = tl.load(tops + 2 * row + 1)
-        _write_gradient(
-            start, column_stride, target, out_column_stride, width, label, top, log_total, factor,
-            inner, softcap, scale, slope, CAPPED, BLOCK,
-        )  # fmt: skip
-
-
-@triton.jit
-def one_pass_kernel(
-    logits, ids, factors, logps, entropies, out,
-    per_batch, batch_stride, row_stride, column_stride, out_batch_stride, out_row_stride, out_column_stride,
-    width, inner, softcap, scale, slope,
-    CAPPED: tl.constexpr, ENTROPY: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    """Score one row and write its gradient, which reads the row again."""
-    row = tl.program_id(0)
-    factor = tl.load(factors + row)
-    target = out + _row_start(row, per_batch, out_batch_stride, out_row_stride)
-    if factor == 0.0:
-        _write_zeros(target, out_column_stride, width, BLOCK)
-    else:
-        start = logits + _row_start(row, per_batch, batch_stride, row_stride)
-        top, log_total, entropy = _row_scan(
-            start, column_stride, width, inner, softcap, scale, CAPPED, ENTROPY, BLOCK, LANES
-        )
-        label = tl.load(ids + row)
-        odds = _label_odds(start, column_stride, label, width, inner, softcap, CAPPED)
-        tl.store(logps + row, ((odds - top) * scale - log_total) * LN2)
-        if ENTROPY:
-            tl.store(entropies + row, entropy * LN2)
-        # The label's logit is read before any thread may write over it.
-        tl.debug_barrier()
-        _write_gradient(
-            start, column_stride, target, out_column_stride, width, label, top, log_total, factor,
-            inner, softcap, scale, slope, CAPPED, BLOCK,
-        )  # fmt: skip
+        factor = tl.where((label >= 0) & (label < width), factor * slope, float("nan"))
+        for first in range(0, width, BLOCK):
+            columns = first + tl.arange(0, BLOCK)
+            inside = columns < width
+            z = tl.load(start + columns.to(tl.int64) * column_stride, mask=inside, other=0.0).to(tl.float32)
+            p = tl.exp2((_odds(z, inner, softcap, CAPPED) - top) * scale - log_total)
+            gradient = factor * (p - tl.where(columns == label, 1.0, 0.0))
+            if CAPPED:
+                t = _tanh(z * inner)
+                gradient *= 1.0 - t * t
+            gradient = gradient.to(out.dtype.element_ty)
+            tl.store(target + columns.to(tl.int64) * out_column_stride, gradient, mask=inside)
 
 
 @triton.jit

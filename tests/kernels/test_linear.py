@@ -96,6 +96,16 @@ def test_the_weight_gradient_is_summed_in_float32_over_many_chunks(backend: str)
     assert error(6) <= 1.01 * error(96)
 
 
+def test_a_float32_head_under_autocast_has_a_weight_gradient_in_float32(backend: str) -> None:
+    head = standard_head(torch.float32, rows=96)
+    leaves = head.leaves()
+    with torch.autocast(DEVICE, torch.bfloat16):
+        loss = one_pass(head, leaves, backend)
+    gradient = torch.autograd.grad(loss, leaves[1])[0]
+    assert gradient.dtype == torch.float32
+    assert not torch.equal(gradient, gradient.bfloat16().float())  # not rounded in between
+
+
 def flops(head: Head, backend: str, operation: str, **frozen: bool) -> float:
     """Floating point operations of a step in units of F = N·D·V."""
     hidden, weight = head.leaves()

@@ -15,6 +15,7 @@ from maxent_grpo.kernels import (
     token_logps,
     weighted_nll,
 )
+from maxent_grpo.kernels.matmul import CHUNK_BYTES
 from maxent_grpo.kernels.torch_rows import BLOCK_BYTES
 
 N, D, V = 128, 64, 4096
@@ -161,6 +162,28 @@ def test_many_wide_hidden_states_cost_their_gradient_and_no_float32_beside_it(
         return torch.autograd.grad(loss, (hidden, weight))
 
     assert peak_bytes(step) <= bound
+
+
+def test_one_chunk_of_bfloat16_takes_the_place_of_the_float32_sum(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(N, 4 * D, device=DEVICE).bfloat16().requires_grad_()
+    weight = torch.randn(V, 4 * D, device=DEVICE).bfloat16().requires_grad_()
+    ids, weights = torch.randint(0, V, (N,), device=DEVICE), torch.randn(N, device=DEVICE)
+    logits, sums, leaves = N * V * 2, V * 4 * D * 4, (N + V) * 4 * D
+    monkeypatch.setitem(CHUNK_BYTES, DEVICE, logits // 4)
+    assert logits // 4 < logits < logits // 4 + sums  # what the sum would take makes room for one chunk
+
+    def step() -> object:
+        loss = linear_weighted_nll(hidden, weight, ids, weights, backend=backend).loss
+        return torch.autograd.grad(loss, (hidden, weight))
+
+    products = 3 * N * 4 * D * 4
+    assert peak_bytes(step) <= logits + products + blocks(backend) + leaves * 2 + ROW_BYTES < logits + sums
+    with torch.no_grad():  # without dW there is no sum to spare
+        scored = peak_bytes(lambda: linear_weighted_nll(hidden, weight, ids, weights, backend=backend))
+    assert scored <= logits // 4 + blocks(backend) + ROW_BYTES
 
 
 def test_the_head_at_its_default_chunk_needs_a_quarter_of_eagers_memory() -> None:
