@@ -81,8 +81,8 @@ class HeadGradients:
     The powers 2ᵉ, by which nothing rounds, enter dW and db through H and 1, relative to the largest one, and enter
     dH when the gradients are handed out, as does the largest power.
 
-    dW and db are summed in float32, except over a single chunk with a head in bfloat16, whose range is float32's: there
-    they are what the matmul rounds.
+    dW and db are summed in float32, except over a single chunk with a head in bfloat16, whose range is float32's:
+    there they are what the matmul rounds.
     """
 
     def __init__(self, chunks: LogitChunks, factor: Tensor, needed: tuple[bool, ...]) -> None:

@@ -100,7 +100,7 @@ def test_a_float32_head_under_autocast_has_a_weight_gradient_in_float32(backend:
     head = standard_head(torch.float32, rows=96)
     leaves = head.leaves()
     with torch.autocast(DEVICE, torch.bfloat16):
-        loss = one_pass(head, leaves, backend)
+        loss = one_pass(head, leaves, backend, chunk_bytes=1 << 20)
     gradient = torch.autograd.grad(loss, leaves[1])[0]
     assert gradient.dtype == torch.float32
     assert not torch.equal(gradient, gradient.bfloat16().float())  # not rounded in between
