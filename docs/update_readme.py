@@ -17,6 +17,7 @@ DEMO = ROOT / "docs" / "assets" / "demo"
 KERNELS = ROOT / "benchmarks" / "results"
 DEMO_FILES = ("config.json", "results.json", "results.md", "curves.png")
 NOT_YET = "not measured yet"
+PRUNED, TRL_LOGITS = "LM head, train, 75 % zero rows", "TRL selective_log_softmax"
 STRONG = ("raft_full", "dr_grpo_cold", "dr_grpo_coldest", "raft_cool")
 """Variants of ModeBench that come near the recipe, shown beside the methods."""
 
@@ -57,19 +58,24 @@ def kernels_section() -> str:
     one_pass, trl = "maxent_grpo one pass", "TRL ChunkedLogProbFunction"
     rows: list[tuple[str, Callable[[Any], str]]] = [
         ("LM head, training step: time of TRL's fused head", _ratio("LM head, train", trl)),
-        ("the same with 75 % of the rows pruned", _ratio("LM head, train, 75 % zero rows", trl)),
-        ("LM head, training step: time of eager torch", _ratio("LM head, train", "eager")),
-        ("LM head, training step: peak memory, ours and eager's", _memory("LM head, train", one_pass, "eager")),
-        ("loss and gradient of given logits: time of eager torch", _ratio("logits, train", "eager")),
+        ("the same: time of eager torch", _ratio("LM head, train", "eager")),
+        ("the same: time of the fastest peer", _fastest("LM head, train")),
+        ("the same: peak memory, ours and eager's", _memory("LM head, train", one_pass, "eager")),
+        ("with 75 % of the rows pruned: time of TRL's fused head", _ratio(PRUNED, trl)),
+        ("the same: time of eager torch that leaves those rows out", _ratio(PRUNED, "eager, zero rows left out")),
+        ("loss and gradient of given logits: time of TRL's kernel", _ratio("logits, train", TRL_LOGITS)),
+        ("the same: time of eager torch", _ratio("logits, train", "eager")),
+        ("log-probabilities of given logits: time of TRL's kernel", _ratio("logits, score", TRL_LOGITS)),
         ("sequence log-probabilities: time of eager torch", _ratio("sequences, score", "eager")),
     ]
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
     lines += [f"| {label} | {' | '.join(_measured(cell, run) for run in columns.values())} |" for label, cell in rows]
-    shape = next(case for case in columns["CPU, float32"]["cases"] if case["case"] == "LM head, train")["shape"]
+    shapes = [_measured(_shape, run) for run in columns.values()]
     return f"""
-Times are multiples of ours, medians of paired runs; the LM head on the CPU is {" × ".join(map(str, shape))} (rows,
-width, vocabulary). All peers, shapes and goals: [`kernels-cpu-goals.md`](benchmarks/results/kernels-cpu-goals.md);
-what limits them in [`benchmarks/NOTES.md`](benchmarks/NOTES.md).
+Times are multiples of ours, medians of paired runs. The LM head (rows × width × vocabulary) is
+{shapes[0]} on the CPU and {shapes[1]} on the H200. All peers, shapes and goals, met and
+missed: [CPU](benchmarks/results/kernels-cpu-goals.md), [H200](benchmarks/results/kernels-h200.md); what limits them,
+and what has changed since the H200's run, in [`benchmarks/NOTES.md`](benchmarks/NOTES.md).
 
 {chr(10).join(lines)}
 """
@@ -97,6 +103,25 @@ def _timings(run: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _ratio(case: str, peer: str) -> Callable[[dict[str, Any]], str]:
     return lambda run: f"{_timings(run, case)[peer]['ratio']:.2f}×"
+
+
+def _fastest(case: str) -> Callable[[dict[str, Any]], str]:
+    """Time of the fastest peer that does the whole work: no name in brackets."""
+
+    def cell(run: dict[str, Any]) -> str:
+        peers = {
+            name: timing["ratio"]
+            for name, timing in _timings(run, case).items()
+            if not name.startswith("maxent_grpo") and not name.endswith(")")
+        }
+        best = min(peers, key=peers.__getitem__)
+        return f"{peers[best]:.2f}× ({best})"
+
+    return cell
+
+
+def _shape(run: dict[str, Any]) -> str:
+    return " × ".join(map(str, next(case for case in run["cases"] if case["case"] == "LM head, train")["shape"]))
 
 
 def _memory(case: str, ours: str, peer: str) -> Callable[[dict[str, Any]], str]:

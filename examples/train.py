@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # gloo's threads take the GIL to drop the tensors of the last collective, and abort the process if Python shuts
     # down meanwhile; DeepSpeed holds on to the groups, so `end_training` joins no thread. Leave them the GIL first.
     trainer.accelerator.wait_for_everyone()
-    time.sleep(0.2)
+    time.sleep(0.5)
     trainer.accelerator.end_training()
 
 

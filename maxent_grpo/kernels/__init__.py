@@ -9,7 +9,7 @@ Six functions, each with a torch and a Triton backend (`backend="auto" | "torch"
 | `weighted_nll`           | `linear_weighted_nll`                                   |
 
 The coefficients of eq. (7) are constants known before the policy's forward, so the two `*weighted_nll` functions
-compute loss and gradient in one pass. Rows whose mask is False, whose label is −100, or whose weight is zero are
+compute loss and gradient in the forward. Rows whose mask is False, whose label is −100, or whose weight is zero are
 never read: their log-probability is returned as 0 and their gradient is 0.
 
 An id outside `[0, V)` raises `ValueError` when the ids are on the CPU. On a GPU the check may not wait for the

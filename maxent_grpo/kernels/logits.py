@@ -116,7 +116,7 @@ def weighted_nll(
     entropy: bool = False,
     backend: Backend = "auto",
 ) -> WeightedNLL:
-    """Eq. (7) with its gradient in one pass over the logits.
+    """Eq. (7) and its gradient at once, without the softmax that a backward would need.
 
     L = −Σ_t c_t log p(y_t) and ∂L/∂z_t = c_t (p_t − onehot(y_t)) / T, both known at once because the coefficients are
     constants; the same as `-(token_weights * token_logps(logits, ids)).sum()`.
