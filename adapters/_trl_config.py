@@ -89,7 +89,7 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
         init_kl_coeff: β, the target's pull towards its anchor; `beta` and `maxent_beta` are other names for it.
         kl_penalty: coefficient of TRL's token-level KL to the reference, which the method itself does not have:
             mean over tokens, candidates and groups.
-        maxent_fused_head: take the weighted NLL through the LM head in one pass, logits never materialised.
+        maxent_fused_head: take the weighted NLL through the LM head in one pass, a chunk of logits at a time.
         maxent_measure_every: number of optimiser steps between measurements of the improvement gap and the
             forward KL before and after an update on the same candidates (two scoring passes); 0 for never.
 

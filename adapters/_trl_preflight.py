@@ -51,7 +51,7 @@ def preflight_report(
     vocabulary = getattr(text_config, "vocab_size", None)
     if vocabulary is not None and args.max_completion_length is not None:
         memory = size * args.max_completion_length * vocabulary * 4 / 2**30
-        lines.append(f"logits of a micro-batch would be {memory:.2f} GiB in float32; the fused head never holds them")
+        lines.append(f"logits of a micro-batch would be {memory:.2f} GiB in float32, the fused head holds a chunk")
     return "\n  ".join(lines)
 
 

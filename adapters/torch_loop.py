@@ -195,7 +195,7 @@ class MaxEntLoss(nn.Module):
         num_groups: int | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Statistics]:
-        """Return loss and statistics of whole groups from hidden states: the logits are never stored.
+        """Return loss and statistics of whole groups from hidden states: logits exist a chunk at a time.
 
         Loss and gradients come from one pass through the LM head, which leaves out candidates whose coefficient
         is 0. An update that is clipped needs the log-probabilities first and takes two.

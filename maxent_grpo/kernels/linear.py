@@ -83,7 +83,7 @@ def linear_token_logps(
     chunk_bytes: int | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Log-probability of every token from hidden states and the LM head; the logits are never stored.
+    """Log-probability of every token from hidden states and the LM head; logits exist a chunk at a time.
 
     log p(y_t) = log softmax(cap(scale · (W h_t + b)) / T)[y_t] with cap(x) = softcap · tanh(x / softcap), the same as
     `token_logps(hidden @ weight.T + bias, ids)` without scale and cap.
