@@ -8,7 +8,7 @@ of dW, frozen hidden states those of dH.
 Peak memory beside the inputs, n of N rows kept, `chunk` rows to a chunk, `itemsize` bytes to a logit:
 
     chunk·V·itemsize        one chunk of logits: `chunk_bytes`, or one row if that is more; by default V·D·4 more
-                            where all rows in bfloat16 are one chunk then
+                            where dW is wanted in bfloat16 and all rows are one chunk then
   + b·block                 torch backend only: block = min(BLOCK_BYTES, chunk·V·4), or one row; b = 1, one more for a
                             soft cap with gradients and one more for an entropy
   + n·D·itemsize            a copy of the kept rows, if some are dropped
@@ -17,11 +17,11 @@ Peak memory beside the inputs, n of N rows kept, `chunk` rows to a chunk, `items
   + (N·D + V·D)·itemsize    the gradients, where they are needed
   + V·D·4                   dW in float32 before it is rounded, for a half precision weight; not if one chunk of
                             bfloat16 has all rows
-  + chunk·V·4               the chunk in float32, for half precision on a CPU
+  + chunk·V·4               the chunk in float32, for half precision on a CPU; not in that case either
   + 64·N                    results, indices and masks
 
 Under autocast the copies in its dtype come on top, (n·D + V·D)·2, as for any layer, and the gradients are there in
-both dtypes for a moment. CUDA with torch < 2.10 holds a product [V, D] in float32 beside dW.
+both dtypes for a moment. CUDA with torch < 2.10 holds a product [V, D] in float32 beside the sum of dW.
 """
 
 from types import ModuleType
@@ -98,7 +98,8 @@ def linear_token_logps(
         temperature: T > 0.
         logit_scale: factor on the raw logits.
         softcap: bound of a final tanh soft cap, or None.
-        chunk_bytes: memory for one chunk of logits; None takes the device's default.
+        chunk_bytes: memory for one chunk of logits; None takes the device's default, and as much more as
+            dW's float32 sum would take where that makes one chunk of bfloat16.
         backend: `"auto"`, `"torch"` or `"triton"`.
 
     Returns:
@@ -189,7 +190,8 @@ def linear_weighted_nll(
     """Eq. (7) through the LM head, loss and all gradients in one pass of 6·N·D·V floating point operations.
 
     L = −Σ_t c_t log p(y_t), dZ_t = c_t (p_t − onehot(y_t)) · ∂odds/∂z, dH = dZ·W, dW = dZᵀ·H, db = Σ_t dZ_t; the same
-    as `-(token_weights * linear_token_logps(hidden, weight, ids)).sum()`. dW is accumulated in float32.
+    as `-(token_weights * linear_token_logps(hidden, weight, ids)).sum()`. dW is summed in float32,
+    or is what the matmul rounds where one chunk of bfloat16 has all rows.
 
     Args:
         hidden: `[..., D]`; needs no gradient if the body is frozen.
@@ -203,7 +205,8 @@ def linear_weighted_nll(
         logit_scale: factor on the raw logits.
         softcap: bound of a final tanh soft cap, or None.
         entropy: also return every kept row's entropy.
-        chunk_bytes: memory for one chunk of logits; None takes the device's default.
+        chunk_bytes: memory for one chunk of logits; None takes the device's default, and as much more as
+            dW's float32 sum would take where that makes one chunk of bfloat16.
         backend: `"auto"`, `"torch"` or `"triton"`.
 
     Returns:
@@ -237,7 +240,9 @@ class _LinearTokenLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, settings: _Settings
     ) -> Tensor:
-        logps, normaliser, _ = _scores(hidden, weight, bias, ids, settings)
+        # In the chunks of the backward: a matmul of another size may round the logits otherwise.
+        of_weight = ctx.needs_input_grad[1]
+        logps, normaliser, _ = _scores(hidden, weight, bias, ids, settings, weight_gradient=of_weight)
         ctx.save_for_backward(hidden, weight, bias, ids, normaliser)
         ctx.settings = settings
         return logps
@@ -339,12 +344,20 @@ def _dtypes(*tensors: Tensor | None) -> tuple[torch.dtype, ...]:
     return tuple(torch.float32 if tensor is None else tensor.dtype for tensor in tensors)
 
 
-def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, settings: _Settings) -> RowLogps:
+def _scores(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ids: Tensor,
+    settings: _Settings,
+    *,
+    weight_gradient: bool = False,
+) -> RowLogps:
     """Compute the rows' results without any gradient."""
     with settings.no_autocast(), torch.no_grad():
         results = empty_row_logps(hidden[:, :1], entropy=settings.entropy)
         counted = torch.ones_like(ids, dtype=torch.bool)
-        for span, logits in settings.chunks(hidden, weight, bias):
+        for span, logits in settings.chunks(hidden, weight, bias, weight_gradient=weight_gradient):
             rows = settings.rows.row_logps(logits, ids[span], counted[span], settings.odds, entropy=settings.entropy)
             _store(results, span, rows)
     return results

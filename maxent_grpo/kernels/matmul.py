@@ -7,8 +7,12 @@ from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 """Default bytes of one chunk of logits, by device; `benchmarks/kernels.py` sweeps them."""
+MOST_ROWS = 4096
+"""A matmul of 4096 rows fills a big GPU; more only cost memory, but where they spare the sum of dW."""
 TILE_ROWS = 128
 """Rows of a GPU's matmul tile: a chunk that ends inside one computes the rest of it for nothing."""
+PRODUCTS = 12
+"""Bytes an element of the hidden states that the products of a chunk take."""
 _VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 SUMS_IN_FLOAT32 = _VERSION >= (2, 10)
 """Whether CUDA's `addmm` adds a product of halves to a float32 sum."""
@@ -24,7 +28,7 @@ def chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
     >>> chunk_rows(1000, row_bytes=1 << 20, chunk_bytes=300 << 20)
     256
     """
-    most = max(1, chunk_bytes // row_bytes)
+    most = max(1, min(MOST_ROWS, chunk_bytes // row_bytes))
     tile = TILE_ROWS if most >= TILE_ROWS else 1
     chunks = max(1, -(-rows // (most - most % tile)))
     even = -(-rows // chunks)
@@ -54,14 +58,14 @@ class LogitChunks:
         self.hidden = hidden.to(dtype)
         self.weight = weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
-        row_bytes = len(weight) * dtype.itemsize
+        rows, row_bytes = len(hidden), len(weight) * dtype.itemsize
         budget = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
-        # A single chunk needs no float32 sum of a dW in bfloat16. By default it may take what is saved.
-        half = weight.dtype == dtype == torch.bfloat16
-        spared = 4 * weight.numel() if weight_gradient and half and chunk_bytes is None else 0
-        fits = len(hidden) * row_bytes <= budget + spared
-        self.rows = max(1, len(hidden)) if fits else chunk_rows(len(hidden), row_bytes, budget)
-        self.unsummed = half and self.rows >= len(hidden)
+        half = all(given.dtype == dtype == torch.bfloat16 for given in (weight, bias) if given is not None)
+        # One chunk of bfloat16 needs no float32 sum of dW. By default it may take as much more.
+        spared = 4 * weight.numel() if chunk_bytes is None else 0
+        alone = half and weight_gradient and rows * (row_bytes + PRODUCTS * hidden.shape[-1]) <= budget + spared
+        self.rows = max(1, rows) if alone else chunk_rows(rows, row_bytes, budget)
+        self.unsummed = half and self.rows >= rows
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         buffer = self.hidden.new_empty(min(self.rows, len(self.hidden)), len(self.weight))
@@ -82,7 +86,7 @@ class HeadGradients:
     dH when the gradients are handed out, as does the largest power.
 
     dW and db are summed in float32, except over a single chunk with a head in bfloat16, whose range is float32's:
-    there they are what the matmul rounds.
+    there they are what the matmul rounds, and an upstream gradient that is no power of 2 rounds them again.
     """
 
     def __init__(self, chunks: LogitChunks, factor: Tensor, needed: tuple[bool, ...]) -> None:
@@ -151,10 +155,11 @@ class _Sum:
         """Return the sum times `scale`; zeros if nothing was added."""
         if self._empty:
             return torch.zeros_like(self._sum, dtype=dtype)
-        if dtype == self._sum.dtype or not self._sum.is_cuda:
+        if not self._sum.is_cuda:
             return self._sum.mul_(scale).to(dtype)  # a CPU would multiply into a second float32 tensor
-        out = torch.empty_like(self._sum, dtype=dtype)
-        return torch.mul(self._sum, scale, out=out)
+        out = self._sum if dtype == self._sum.dtype else torch.empty_like(self._sum, dtype=dtype)
+        # A scalar on a GPU would be rounded to the dtype of halves; a matrix of one element is not.
+        return torch.mul(self._sum, torch.as_tensor(scale, device=out.device).view(1, 1), out=out)
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

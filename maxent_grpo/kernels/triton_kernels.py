@@ -70,8 +70,8 @@ def _row_scan(
         powers = tl.exp2(x)
         lower = (tops - finite) * scale
         shrink = tl.exp2(lower)
-        if ENTROPY:
-            moved = weighted + sums * tl.where(tops == -float("inf"), 0.0, lower)
+        if ENTROPY:  # sums that shrink to 0 are worth 0, however low: 0 · (−∞) would be NaN
+            moved = weighted + sums * tl.where(shrink > 0.0, lower, 0.0)
             weighted = moved * shrink + tl.sum(powers * tl.where(powers > 0.0, x, 0.0), axis=1)
         sums = sums * shrink + tl.sum(powers, axis=1)
         tops = higher
@@ -80,7 +80,8 @@ def _row_scan(
     shrink = tl.exp2(lower)
     total = tl.sum(sums * shrink, axis=0)
     log_total = tl.where(total > 0.0, tl.log2(total), float("nan"))
-    entropy = log_total - tl.sum((weighted + sums * lower) * shrink, axis=0) / total
+    moved = weighted + sums * tl.where(shrink > 0.0, lower, 0.0)
+    entropy = log_total - tl.sum(moved * shrink, axis=0) / total
     return top, log_total, entropy
 
 

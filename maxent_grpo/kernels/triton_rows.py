@@ -15,7 +15,8 @@ from maxent_grpo.kernels.rows import LogitMap, RowLogps, empty_row_logps, row_vi
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 WIDEST_BLOCK = 8192
-"""Elements a program holds at once, the best of those timed on an H200 or within 3 % of it (benchmarks/NOTES.md)."""
+"""Elements a program holds at once. For aligned rows in bfloat16 the best of those timed on an H200, or within 3 %
+of it (benchmarks/results/kernels-h200.md)."""
 SCALE_BLOCK = 4096
 
 
@@ -98,7 +99,7 @@ def row_logps_and_gradient(
 ) -> RowLogps:
     """`row_logps` of the rows whose factor is not 0, and `row_gradient` into `out`.
 
-    One launch for both was no faster: more rows are under way than a GPU's cache holds until their second read.
+    One launch for both gains less than a tenth at best (benchmarks/NOTES.md).
     """
     result = row_logps(logits, ids, factor != 0, odds, entropy=entropy)
     row_gradient(logits, ids, result.normaliser, factor, odds, out)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernel_cases import DEVICE, DTYPES, Exact, Head, assert_within, heads, naive_logps, standard_head
-from maxent_grpo.kernels import WeightedNLL, linear_sequence_logps, linear_token_logps, linear_weighted_nll
+from maxent_grpo.kernels import WeightedNLL, linear_sequence_logps, linear_token_logps, linear_weighted_nll, matmul
 
 
 def weighted(head: Head, leaves: list[torch.Tensor], backend: str, **more: object) -> WeightedNLL:
@@ -104,6 +104,60 @@ def test_a_float32_head_under_autocast_has_a_weight_gradient_in_float32(backend:
     gradient = torch.autograd.grad(loss, leaves[1])[0]
     assert gradient.dtype == torch.float32
     assert not torch.equal(gradient, gradient.bfloat16().float())  # not rounded in between
+
+
+def test_a_bias_in_float32_has_a_gradient_in_float32_beside_a_head_in_bfloat16(backend: str) -> None:
+    head = standard_head(torch.bfloat16, rows=96)
+    hidden, weight = head.leaves()[:2]
+    bias = torch.zeros(len(weight), device=DEVICE, requires_grad=True)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        loss = linear_weighted_nll(
+            hidden, weight, head.ids, head.token_weights, bias=bias, chunk_bytes=1 << 20, backend=backend
+        ).loss
+    gradient = torch.autograd.grad(loss, bias)[0]
+    assert not torch.equal(gradient, gradient.bfloat16().float())
+
+
+def test_an_upstream_gradient_over_one_chunk_of_bfloat16_rounds_once_more_and_no_worse(backend: str) -> None:
+    head = standard_head(torch.bfloat16, rows=96)
+    exact = head.exact().gradients[1] / 3
+
+    def error(**more: int) -> float:
+        leaves = head.leaves()
+        loss = one_pass(head, leaves, backend, **more) / 3
+        return float((torch.autograd.grad(loss, leaves[1])[0].double() - exact).norm() / exact.norm())
+
+    assert error(chunk_bytes=1 << 20) <= 1.3 * error(chunk_bytes=6 * 300 * 2)
+
+
+def test_float16_sums_over_one_chunk_do_not_overflow_before_they_are_scaled(backend: str) -> None:
+    rows = 4096  # whose dW is 65,536 · 3 before the power of 2 of its coefficients comes in
+    hidden = torch.full((rows, 8), 64.0, device=DEVICE, dtype=torch.float16)
+    weight = torch.zeros(4, 8, device=DEVICE, dtype=torch.float16, requires_grad=True)
+    ids = torch.zeros(rows, device=DEVICE, dtype=torch.int64)
+    loss = linear_weighted_nll(hidden, weight, ids, torch.full((rows,), 1e-4, device=DEVICE), backend=backend).loss
+    expected = torch.tensor([-0.75, 0.25, 0.25, 0.25], device=DEVICE)[:, None].expand(4, 8) * 64 * rows * 1e-4
+    gradient = torch.autograd.grad(loss, weight)[0]
+    torch.testing.assert_close(gradient.float(), expected, rtol=2e-3, atol=0)
+
+
+def test_scoring_before_a_backward_takes_the_chunks_of_the_backward(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    mm = torch.mm
+
+    def noted(a: torch.Tensor, b: torch.Tensor, **more: torch.Tensor) -> torch.Tensor:
+        if b.shape[1] == 300:
+            sizes.append(len(a))
+        return mm(a, b, **more)
+
+    monkeypatch.setattr(torch, "mm", noted)
+    monkeypatch.setitem(matmul.CHUNK_BYTES, DEVICE, 95 * 300 * 2)  # one row short
+    head = standard_head(torch.bfloat16, rows=96)
+    leaves = head.leaves()
+    linear_token_logps(*leaves[:2], head.ids, backend=backend).sum().backward()
+    assert sizes == [96, 96]
 
 
 def flops(head: Head, backend: str, operation: str, **frozen: bool) -> float:

@@ -104,6 +104,30 @@ def test_minus_infinity_anywhere_leaves_the_other_entries_exact(backend: str) ->
     assert bool(result.entropy.isfinite().all())
 
 
+@pytest.mark.parametrize("width", [64, 65, 1000, 8256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("low", ["least", "infinite"])
+def test_logits_masked_by_the_lowest_number_add_nothing(
+    backend: str, width: int, dtype: torch.dtype, low: str
+) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, width, device=DEVICE).to(dtype)
+    masked = torch.finfo(dtype).min if low == "least" else -torch.inf
+    logits[0, 8:16] = masked  # all that a thread loads at once
+    logits[1, 3] = masked
+    logits[2, : width - 1] = masked
+    ids = torch.tensor([0, 1, width - 1], device=DEVICE)
+    result = weighted_nll(
+        logits.float().requires_grad_() if dtype == torch.float32 else logits.requires_grad_(),
+        ids, torch.ones(3, device=DEVICE), temperature=0.5, entropy=True, backend=backend,
+    )  # fmt: skip
+    p = (logits.detach().double() / 0.5).softmax(-1)
+    assert result.entropy is not None
+    torch.testing.assert_close(result.entropy.double(), torch.special.entr(p).sum(-1), rtol=1e-4, atol=1e-5)
+    expected = naive_logps(logits.detach().double(), ids, torch.ones(3, dtype=torch.bool, device=DEVICE), 0.5)
+    torch.testing.assert_close(result.token_logps.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_label_without_probability_and_without_weight_costs_nothing(backend: str) -> None:
     logits = torch.tensor([[-torch.inf, 0.0], [0.0, 0.0]], device=DEVICE, requires_grad=True)
     weights = torch.tensor([0.0, 1.0], device=DEVICE)
