@@ -5,6 +5,7 @@ without the blocks that its threshold filters out. It is shown, and no goal coun
 """
 # ruff: noqa: PLC0415 - a peer is imported where it runs: it may be absent
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -59,7 +60,8 @@ class Field:
         except Exception as error:
             if ours:
                 raise
-            self.absent[name] = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self.absent[name] = re.sub(r" \(/[^)]*\)| at 0x[0-9a-f]+", "", reason)[:150]  # no paths or addresses
         else:
             self.steps[name] = step
         taken = time.perf_counter() - start
@@ -199,7 +201,7 @@ def logits_train(logits: Tensor, ids: Tensor, weights: Tensor) -> Field:
     return field
 
 
-LAUNCHES = [(2048, 4), (4096, 8), (4096, 16), (8192, 8), (8192, 16), (8192, 32), (16384, 16), (16384, 32)]
+LAUNCHES = [(2048, 4), (4096, 8), (4096, 16), (8192, 8), (8192, 32), (16384, 16), (16384, 32)]
 """Elements and warps of a program, beside the package's own choice."""
 
 

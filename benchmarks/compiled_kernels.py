@@ -33,7 +33,7 @@ from triton.runtime.jit import JITFunction
 
 from maxent_grpo.kernels import triton_rows
 from maxent_grpo.kernels.rows import LogitMap
-from maxent_grpo.kernels.triton_rows import SCALE_BLOCK, launch
+from maxent_grpo.kernels.triton_rows import SCALE_BLOCK, lanes, launch
 
 RESULTS = Path(__file__).parent / "results/kernels-compiled.json"
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -81,10 +81,10 @@ def row_cases(sm: int, operation: str, dtype: str, ids: str) -> Iterator[Case]:
 
 
 def part_of(every: Iterator[Case]) -> list[Case]:
-    """Choose one case of each architecture, block, constexpr set and alignment, which decides the lanes."""
+    """Choose one case of each architecture, block and constexpr set, and of loads of one element and of 16 bytes."""
     groups = defaultdict(list)
     for case in every:
-        groups[*case[:4], "unaligned" in case.layout].append(case)
+        groups[*case[:4], lanes(sample_logits(case)) > 1].append(case)
     return [random.Random(str(key)).choice(group) for key, group in groups.items()]
 
 
@@ -169,6 +169,7 @@ def compiled(case: Case) -> dict[str, object]:
     return {
         "kernel": name,
         "constexprs": [flag for flag, value in constants.items() if value is True],
+        "lanes": lanes(sample_logits(case)),
         **case._asdict(),
         "registers": used["REG"],
         "stack_bytes": used["STACK"] + used["LOCAL"],
@@ -201,17 +202,17 @@ def resident_threads(registers: int, warps: int) -> int:
 
 
 def table(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """One entry a kernel, constexpr set, dtype and architecture: the worst of its specialisations, by block."""
+    """One entry a kernel, constexpr set, dtype, lanes and architecture: its worst specialisations, by block."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["kernel"], *row["constexprs"], row["dtype"], row["sm"]].append(row)
+        groups[row["kernel"], *row["constexprs"], row["dtype"], row["lanes"], row["sm"]].append(row)
     entries = []
     for group in groups.values():
         by_block = defaultdict(list)
         for row in group:
             by_block[row["block"]].append(row)
         entries.append(
-            {name: group[0][name] for name in ("kernel", "constexprs", "dtype", "sm")}
+            {name: group[0][name] for name in ("kernel", "constexprs", "dtype", "lanes", "sm")}
             | {name: sorted({row[name] for row in group}) for name in ("ids", "layout")}
             | {"variants": len(group)}
             | {

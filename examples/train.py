@@ -13,12 +13,13 @@ The Hub login is that of HF_TOKEN or of `hf auth login`.
 """
 
 import logging
+import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
@@ -143,11 +144,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer.log_metrics("eval", trainer.evaluate())
     trainer.save_model(run.training.output_dir)
     trainer.save_state()
-    # gloo's threads take the GIL to drop the tensors of the last collective, and abort the process if Python shuts
-    # down meanwhile; DeepSpeed holds on to the groups, so `end_training` joins no thread. Leave them the GIL first.
+    end(trainer)
+
+
+def end(trainer: GRPOTrainer) -> None:
+    """End training on all ranks; on gloo end the processes as well, without Python's shutdown.
+
+    gloo's threads take the GIL to drop the tensors of the last collective, and abort a process that is shutting down.
+    DeepSpeed holds on to the groups, so that destroying them joins no thread.
+    """
+    on_gloo = torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo"
     trainer.accelerator.wait_for_everyone()
-    time.sleep(0.5)
     trainer.accelerator.end_training()
+    if on_gloo:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
