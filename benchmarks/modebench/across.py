@@ -17,7 +17,7 @@ from benchmarks.modebench.tables import number, table
 HERE = Path(__file__).parent
 SIZES = ("small", "cpu", "large")
 SIZED = ("grpo", "dr_grpo", "entropy_high", "raft", "xdr", RECIPE, "full_0_mild", "passes_2")
-OTHERS = ("confirm", "single", "noted", "hard", "countdown4", "graph_long")
+OTHERS = ("confirm", "single", "noted", "hard", "countdown4", "graph_confirm", "graph_long")
 Summary = Mapping[str, Any]
 
 

@@ -138,6 +138,7 @@ PRESETS = {
     "confirm": Preset(seeds=(5, 6, 7, 8, 9), rates_of="cpu", fresh=True),
     "smoke": Preset(updates=60, learning_rates=(1e-4,), seeds=(0,), eval_every=30, test=256, level=0.5),
     "graph": GRAPH,
+    "graph_confirm": replace(GRAPH, seeds=(5, 6, 7, 8, 9), rates_of="graph", fresh=True),
     "graph_long": replace(GRAPH, updates=480, rates_of="graph"),
     "single": Preset(family_name="single", learning_rates=(5e-5, 1e-4)),
     "noted": Preset(family_name="noted", rates_of="cpu"),
