@@ -164,7 +164,7 @@ def test_control_problems_have_as_many_right_answers_as_the_others_have_not(pres
 
 
 @pytest.mark.parametrize("names", [("cpu", "confirm"), ("graph", "graph_confirm")])
-def test_the_confirming_studies_are_tested_and_choose_on_problems_that_the_first_ones_were_not(names: tuple[str, str]):
+def test_confirming_studies_are_tested_and_choose_on_problems_that_the_first_ones_were_not(names: tuple[str, str]):
     first, again = (problems_of(PRESETS[name]) for name in names)
     used, fresh = ({problem.id for problem in (*each.test, *each.validation)} for each in (first, again))
     assert len(used) == len(fresh) == 768
