@@ -4,9 +4,10 @@
 #
 #   benchmarks/run_gpu.sh [FOLDER_OF_WHEELS]
 #
-# Needs Python 3.12 with torch 2.11 and triton 3.6. Packages that the machine lacks (pytest and hypothesis for the tests,
-# trl, liger-kernel, cut-cross-entropy and quack-kernels as peers, nvidia-cutlass-dsl for two of them) are taken from the
-# folder of wheels if one is given; a peer that is still missing is reported as absent. JSON, table and chart go to $OUT,
+# Needs Python 3.12 with torch 2.11 and triton 3.6. Packages that the machine lacks (pytest and hypothesis for the tests;
+# trl, liger-kernel, cut-cross-entropy and quack-kernels as peers; for two of them nvidia-cutlass-dsl with its -libs-base,
+# -libs-core and -libs-cu13) are taken from the folder of wheels if one is given; a peer that is still missing is
+# reported as absent. JSON, table and chart go to $OUT,
 # or to benchmarks/results. The last lines printed are the medians of every case and every goal, met, missed or not
 # measured: the cases with goals run first, so that a slow compiler costs the others.
 set -uo pipefail
@@ -15,7 +16,7 @@ cd "$(dirname "$0")/.."
 out="${OUT:-benchmarks/results}"
 site="$(mktemp -d)"
 trap 'rm -rf "$site"' EXIT
-export PYTHONUNBUFFERED=1 PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1 PYTHONPATH="$site:$site/nvidia_cutlass_dsl/dsl_packages:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$out"
 
 if [ $# -ge 1 ]; then
