@@ -126,6 +126,7 @@ SLOW = ("grpo", "dr_grpo", "entropy_low", "entropy_high", "raft", "xdr")
 ADDED = {
     "answer_keys": replace(_variant("κ=1 a=0, answers as keys", DIVERSE, "full_0"), keys="answer"),
     "full_0_mild": replace(_variant("κ=1 a=0 at 5e-5", DIVERSE), learning_rate=5e-5),
+    "full_0_fast": replace(_variant("κ=1 a=0 at 2e-4", DIVERSE), learning_rate=2e-4),
     "rare": replace(_variant("κ=1 a=−½", DIVERSE, "full_0"), make=RareObjective),
     "cool_rare": replace(_variant("κ=1 a=−½, sampled at .8", DIVERSE, "full_0"), make=RareObjective, temperature=0.8),
     "graded": replace(_variant("κ=p̂ a=0", HALF, "full_0", dedup=0.0), make=GradedObjective),
