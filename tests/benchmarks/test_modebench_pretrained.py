@@ -263,7 +263,16 @@ def test_all_arms_of_a_pretrained_study_are_those_whose_commands_say_what_they_a
     chosen, of_presets = (set(cli.arguments([*more, "--arms", "all"]).arms) for more in (["--model", "x"], []))
     assert of_presets == set(ARMS)
     left_out = {name for name in ARMS if name.endswith("_slow")}
-    left_out |= {"full_0_mild", "answer_keys", "rare", "cool_rare", "graded", "corrected", "corrected_0"}
+    left_out |= {
+        "full_0_mild",
+        "full_0_fast",
+        "answer_keys",
+        "rare",
+        "cool_rare",
+        "graded",
+        "corrected",
+        "corrected_0",
+    }
     assert of_presets - chosen == left_out
     jobs = PretrainedStudy("x", sorted(chosen), [0], Path("out")).jobs()
     settings = [job.replace(f"seed0/{arm}", "") for arm, job in zip(sorted(chosen), jobs, strict=True)]
