@@ -10,7 +10,8 @@ of keys and values, V the vocabulary, B rows of a micro-batch of S tokens:
     optimiser     12p with DeepSpeed (float32 copy and two moments); else two moments in the weights' dtype
     activations   2BS·(L·h + 6h + 2k + 4i): inputs of all layers and one layer recomputed, or L of them without
                   gradient checkpointing
-    logits        4·min(B·T, 4096)·V: a chunk of them, T tokens of a completion; no head here holds them all
+    logits        4·min(B·T, 4096)·V: a chunk of them, T tokens of a completion; where the fused head holds more rows
+                  of bfloat16, it spares the float32 sum of its gradient
     generation    4BS·L·k for each micro-batch of a rollout, and under ZeRO-3 the gathered weights; with vLLM in the
                   same process its share of the GPU instead, which must hold 2P and 4M·L·k of vllm_max_model_length M
 

@@ -7,16 +7,17 @@ of dW, frozen hidden states those of dH.
 
 Peak memory beside the inputs, n of N rows kept, `chunk` rows to a chunk, `itemsize` bytes to a logit:
 
-    chunk·V·itemsize        one chunk of logits: `chunk_bytes`, or one row if that is more; by default V·D·4 more
-                            where dW is wanted in bfloat16 and all rows are one chunk then
+    chunk·V·itemsize        one chunk of logits: 4096 rows or `chunk_bytes`, whichever is less, or one row; all rows
+                            where that spares the sum of dW: they and their products within `chunk_bytes`, by
+                            default V·D·4 more, dW wanted, head and any bias in bfloat16
   + b·block                 torch backend only: block = min(BLOCK_BYTES, chunk·V·4), or one row; b = 1, one more for a
                             soft cap with gradients and one more for an entropy
   + n·D·itemsize            a copy of the kept rows, if some are dropped
   + N·D·itemsize            a copy of hidden states whose rows no view `[N, D]` reaches, such as `hidden[:, :-1]`
   + 3·chunk·D·4             products of a chunk
   + (N·D + V·D)·itemsize    the gradients, where they are needed
-  + V·D·4                   dW in float32 before it is rounded, for a half precision weight; not if one chunk of
-                            bfloat16 has all rows
+  + V·D·4                   dW in float32 before it is rounded, for a half precision weight; not if one chunk
+                            has all rows, head and any bias in bfloat16
   + chunk·V·4               the chunk in float32, for half precision on a CPU; not in that case either
   + 64·N                    results, indices and masks
 
@@ -98,8 +99,9 @@ def linear_token_logps(
         temperature: T > 0.
         logit_scale: factor on the raw logits.
         softcap: bound of a final tanh soft cap, or None.
-        chunk_bytes: memory for one chunk of logits; None takes the device's default, and as much more as
-            dW's float32 sum would take where that makes one chunk of bfloat16.
+        chunk_bytes: memory for one chunk of logits, of 4096 rows at most unless one chunk of bfloat16 has all; None
+            takes the device's default, and as much more as dW's float32 sum would take where that makes one chunk
+            of bfloat16.
         backend: `"auto"`, `"torch"` or `"triton"`.
 
     Returns:
@@ -191,7 +193,7 @@ def linear_weighted_nll(
 
     L = −Σ_t c_t log p(y_t), dZ_t = c_t (p_t − onehot(y_t)) · ∂odds/∂z, dH = dZ·W, dW = dZᵀ·H, db = Σ_t dZ_t; the same
     as `-(token_weights * linear_token_logps(hidden, weight, ids)).sum()`. dW is summed in float32,
-    or is what the matmul rounds where one chunk of bfloat16 has all rows.
+    or is what the matmul rounds where one chunk has all rows, head and any bias in bfloat16.
 
     Args:
         hidden: `[..., D]`; needs no gradient if the body is frozen.
@@ -205,8 +207,9 @@ def linear_weighted_nll(
         logit_scale: factor on the raw logits.
         softcap: bound of a final tanh soft cap, or None.
         entropy: also return every kept row's entropy.
-        chunk_bytes: memory for one chunk of logits; None takes the device's default, and as much more as
-            dW's float32 sum would take where that makes one chunk of bfloat16.
+        chunk_bytes: memory for one chunk of logits, of 4096 rows at most unless one chunk of bfloat16 has all; None
+            takes the device's default, and as much more as dW's float32 sum would take where that makes one chunk
+            of bfloat16.
         backend: `"auto"`, `"torch"` or `"triton"`.
 
     Returns:
