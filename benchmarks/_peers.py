@@ -180,12 +180,7 @@ def logits_train(logits: Tensor, ids: Tensor, weights: Tensor) -> Field:
     def trained(logps: Callable[[Tensor], Tensor]) -> Callable[[], Step]:
         return _trained((logits,), lambda z: -(weights * logps(z)).sum())
 
-    own = logits.detach().clone().requires_grad_()  # written over again and again: the others keep theirs
-
-    def inplace() -> object:
-        over = _Renamed.apply(own)  # as the output of an LM head: no leaf
-        return torch.autograd.grad(weighted_nll(over, ids, weights, inplace=True).loss, own)
-
+    inplace = _in_place(logits.detach().clone(), ids, weights)  # the others keep theirs
     field = Field()
     field.enter("maxent_grpo one pass", _trained((logits,), lambda z: weighted_nll(z, ids, weights).loss))
     field.enter("maxent_grpo one pass in place", lambda: inplace)
@@ -208,23 +203,28 @@ LAUNCHES = [(2048, 4), (4096, 8), (4096, 16), (8192, 8), (8192, 32), (16384, 16)
 def score_launches(logits: Tensor, ids: Tensor, weights: Tensor) -> Field:
     """Log-probabilities of given logits by other launches."""
     del weights
-    return _launches(_scored(lambda: token_logps(logits, ids)))
+    return _launches(torch.no_grad()(lambda: token_logps(logits, ids)))
 
 
 def inplace_launches(logits: Tensor, ids: Tensor, weights: Tensor) -> Field:
     """Loss and logit gradient written over the logits by other launches."""
-    own = logits.detach().requires_grad_()
+    return _launches(_in_place(logits.detach(), ids, weights))
+
+
+def _in_place(logits: Tensor, ids: Tensor, weights: Tensor) -> Step:
+    """Return the step whose gradient is written over these logits, again and again."""
+    own = logits.requires_grad_()
 
     def step() -> object:
-        return torch.autograd.grad(weighted_nll(_Renamed.apply(own), ids, weights, inplace=True).loss, own)
+        over = _Renamed.apply(own)  # as the output of an LM head: no leaf
+        return torch.autograd.grad(weighted_nll(over, ids, weights, inplace=True).loss, own)
 
-    return _launches(lambda: step)
+    return step
 
 
-def _launches(build: Callable[[], Step]) -> Field:
+def _launches(step: Step) -> Field:
     from maxent_grpo.kernels import triton_rows
 
-    step = build()
     field = Field()
     field.enter("maxent_grpo", lambda: step)
     for block, warps in LAUNCHES:

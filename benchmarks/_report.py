@@ -49,7 +49,7 @@ def _over(peer: str, ours: str | None = None) -> Figure:
     return figure
 
 
-def _over_the_best(case: dict[str, Any]) -> tuple[float, str]:
+def over_the_best(case: dict[str, Any]) -> tuple[float, str]:
     """Speed over the fastest peer that does the whole work: no name in brackets (see `_peers`)."""
     peers = {
         name: timing["ratio"]
@@ -117,7 +117,7 @@ RULES: dict[str, dict[str, list[Rule]]] = {
     "h200": {
         "LM head, train": [
             Rule("speed over TRL", "≥", 1.3, _over(TRL)),
-            Rule("speed over the best peer that weights rows", "≥", 1.1, _over_the_best),
+            Rule("speed over the best peer that weights rows", "≥", 1.1, over_the_best),
             Rule("share of the 6F floor", "≥", 0.85, _share_of_floor),
         ],
         "LM head, train, 75 % zero rows": [Rule("speed over TRL", "≥", 1.3 * 4, _over(TRL))],

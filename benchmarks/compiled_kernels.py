@@ -59,6 +59,11 @@ class Case(NamedTuple):
     layout: str
     inplace: bool = True
 
+    @property
+    def lanes(self) -> int:
+        """Columns that a thread loads at once."""
+        return lanes(sample_logits(self))
+
 
 def cases() -> Iterator[Case]:
     """Yield all calls. A soft cap is the LM head's, whose chunk of logits is contiguous and below 2³¹ elements."""
@@ -84,7 +89,7 @@ def part_of(every: Iterator[Case]) -> list[Case]:
     """Choose one case of each architecture, block and constexpr set, and of loads of one element and of 16 bytes."""
     groups = defaultdict(list)
     for case in every:
-        groups[*case[:4], lanes(sample_logits(case)) > 1].append(case)
+        groups[*case[:4], case.lanes > 1].append(case)
     return [random.Random(str(key)).choice(group) for key, group in groups.items()]
 
 
@@ -169,7 +174,7 @@ def compiled(case: Case) -> dict[str, object]:
     return {
         "kernel": name,
         "constexprs": [flag for flag, value in constants.items() if value is True],
-        "lanes": lanes(sample_logits(case)),
+        "lanes": case.lanes,
         **case._asdict(),
         "registers": used["REG"],
         "stack_bytes": used["STACK"] + used["LOCAL"],

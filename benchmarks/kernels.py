@@ -160,8 +160,7 @@ def logits_cases(name: str, shape: tuple[int, int, int], dtype: torch.dtype, dev
     one_pass = float(shape[0] * shape[2] * dtype.itemsize)
 
     def logits() -> tuple[Tensor, ...]:
-        hidden, weight, *rest = random_head(shape, dtype, device)
-        return (hidden @ weight.t()).detach().requires_grad_(), *rest
+        return random_logits(shape, dtype, device)
 
     in_place = ("maxent_grpo one pass in place",)
     return [
@@ -227,22 +226,29 @@ def sweep(name: str, shape: tuple[int, int, int], preset: Preset, device: str) -
 
 def launch_cases(preset: Preset) -> list[Case]:
     """Scoring and the pass in place over launches of the Triton kernels, and scoring of rows that are not aligned."""
-    name, (rows, width, vocabulary) = next(iter(preset.heads.items()))
+    name, shape = next(iter(preset.heads.items()))
+    rows, width, vocabulary = shape
+    one_pass = float(rows * vocabulary * preset.dtype.itemsize)
 
-    def logits(columns: int = vocabulary) -> tuple[Tensor, ...]:
-        hidden, weight, ids, weights = random_head((rows, width, columns), preset.dtype, "cuda")
-        return (hidden @ weight.t()).detach(), ids, weights
+    def case(what: str, columns: int, runner: Callable[..., _peers.Field], passes: int) -> Case:
+        drawn = rows, width, columns
 
-    shape, odd = (rows, width, vocabulary), (rows, width, vocabulary + 1)
-    byte = float(rows * vocabulary * preset.dtype.itemsize)
+        def logits() -> tuple[Tensor, ...]:
+            return random_logits(drawn, preset.dtype, "cuda")
+
+        return Case(f"logits, {what}", name, drawn, runner, logits, bytes=passes * one_pass, often=None)
+
     return [
-        Case("logits, score, launches", name, shape, _peers.score_launches, logits, bytes=byte, often=None),
-        Case("logits, in place, launches", name, shape, _peers.inplace_launches, logits, bytes=2 * byte, often=None),
-        Case(
-            "logits, score, unaligned rows", name, odd, _peers.logits_score, lambda: logits(vocabulary + 1),
-            bytes=byte, often=None,
-        ),
-    ]  # fmt: skip
+        case("score, launches", vocabulary, _peers.score_launches, 1),
+        case("in place, launches", vocabulary, _peers.inplace_launches, 2),
+        case("score, unaligned rows", vocabulary + 1, _peers.logits_score, 1),
+    ]
+
+
+def random_logits(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+    """Logits of such a head without the head, labels and coefficients drawn afresh."""
+    hidden, weight, *rest = random_head(shape, dtype, device)
+    return (hidden @ weight.t()).detach().requires_grad_(), *rest
 
 
 def random_head(

@@ -7,9 +7,9 @@
 # Needs Python 3.12 with torch 2.11 and triton 3.6. Packages that the machine lacks (pytest and hypothesis for the tests;
 # trl, liger-kernel, cut-cross-entropy and quack-kernels as peers; for two of them nvidia-cutlass-dsl with its -libs-base,
 # -libs-core and -libs-cu13) are taken from the folder of wheels if one is given; a peer that is still missing is
-# reported as absent. JSON, table and chart go to $OUT,
-# or to benchmarks/results. The last lines printed are the medians of every case and every goal, met, missed or not
-# measured: the cases with goals run first, so that a slow compiler costs the others.
+# reported as absent. JSON, table and chart go to $OUT, or to benchmarks/results. The last lines printed are the medians
+# of every case and every goal, met, missed or not measured: the cases with goals run first, so that a slow compiler
+# costs the others.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
