@@ -8,11 +8,16 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks._report import over_the_best  # noqa: E402 - needs nothing but the standard library
+
 DEMO = ROOT / "docs" / "assets" / "demo"
 KERNELS = ROOT / "benchmarks" / "results"
 DEMO_FILES = ("config.json", "results.json", "results.md", "curves.png")
@@ -106,16 +111,9 @@ def _ratio(case: str, peer: str) -> Callable[[dict[str, Any]], str]:
 
 
 def _fastest(case: str) -> Callable[[dict[str, Any]], str]:
-    """Time of the fastest peer that does the whole work: no name in brackets."""
-
     def cell(run: dict[str, Any]) -> str:
-        peers = {
-            name: timing["ratio"]
-            for name, timing in _timings(run, case).items()
-            if not name.startswith("maxent_grpo") and not name.endswith(")")
-        }
-        best = min(peers, key=peers.__getitem__)
-        return f"{peers[best]:.2f}× ({best})"
+        ratio, name = over_the_best({"timings": _timings(run, case)})
+        return f"{ratio:.2f}× ({name})"
 
     return cell
 
