@@ -1,6 +1,5 @@
 """What the kernels' tests share: the naive equations, inputs of every layout, a memory counter."""
 
-import gc
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import _measure
 from maxent_grpo.kernels.rows import accumulation_dtype
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -239,19 +238,4 @@ def peak_bytes(function: Callable[[], object]) -> int:
     """Most bytes held at once by what `function` allocates: its result and its operators' temporaries too."""
     if DEVICE == "cuda":
         function()  # the first call's workspaces and compiled kernels stay
-        gc.collect()  # what else were freed while it runs would hide as much of what it takes
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = function()
-    del result
-    held = peak = 0
-    assert profiler.profiler is not None
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+    return _measure.peak_bytes(function, DEVICE)

@@ -117,10 +117,9 @@ def test_logits_masked_by_the_lowest_number_add_nothing(
     logits[1, 3] = masked
     logits[2, : width - 1] = masked
     ids = torch.tensor([0, 1, width - 1], device=DEVICE)
-    result = weighted_nll(
-        logits.float().requires_grad_() if dtype == torch.float32 else logits.requires_grad_(),
-        ids, torch.ones(3, device=DEVICE), temperature=0.5, entropy=True, backend=backend,
-    )  # fmt: skip
+    weights = torch.ones(3, device=DEVICE)
+    leaf = logits.requires_grad_()
+    result = weighted_nll(leaf, ids, weights, temperature=0.5, entropy=True, backend=backend)
     p = (logits.detach().double() / 0.5).softmax(-1)
     assert result.entropy is not None
     torch.testing.assert_close(result.entropy.double(), torch.special.entr(p).sum(-1), rtol=1e-4, atol=1e-5)
