@@ -40,7 +40,7 @@ nightly: $(INSTALLED)  ## what takes longer than a change should wait for: prope
 	done
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset noted --arms dr_grpo raft none_0 full_0 answer_keys
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset graph_confirm \
-		--arms grpo dr_grpo entropy_low raft maxrl tpo xdr xdr_mild full_0 passes_2 raft_full
+		--arms grpo dr_grpo entropy_low raft maxrl tpo xdr xdr_mild full_0 full_0_fast passes_2 raft_full
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench --preset graph_long --arms dr_grpo full_0
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.modebench.across
 
