@@ -4,7 +4,6 @@ make study                                         # the core study on a CPU, re
 make study ARGS="--preset graph"                   # graph colouring
 make study ARGS="--arms full_0 dr_grpo"            # some methods only
 make study ARGS="--report-only"                    # tables and pictures of what is there
-make study ARGS="--report-only --runs benchmarks/modebench/results/cpu.tar.gz"  # of the committed runs
 make study ARGS="--model Qwen/Qwen2.5-0.5B-Instruct --launcher slurm"  # a pretrained model, as a Slurm array
 make study ARGS="--model Qwen/Qwen2.5-0.5B-Instruct --report-only"     # its tables, once the jobs are done
 """
@@ -22,7 +21,6 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.modebench.analysis import analysis
-from benchmarks.modebench.archive import unpacked
 from benchmarks.modebench.arms import ARMS, CORE
 from benchmarks.modebench.presets import PRESETS
 from benchmarks.modebench.pretrained import PretrainedStudy, expressible, launch
@@ -44,11 +42,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="cpu", help="tasks and sizes (%(default)s)")
     add("--arms", nargs="+", choices=[*ARMS, "all"], default=list(CORE), help="methods (the core study's)")
-    add(
-        "--runs",
-        type=Path,
-        help="where runs go, or for reports their archive and its later parts (runs/modebench/PRESET)",
-    )
+    add("--runs", type=Path, help="where runs go (runs/modebench/PRESET)")
     add("--workers", type=int, help="processes (the number of cores)")
     add("--report-only", action="store_true", help="train nothing")
     add("--results", type=Path, default=HERE / "results", help="where JSON, tables and pictures go (%(default)s)")
@@ -158,12 +152,11 @@ def main(argv: list[str] | None = None) -> int:
     if options.launcher == "slurm" or options.dry_run:
         console.print(f"Once the jobs are done: --model {options.model} --runs {options.runs} --report-only")
         return 0
-    with unpacked(options.runs) as root:
-        if options.model is not None:
-            result = pretrained_analysis(root, options.model, options.level)
-            console.print(f"Tables are in {write_pretrained_report(result, options.results)}, and JSON beside it.")
-            return 0
-        result = analysis(root, options.preset)
+    if options.model is not None:
+        result = pretrained_analysis(options.runs, options.model, options.level)
+        console.print(f"Tables are in {write_pretrained_report(result, options.results)}, and JSON beside it.")
+        return 0
+    result = analysis(options.runs, options.preset)
     pictures = write_report(result, options.results, options.page)
     console.print(f"Tables and {len(pictures)} picture(s) are in {options.results}/.")
     return 0

@@ -66,7 +66,7 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to do: a warm start from an archive has no weights to begin a run from."""
+        """Whether nothing is left to do: a warm start without weights has nothing to begin a run from."""
         return self.done and (self.arm != WARM or (self.folder / "model.safetensors").exists())
 
     @property

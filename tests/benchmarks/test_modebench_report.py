@@ -1,7 +1,6 @@
 """ModeBench's report from finished runs."""
 
 import json
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from benchmarks.modebench import __main__ as cli
 from benchmarks.modebench import across
 from benchmarks.modebench.analysis import Results, analysis, comparisons
-from benchmarks.modebench.archive import KEPT, pack
 from benchmarks.modebench.arms import ARMS, HALF, RECIPE
 from benchmarks.modebench.metrics import averages
 from benchmarks.modebench.pictures import _doses
@@ -107,27 +105,6 @@ def test_the_command_writes_json_tables_and_pictures(study: Path, tmp_path: Path
     assert markdown(result) in page.read_text()
     assert "old" not in page.read_text()
     assert page.read_text().endswith("<!-- end test -->\nMore.\n")
-
-
-def test_the_report_of_an_archive_and_its_later_part_is_that_of_the_folder(study: Path, tmp_path: Path):
-    archive, later = tmp_path / "runs.tar.gz", tmp_path / "runs.2.tar.gz"
-    record(study, "test", ["dr_grpo"])
-    unfinished = Run(study, "test", RECIPE, SEEDS[0], 1e-4).outcomes_file
-    unfinished.rename(tmp_path / "aside")
-    assert pack(study, archive) == archive
-    (tmp_path / "aside").rename(unfinished)
-    (study / "weights.safetensors").touch()
-    assert pack(study, archive) == later
-    assert pack(study, archive) is None
-    with tarfile.open(later) as file:
-        folder = f"seed{SEEDS[0]}/{RECIPE}-0.0001"
-        assert set(file.getnames()) == {
-            "learning_rates.json", "study.json", *(f"{folder}/{name}" for name in KEPT)
-        }  # fmt: skip
-    for runs, out in ((archive, "of_archive"), (study, "of_folder")):
-        cli.main(["--report-only", "--preset", "test", "--runs", str(runs), "--results", str(tmp_path / out)])
-    assert (tmp_path / "of_archive/test.json").read_text() == (tmp_path / "of_folder/test.json").read_text()
-    assert analysis(study, "test")["arms"].keys() == {WARM, "dr_grpo", RECIPE}
 
 
 def test_tables_across_studies_have_a_row_for_each_study_and_method(study: Path, tmp_path: Path, capsys):

@@ -148,7 +148,7 @@ def test_rates_may_be_those_of_committed_results_and_no_others(tmp_path: Path, m
     weights = tmp_path / "runs/seed0/warm_start/model.safetensors"
     taught = weights.read_bytes()
     weights.unlink()
-    run_study(tmp_path / "runs", "test", ["dr_grpo"], Console(quiet=True))  # an archive, nothing left to do
+    run_study(tmp_path / "runs", "test", ["dr_grpo"], Console(quiet=True))  # finished, and its warm start is not needed again
     assert not weights.exists()
     (tmp_path / "cpu.json").write_text(json.dumps({"tuning": {"chosen": {"grpo": 2e-4}}}))
     run_study(tmp_path / "runs", "test", ["grpo"], Console(quiet=True))
