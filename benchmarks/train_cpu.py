@@ -19,12 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import deepspeed
 import torch
 import transformers
 import trl
-
-import accelerate
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from golden_table import load_golden
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.torch_loop import MaxEntLoss
-from ranks import RANKS, on_ranks
+from support.golden_table import load_golden
+from support.ranks import RANKS, on_ranks
 
 GOLDEN = load_golden()
 SETTINGS = {

@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import quickstart
 from maxent_grpo import MaxEntConfig, listwise_q, tempered_target
 from maxent_grpo.adapters.torch_loop import Rollout
-from tasks import countdown
-from tasks.answers import WRONG, Verdict
-from tiny.sampling import Samples, Task, token_logps
-from tiny.storage import load_checkpoint
-from tiny.training import Reinforcement
+from maxent_grpo.pipeline.tasks import countdown
+from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
+from maxent_grpo.pipeline.tiny import demo as quickstart
+from maxent_grpo.pipeline.tiny.sampling import Samples, Task, token_logps
+from maxent_grpo.pipeline.tiny.storage import load_checkpoint
+from maxent_grpo.pipeline.tiny.training import Reinforcement
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--steps", "4", "--warm-steps", "3", "--eval-prompts", "8", "--eval-samples", "8", "--eval-every", "2"]

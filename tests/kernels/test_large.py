@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from kernel_cases import DEVICE, naive_logps
 from maxent_grpo.kernels import token_logps, weighted_nll
 from maxent_grpo.kernels.rows import LogitMap, row_backend
+from support.kernel_cases import DEVICE, naive_logps
 
 STEP = 2**30 + 8  # fits 32 bits; twice the step does not, nor any product formed in 32 bits
 

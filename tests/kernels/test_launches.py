@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kernel_cases import DEVICE, naive_logps
 from maxent_grpo.kernels import sequence_logps, token_logps, weighted_nll
+from support.kernel_cases import DEVICE, naive_logps
 
 triton_rows = pytest.importorskip("maxent_grpo.kernels.triton_rows", reason="Triton is published for Linux only")
 

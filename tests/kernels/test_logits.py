@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from kernel_cases import DEVICE, Rows, assert_within, naive_logps, precise, rows
 from maxent_grpo.kernels import sequence_logps, token_logps, weighted_nll
+from support.kernel_cases import DEVICE, Rows, assert_within, naive_logps, precise, rows
 
 
 def gradient_of(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

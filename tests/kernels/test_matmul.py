@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel_cases import DEVICE
 from maxent_grpo.kernels import linear, linear_weighted_nll, matmul
+from support.kernel_cases import DEVICE
 
 
 @given(rows=st.integers(1, 10_000), row_bytes=st.integers(1, 1 << 20), chunk_bytes=st.integers(1, 1 << 30))

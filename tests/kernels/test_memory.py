@@ -6,7 +6,6 @@ The blocks are made small beside the logits, so that one tensor of logits too ma
 import pytest
 import torch
 
-from kernel_cases import DEVICE, naive_logps, peak_bytes
 from maxent_grpo.kernels import (
     linear_sequence_logps,
     linear_token_logps,
@@ -17,6 +16,7 @@ from maxent_grpo.kernels import (
 )
 from maxent_grpo.kernels.matmul import CHUNK_BYTES
 from maxent_grpo.kernels.torch_rows import BLOCK_BYTES
+from support.kernel_cases import DEVICE, naive_logps, peak_bytes
 
 N, D, V = 128, 64, 4096
 CHUNK_ROWS = 32

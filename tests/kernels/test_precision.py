@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from kernel_cases import DEVICE, DTYPES, ROUNDING, naive_head, naive_logps
 from maxent_grpo.kernels import (
     WeightedNLL,
     linear_token_logps,
@@ -15,6 +14,7 @@ from maxent_grpo.kernels import (
     token_logps,
     weighted_nll,
 )
+from support.kernel_cases import DEVICE, DTYPES, ROUNDING, naive_head, naive_logps
 
 ROWS, WIDTH, VOCABULARY = 16, 32, 1000
 Settings = dict[str, float | None]

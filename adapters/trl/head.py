@@ -1,0 +1,81 @@
+"""The weighted NLL through the LM head in one pass, inside the model's own forward.
+
+Inside, because the hooks of DDP, ZeRO and FSDP sit there: a head called beside the forward leaves gradients
+unsynchronised without a word.
+"""
+
+import functools
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from maxent_grpo.adapters._head import gathered_head
+from maxent_grpo.kernels import linear_weighted_nll
+
+
+@dataclass
+class WeightedHeadOutput(ModelOutput):  # type: ignore[misc]
+    """Result of a forward with `token_weights`.
+
+    Attributes:
+        loss: scalar, Σ token_weights·NLL.
+        log_probs: [B, T] log-probabilities of the weighted tokens, 0 elsewhere; detached.
+        entropy: [B, T] entropies there, 0 elsewhere; detached.
+    """
+
+    loss: Tensor | None = None
+    log_probs: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bool) -> None:
+    """Let this model instance take `token_weights`: its forward then returns a `WeightedHeadOutput`.
+
+    Args:
+        model: a causal language model; without `token_weights` its forward is what it was.
+        temperature: the logits are divided by it.
+        float32: project in float32, outside autocast.
+    """
+    forward = model.forward
+    scale, softcap = _logit_settings(model.config.get_text_config())
+
+    @functools.wraps(forward)  # `generate` checks its arguments against the signature
+    def weighted_forward(*args: Any, token_weights: Tensor | None = None, **kwargs: Any) -> Any:
+        if token_weights is None:
+            return forward(*args, **kwargs)
+        input_ids, width = kwargs["input_ids"], token_weights.size(1)
+        states = model.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+        hidden = states[:, -width - 1 : -1]
+        hidden = hidden.float() if float32 else hidden
+        precision = torch.autocast(hidden.device.type, enabled=False) if float32 else nullcontext()
+        with gathered_head(model.get_output_embeddings(), hidden.dtype) as (weight, bias), precision:
+            result = linear_weighted_nll(
+                hidden,
+                weight,
+                input_ids[:, -width:],
+                token_weights,
+                bias=bias,
+                temperature=temperature,
+                entropy=True,
+                logit_scale=scale,
+                softcap=softcap,
+            )
+        return WeightedHeadOutput(loss=result.loss, log_probs=result.token_logps, entropy=result.entropy)
+
+    model.forward = weighted_forward
+
+
+def _logit_settings(config: Any) -> tuple[float, float | None]:
+    """Return how a model makes logits of its head's output: a factor and a soft cap, under their many names."""
+    divisor, softcap = getattr(config, "logits_scaling", None), getattr(config, "final_logit_softcapping", None)
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if (factor := getattr(config, name, None)) is not None:
+            return float(factor), softcap
+    if divisor is None:
+        return 1.0, softcap
+    return float(divisor) if config.model_type == "hyperclovax" else 1 / float(divisor), softcap

@@ -1,0 +1,177 @@
+"""What a run will do, told or refused before any model is loaded."""
+
+import math
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+
+from maxent_grpo._checks import expect
+from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
+from maxent_grpo.config import MaxEntConfig
+from maxent_grpo.objective import MaxEntObjective
+
+_PROMPTS_READ = 64
+
+
+def preflight_report(
+    args: MaxEntGRPOConfig, model_config: Any, dataset: Dataset | IterableDataset | None, tokenizer: Any | None
+) -> str:
+    """Return what the trainer is about to do, in a few lines.
+
+    Args:
+        args: the trainer's arguments.
+        model_config: the model's configuration, or None if it is not known.
+        dataset: prompts to train on.
+        tokenizer: measures the first prompts if given.
+
+    Raises:
+        ValueError: if a prompt and its completion cannot fit the model's context.
+    """
+    config = args.maxent_config()
+    candidates, rows, size = args.num_generations, args.generation_batch_size, args.per_device_train_batch_size
+    lines = [
+        f"MaxEnt-GRPO: {rows // candidates} prompts x {candidates} candidates per rollout "
+        f"({args.steps_per_generation} micro-batches of {size} on {args.world_size} ranks), "
+        f"{size * args.world_size * args.gradient_accumulation_steps / candidates:g} prompts per optimiser step, "
+        f"updates {'clipped' if args.updates_off_policy else 'on-policy'}",
+        _target_line(config, candidates),
+    ]
+    if config.projection == "listwise" and config.skip == "none" and (config.anchor != "old" or config.beta == 0):
+        lines.append(
+            "listwise without an anchor at the rollout policy levels the candidates of groups whose rewards are all "
+            "equal, which can diverge: set maxent_anchor='old' with init_kl_coeff > 0, or maxent_skip='equal'"
+        )
+    if isinstance(dataset, IterableDataset):
+        lines.append("prompts are streamed: a run that is resumed after its first epoch sees them in another order")
+    text_config = _text_config(model_config)
+    context = getattr(text_config, "max_position_embeddings", None)
+    if context is not None and args.max_completion_length is not None:
+        lines.append(_token_line(context, args.max_completion_length, _longest_prompt(dataset, tokenizer)))
+    vocabulary = getattr(text_config, "vocab_size", None)
+    if vocabulary is not None and args.max_completion_length is not None:
+        memory = size * args.max_completion_length * vocabulary * 4 / 2**30
+        lines.append(f"logits of a micro-batch would be {memory:.2f} GiB in float32, the fused head holds a chunk")
+    return "\n  ".join(lines)
+
+
+def expect_fitting(
+    args: MaxEntGRPOConfig, model_config: Any, *, reward_funcs: Any, train: Any, evaluation: Any, adapter: bool
+) -> None:
+    """Refuse, by name, arguments that do not go with what the trainer is given beside them.
+
+    Args:
+        args: the trainer's arguments.
+        model_config: the model's configuration.
+        reward_funcs: one or several, or None.
+        train: dataset of prompts, or None.
+        evaluation: dataset, dict of datasets, or None.
+        adapter: whether an adapter of PEFT is trained.
+    """
+    functions = len(reward_funcs) if isinstance(reward_funcs, list) else 1
+    expect(
+        reward_funcs is None or args.reward_weights is None or len(args.reward_weights) == functions,
+        f"a weight for each of {functions} reward functions",
+        reward_weights=args.reward_weights,
+    )
+    expect(
+        not (adapter and args.sync_ref_model),
+        "sync_ref_model=False with PEFT (its reference is the model without the adapter)",
+        sync_ref_model=args.sync_ref_model,
+    )
+    _expect_router(args, _text_config(model_config))
+    for dataset in (train, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])):
+        _expect_text(dataset)
+    candidates = args.num_generations_eval or args.num_generations
+    expect(
+        evaluation is None or args.per_device_eval_batch_size * args.world_size % candidates == 0,
+        f"an evaluation batch over {args.world_size} ranks to hold whole groups of {candidates} candidates",
+        per_device_eval_batch_size=args.per_device_eval_batch_size,
+    )
+
+
+def _expect_router(args: MaxEntGRPOConfig, text_config: Any) -> None:
+    """Check the coefficient of a router's auxiliary loss, which is the model's own unless the arguments set it."""
+    own, routed = getattr(text_config, "router_aux_loss_coef", 0.0), hasattr(text_config, "output_router_logits")
+    coefficient = own if args.router_aux_loss_coef is None else args.router_aux_loss_coef
+    expect(
+        routed or not args.router_aux_loss_coef,
+        "router_aux_loss_coef=None with a model that has no router",
+        router_aux_loss_coef=args.router_aux_loss_coef,
+    )
+    expect(
+        not (routed and coefficient) or args.maxent_config().prune is None,
+        "router_aux_loss_coef=0 with maxent_prune (the router's loss needs the candidates that it drops)",
+        router_aux_loss_coef=coefficient,
+    )
+
+
+def _text_config(model_config: Any) -> Any:
+    return model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+
+
+def _token_line(context: int, completion: int, prompt: int | None) -> str:
+    """Return how the longest prompt and completion fit the model's context, once they do."""
+    expect(
+        (prompt or 0) + completion <= context,
+        f"a prompt ({prompt} tokens among the first {_PROMPTS_READ}) and max_completion_length to fit the "
+        f"model's context of {context} tokens",
+        max_completion_length=completion,
+    )
+    measured = "(not measured)" if prompt is None else prompt
+    return f"tokens: prompt {measured} + completion {completion} <= context {context}"
+
+
+def _target_line(config: MaxEntConfig, candidates: int) -> str:
+    """Return τ, β and the effective sample size of the target at binary rewards."""
+    if config.projection == "surrogate":
+        return f"surrogate over candidates, temperature {config.surrogate_tau:g}"
+    successes = sorted({1, candidates // 2})
+    rewards = torch.zeros(len(successes), candidates)
+    for row, count in enumerate(successes):
+        rewards[row, :count] = 1.0
+    counted = torch.ones_like(rewards, dtype=torch.bool)
+    zeros = torch.zeros_like(rewards)
+    different = torch.arange(candidates).expand(rewards.shape)
+    target = MaxEntObjective(config).target(
+        rewards, mask=counted, lengths=counted.long(), ref_logps=zeros, old_logps=zeros, keys=different
+    )
+    shares = ", ".join(
+        f"{1 / float(weights.square().sum()):.1f} of {candidates} with {count} right (the first right one gets "
+        f"{float(weights[0]):.0%})"
+        for count, weights in zip(successes, target.weights, strict=True)
+    )
+    heat = config.tau + config.beta
+    power = "argmax" if heat == 0 else "uniform" if math.isinf(heat) else f"q^{1 / heat:.3g}"
+    ess = "" if config.target_ess is None else f", tau per group for an ESS of {config.target_ess:g}"
+    return f"target {power} (tau={config.tau:g}, beta={config.beta:g}{ess}); ESS at binary rewards: {shares}"
+
+
+def _expect_text(dataset: Dataset | IterableDataset | None) -> None:
+    columns = set(getattr(dataset, "column_names", None) or ())
+    expect(not columns & {"image", "images"}, "a dataset of text (images are not supported)", columns=sorted(columns))
+    messages = [message for prompt in _first_prompts(dataset) if not isinstance(prompt, str) for message in prompt]
+    contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+    parts = {part["type"] for content in contents for part in content}
+    expect(parts <= {"text"}, "messages with parts of text (images are not supported)", parts=sorted(parts))
+
+
+def _first_prompts(dataset: Dataset | IterableDataset | None) -> list[Any]:
+    """Return the first prompts; none where they cannot be read twice."""
+    if not isinstance(dataset, Dataset) or "prompt" not in dataset.column_names:
+        return []
+    return list(dataset[:_PROMPTS_READ]["prompt"])
+
+
+def _longest_prompt(dataset: Dataset | IterableDataset | None, tokenizer: Any | None) -> int | None:
+    """Return the number of tokens of the longest of the first prompts; None where that cannot be told."""
+    if tokenizer is None:
+        return None
+    lengths, words = [], getattr(tokenizer, "tokenizer", tokenizer)
+    for prompt in _first_prompts(dataset):
+        if isinstance(prompt, str):
+            lengths.append(len(words(text=prompt)["input_ids"]))
+        elif getattr(words, "chat_template", None):
+            chat = words.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            lengths.append(len(chat["input_ids"]))
+    return max(lengths, default=None)

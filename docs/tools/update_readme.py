@@ -1,0 +1,235 @@
+"""Write the README's tables anew from the committed JSON.
+
+python docs/tools/update_readme.py                   # demo, kernels and study, as they are committed
+python docs/tools/update_readme.py --demo runs/demo  # first copy a finished demo run into docs/assets/demo
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks._report import over_the_best  # noqa: E402 - needs nothing but the standard library
+
+DEMO = ROOT / "docs" / "assets" / "demo"
+KERNELS = ROOT / "benchmarks" / "results"
+DEMO_FILES = ("config.json", "results.json", "results.md", "curves.png")
+NOT_YET = "not measured yet"
+PRUNED, TRL_LOGITS = "LM head, train, 75 % zero rows", "TRL selective_log_softmax"
+STRONG = ("raft_full", "dr_grpo_cold", "dr_grpo_coldest", "raft_cool")
+"""Variants of ModeBench that come near the recipe, shown beside the methods."""
+
+
+def demo_section() -> str:
+    """Return the text on the demo: setting, table and picture."""
+    settings = json.loads((DEMO / "config.json").read_text())
+    seeds = range(settings["seed"], settings["seed"] + settings["seeds"])
+    matched = json.loads((DEMO / "results.json").read_text())["matched"]
+    by_seed = ", ".join(
+        f"seed {seed}: {values['coverage@8']['dr_grpo']:.3f} and {values['coverage@8']['maxent_diverse']:.3f}"
+        f" at {values['mean@8']:.3f}"
+        for seed, values in matched.items()
+    )
+    setting = ", ".join(
+        f"{settings[name]} {label}"
+        for name, label in (("steps", "updates"), ("prompts", "prompts each"), ("samples", "samples a prompt"))
+    )
+    held_out = f"{len(seeds)} seed(s) on {settings['eval_prompts']} held-out problems"
+    return f"""
+Countdown with three numbers and 2 to 8 right answers a problem; {setting}, all methods from
+one warm start a seed; means over {held_out} at sampling temperature 1.
+The last column compares at equal accuracy: each method at the sampling temperature (0.4 to 1.2) where it has the
+highest mean@8 that all of them reach.
+
+{(DEMO / "results.md").read_text()}
+Coverage@8 of Dr.GRPO and of the diverse setting at the matched mean@8: {by_seed}.
+
+![Reward, coverage, accuracy against coverage, ESS, and targets of three groups](docs/assets/demo/curves.png)
+
+Data: [`docs/assets/demo/`](docs/assets/demo).
+"""
+
+
+def kernels_section() -> str:
+    """Return the table of the kernels: ratios of the CPU's and of a GPU's run, one column each."""
+    columns = {"CPU, float32": _kernels("cpu-goals"), "H200, bfloat16": _kernels("h200")}
+    one_pass, trl = "maxent_grpo one pass", "TRL ChunkedLogProbFunction"
+    rows: list[tuple[str, Callable[[Any], str]]] = [
+        ("LM head, training step: time of TRL's fused head", _ratio("LM head, train", trl)),
+        ("the same: time of eager torch", _ratio("LM head, train", "eager")),
+        ("the same: time of the fastest peer", _fastest("LM head, train")),
+        ("the same: peak memory, ours and eager's", _memory("LM head, train", one_pass, "eager")),
+        ("with 75 % of the rows pruned: time of TRL's fused head", _ratio(PRUNED, trl)),
+        ("the same: time of eager torch that leaves those rows out", _ratio(PRUNED, "eager, zero rows left out")),
+        ("loss and gradient of given logits: time of TRL's kernel", _ratio("logits, train", TRL_LOGITS)),
+        ("the same: time of eager torch", _ratio("logits, train", "eager")),
+        ("log-probabilities of given logits: time of TRL's kernel", _ratio("logits, score", TRL_LOGITS)),
+        ("sequence log-probabilities: time of eager torch", _ratio("sequences, score", "eager")),
+    ]
+    lines = [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+    lines += [f"| {label} | {' | '.join(_measured(cell, run) for run in columns.values())} |" for label, cell in rows]
+    shapes = [_measured(_shape, run) for run in columns.values()]
+    return f"""
+Times are multiples of ours, medians of paired runs. The LM head (rows × width × vocabulary) is
+{shapes[0]} on the CPU and {shapes[1]} on the H200. All peers, shapes and goals, met and
+missed: [CPU](benchmarks/results/kernels-cpu-goals.md), [H200](benchmarks/results/kernels-h200.md); what limits them,
+and what has changed since the H200's run, in [`benchmarks/NOTES.md`](benchmarks/NOTES.md).
+
+{chr(10).join(lines)}
+"""
+
+
+def _kernels(preset: str) -> dict[str, Any] | None:
+    file = KERNELS / f"kernels-{preset}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _measured(cell: Callable[[Any], str], run: dict[str, Any] | None) -> str:
+    """Return the cell, unless there was no run, it was cut off before this case, or the peer was absent."""
+    try:
+        return NOT_YET if run is None else cell(run)
+    except KeyError:
+        return NOT_YET
+
+
+def _timings(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the timings of the first case of this name: the smallest LM head's."""
+    cases = {case["case"]: case["timings"] for case in reversed(run["cases"])}
+    found: dict[str, Any] = cases[name]
+    return found
+
+
+def _ratio(case: str, peer: str) -> Callable[[dict[str, Any]], str]:
+    return lambda run: f"{_timings(run, case)[peer]['ratio']:.2f}×"
+
+
+def _fastest(case: str) -> Callable[[dict[str, Any]], str]:
+    def cell(run: dict[str, Any]) -> str:
+        ratio, name = over_the_best({"timings": _timings(run, case)})
+        return f"{ratio:.2f}× ({name})"
+
+    return cell
+
+
+def _shape(run: dict[str, Any]) -> str:
+    return " × ".join(map(str, next(case for case in run["cases"] if case["case"] == "LM head, train")["shape"]))
+
+
+def _memory(case: str, ours: str, peer: str) -> Callable[[dict[str, Any]], str]:
+    def cell(run: dict[str, Any]) -> str:
+        timings = _timings(run, case)
+        return f"{timings[ours]['peak_mib']:.0f} and {timings[peer]['peak_mib']:.0f} MiB"
+
+    return cell
+
+
+def train_section() -> str:
+    """Return the table of the runs of the tiny recipes."""
+    result = json.loads((KERNELS / "train_cpu.json").read_text())
+    lines = ["| run | wall seconds | reward, first 10 updates | last 10 updates |", "| --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {run['run']} | {run['wall seconds']:.0f} | {run['reward, first 10 updates']:.3f}"
+        f" | {run['reward, last 10 updates']:.3f} |"
+        for run in result["runs"]
+    ]
+    killed = result["killed and resumed"]
+    same = "bit by bit the same" if killed["weights at the end equal bit by bit"] else "not the same"
+    updates = f"{killed['updates logged alike']} of {killed['updates in all']}"
+    return f"""
+{result["task"].split(";")[0]}, the tiny recipes on {result["cores"]} cores, one seed
+([JSON](benchmarks/results/train_cpu.json)). A run killed by {killed["killed with"]} and resumed logged {updates}
+updates alike and ended with weights that are {same}.
+
+{chr(10).join(lines)}
+"""
+
+
+def study_section() -> str:
+    """Return the table of ModeBench's study: the methods, the recipe, and variants run anew or near it."""
+    folder = ROOT / "benchmarks" / "diversity" / "results"
+    result, fresh = (json.loads((folder / f"{name}.json").read_text()) for name in ("cpu", "confirm"))
+    common, recipe = result["levels"]["common"], next(iter(result["comparisons"]))
+    found = result["comparisons"][recipe]["coverage@8 at common"]
+    again = fresh["comparisons"][recipe]["coverage@8 at level"]
+    lines = [
+        f"| method | coverage@8 at mean@8 = {common:.3f} | pass@8 there | highest mean@8 | greedy pass@1 |"
+        " coverage of `diverse()` minus this there, points |"
+        f" on fresh seeds and problems, at {fresh['levels']['level']:.2f} |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    columns = ("coverage@8 at common", "pass@8 at common", "best mean@8", "greedy")
+    seeds = len(result["preset"]["seeds"])
+    for arm, row in result["arms"].items():
+        if arm != "warm_start" and (arm in fresh["arms"] or arm in STRONG or not row["variant"]):
+            cells = ["–" if row["mean"][name] is None else f"{row['mean'][name]:.3f}" for name in columns]
+            differences = [
+                _difference(found.get(arm), seeds),
+                _difference(again.get(arm), seeds) if arm in fresh["arms"] else "not run",
+            ]
+            lines.append(f"| {row['name']} | {' | '.join((*cells, *differences))} |")
+    return f"""
+3-number Countdown, {seeds} seeds, the learning rate of each method tuned on a seed of its own, every method at the
+sampling temperature where it has the same accuracy. In brackets 95 % intervals, paired by seed; "slow" is the lowest
+learning rate of the grid, "sampled at" the temperature in training; – that fewer than all runs come to this accuracy,
+n how many do. Last column: the same methods and rates on {len(fresh["preset"]["seeds"])} other seeds and on problems
+that nothing was chosen by, at a mean@8 of {fresh["levels"]["level"]:.2f}, as was laid down before.
+
+{chr(10).join(lines)}
+
+What this says and does not say, graph colouring, and where the method is not ahead:
+[benchmarks/diversity/RESULTS.md](benchmarks/diversity/RESULTS.md).
+"""
+
+
+def _difference(pair: dict[str, float] | None, seeds: int) -> str:
+    if pair is None:
+        return "–"
+    mean, low, high = (100 * pair[name] for name in ("mean", "seed_low", "seed_high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" + (f" n={pair['seeds']}" if pair["seeds"] < seeds else "")
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "train": train_section,
+    "demo": demo_section,
+    "study": study_section,
+    "kernels": kernels_section,
+}
+
+
+def updated(readme: str) -> str:
+    """Return the README with what stands between its marks `<!-- NAME:begin … -->` and `<!-- NAME:end -->` anew.
+
+    Raises:
+        ValueError: if a section's marks are missing.
+    """
+    for name, section in SECTIONS.items():
+        marks = re.compile(rf"(<!-- {name}:begin[^>]*-->).*?(<!-- {name}:end -->)", flags=re.DOTALL)
+        content = section()
+        readme, count = marks.subn(lambda found, content=content: found[1] + content + found[2], readme)
+        if count != 1:
+            raise ValueError(f"Expected the marks of section {name!r} once, got them {count} times.")
+    return readme
+
+
+def main() -> None:
+    """Update the README, and with --demo the committed results of the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, help="a finished demo run to commit the results of")
+    run = parser.parse_args().demo
+    if run is not None:
+        DEMO.mkdir(parents=True, exist_ok=True)
+        for name in DEMO_FILES:
+            shutil.copy(run / name, DEMO / name)
+    readme = ROOT / "README.md"
+    readme.write_text(updated(readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The arguments of `train.py`: a recipe, changed by flags, and refused with file, field and value named."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
+
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig
+from maxent_grpo.pipeline.checks import expect_arguments, missing_packages
+from maxent_grpo.pipeline.key_functions import keys_of
+from maxent_grpo.pipeline.recipes import as_arguments, as_flags, for_task, read_recipe
+from maxent_grpo.pipeline.rewards import Reward, reward_of
+from maxent_grpo.pipeline.schema import expect_fields
+from maxent_grpo.pipeline.secrets import expect_no_secret_flags
+
+MAX_PROMPT_CHARS = 2048
+
+
+@dataclass
+class GRPOScriptArguments(ScriptArguments):
+    """What is trained on what: the arguments that are neither the trainer's nor the model's."""
+
+    task: str = field(
+        default="maxent",
+        metadata={"help": "Trainer: maxent for ours, grpo for TRL's.", "choices": ["maxent", "grpo"]},
+    )
+    reward_funcs: list[str] = field(
+        default_factory=list, metadata={"help": "Names of `rewards.REWARDS`, or dotted paths to functions."}
+    )
+    answer_keys: str | None = field(
+        default=None,
+        metadata={
+            "help": "What maxent_dedup counts as the same answer: a name of `answers.ANSWER_KEYS`, or a dotted path "
+            "to a function; by default equal tokens, which reasoning rarely repeats."
+        },
+    )
+    datasets: list[dict[str, Any]] = field(
+        default_factory=list,
+        metadata={"help": "Instead of dataset_name: sources with path, name, split, data_files, weight, columns."},
+    )
+    eval_datasets: list[dict[str, Any]] = field(
+        default_factory=list, metadata={"help": "Sources to evaluate on; by default dataset_test_split."}
+    )
+    prompt_column: str = field(default="prompt", metadata={"help": "Column of dataset_name that holds prompts."})
+    solution_column: str | None = field(
+        default=None, metadata={"help": "Column of dataset_name that rewards see as `solution`."}
+    )
+    prompt_format: str = field(
+        default="chat",
+        metadata={"help": "chat: a message of the user; text: the bare prompt.", "choices": ["chat", "text"]},
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "System message before every prompt."})
+    chat_template: str | None = field(
+        default=None, metadata={"help": "Jinja template, or a file with one, instead of the tokenizer's own."}
+    )
+    max_prompt_chars: int = field(
+        default=MAX_PROMPT_CHARS, metadata={"help": "Longer prompts are cut, with one warning that counts them."}
+    )
+    eval_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the prompts to train on that is held out, to evaluate on instead of eval_datasets."
+        },
+    )
+    eval_limit: int = field(default=64, metadata={"help": "Prompts of a seeded sample to evaluate on; 0 for all."})
+    preflight_only: bool = field(
+        default=False, metadata={"help": "Say what the run would do and the memory it takes, then stop."}
+    )
+    gpus: int = field(default=8, metadata={"help": "GPUs that --preflight_only is for."})
+    gpu_memory: float = field(default=80.0, metadata={"help": "Memory of each of them, in GiB."})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe as it will be run.
+
+    Attributes:
+        answer_keys: what says which completions are the same answer, or None.
+        recipe: the file it comes from, or None.
+        changed: what became of the fields that are for the other trainer.
+        missing: packages that are not installed here, each with the field that asks for it; empty but in a preflight.
+    """
+
+    script: GRPOScriptArguments
+    training: GRPOConfig
+    model: ModelConfig
+    rewards: tuple[Reward, ...]
+    answer_keys: Reward | None
+    recipe: Path | None
+    changed: tuple[str, ...]
+    missing: dict[str, str]
+
+    @property
+    def functions(self) -> tuple[Reward, ...]:
+        """All functions that read columns of the data."""
+        return self.rewards if self.answer_keys is None else (*self.rewards, self.answer_keys)
+
+    @property
+    def where(self) -> str:
+        """What a complaint begins with."""
+        return str(self.recipe or "command line")
+
+
+def run_of(arguments: Sequence[str]) -> Run:
+    """Return the run that a command line asks for: `--config recipe.yaml` and what overrides it.
+
+    Raises:
+        ValueError: naming the recipe or the command line, the field and its value, on anything that is wrong.
+    """
+    flags = as_flags(arguments)
+    expect_no_secret_flags(flags)
+    path = _config(flags)
+    flags = [flag for flag in flags if flag[0] != "config"]
+    recipe = {} if path is None else read_recipe(path)
+    for name, value in (recipe.pop("env", None) or {}).items():
+        os.environ[name] = str(value)
+    tasks = [values[0] for name, values in flags if name == "task" and values]
+    task = (tasks or [recipe.get("task") or "maxent"])[-1]
+    changed: tuple[str, ...] = ()
+    if task in ("maxent", "grpo"):
+        recipe, flags, changed = for_task(task, recipe, flags)
+    parser = RecipeParser(GRPOConfig if task == "grpo" else MaxEntGRPOConfig, path)
+    script, training, model = parser.parsed(recipe, as_arguments(flags))
+    try:
+        field_name = "reward_funcs"
+        rewards = tuple(reward_of(name) for name in script.reward_funcs)
+        field_name = "answer_keys"
+        answers = None if script.answer_keys is None else keys_of(script.answer_keys)
+    except ValueError as error:
+        raise ValueError(f"{parser.source(field_name)}: {field_name}: {error}") from error
+    return Run(script, training, model, rewards, answers, path, changed, parser.missing)
+
+
+def _config(flags: Sequence[tuple[str, list[str]]]) -> Path | None:
+    given = [values for name, values in flags if name == "config"]
+    if not given:
+        return None
+    if len(given[-1]) != 1:
+        raise ValueError(f"command line: Expected one file after --config, got {len(given[-1])}.")
+    return Path(given[-1][0])
+
+
+class RecipeParser(TrlParser):
+    """`TrlParser` whose complaints are one line that names the source, the field and the value.
+
+    Args:
+        kind: the class of the trainer's arguments.
+        path: the recipe, or None.
+    """
+
+    def __init__(self, kind: Any, path: Path | None) -> None:
+        super().__init__((GRPOScriptArguments, kind, ModelConfig), allow_abbrev=False)
+        self.path = path
+        self.flags: list[str] = []
+        self.missing: dict[str, str] = {}
+
+    def parsed(self, recipe: dict[str, Any], flags: list[str]) -> tuple[Any, ...]:
+        """Return the parsed dataclasses."""
+        self.flags = flags
+        self._expect_known(recipe)
+        self.set_defaults_with_config(**recipe)
+        known, unknown = self.parse_known_args(flags)
+        if unknown:
+            # Names alone: a value may be a secret under a misspelt name.
+            names = [text.split("=")[0] for text in unknown if text.startswith("--")] or unknown
+            raise ValueError(f"command line: Expected fields of this script, got {' '.join(names)}.")
+        values = vars(known)
+        preflight = values["preflight_only"]
+        ranks = values["gpus"] if preflight else int(os.environ.get("WORLD_SIZE", "1"))
+        expect_arguments(values, ranks, self.source)
+        self.missing = missing_packages(values)
+        if self.missing and not preflight:
+            package, name = next(iter(self.missing.items()))
+            raise ValueError(f"{self.source(name.split('=')[0])}: Expected {package} to be installed, got {name}.")
+        if preflight:
+            script, kind, model = self.dataclass_types
+            self.dataclass_types = [script, _on_ranks(kind, ranks), model]
+            if not torch.accelerator.is_available():
+                flags = [*flags, "--use_cpu", "true"]  # else a recipe for GPUs is refused where there is none
+        try:
+            return tuple(self.parse_args_into_dataclasses(flags, look_for_args_file=False))
+        except ValueError as error:
+            raise ValueError(f"{self.path or 'command line'}: {error}") from error
+
+    def source(self, name: str) -> str:
+        """Return where a field's value comes from."""
+        given = {name for name, _ in as_flags(self.flags)}
+        return "command line" if self.path is None or name in given else str(self.path)
+
+    def error(self, message: str) -> NoReturn:
+        """Complain in one line: argparse would show hundreds of flags."""
+        name = message.removeprefix("argument --").split("/")[0].split(":")[0]
+        raise ValueError(f"{self.source(name)}: {message}")
+
+    def _expect_known(self, recipe: dict[str, Any]) -> None:
+        choices = {action.dest: action.choices for action in self._actions if action.choices}
+        for name, value in recipe.items():
+            if name in choices and value is not None and value not in choices[name]:
+                allowed = ", ".join(map(str, choices[name]))
+                raise ValueError(f"{self.path}: Expected {name} of {allowed}, got {name}={value!r}.")
+        expect_fields(recipe, self.dataclass_types, f"{self.path}: ", "this script", texts=True)
+
+
+def _on_ranks(kind: type[GRPOConfig], ranks: int) -> type[GRPOConfig]:
+    """Return a class of arguments as each of so many processes would see it."""
+    return type(kind.__name__, (kind,), {"world_size": property(lambda self: ranks)})

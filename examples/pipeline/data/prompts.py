@@ -1,0 +1,173 @@
+"""The prompts of a run: its sources mixed, checked, formatted and cut."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+
+from maxent_grpo.pipeline.arguments import GRPOScriptArguments, Run
+from maxent_grpo.pipeline.data.sources import Source, eval_sources, loaded, train_sources
+from maxent_grpo.pipeline.rewards import Reward
+
+logger = logging.getLogger(__name__)
+
+
+def prompts_of(run: Run) -> tuple[Dataset, Dataset | None]:
+    """Return the rows to train on and, if the run evaluates, those to evaluate on.
+
+    Raises:
+        ValueError: naming the recipe, the dataset and the column, where one is missing, empty or unreadable.
+    """
+    script, seed, evaluated = run.script, run.training.seed, None
+    try:
+        sources = train_sources(script)
+        held_out = eval_sources(script) if run.training.do_eval and not script.eval_share else None
+        train = _mixed(sources, script, run.functions, seed)
+        if held_out is not None:
+            evaluated = _mixed(held_out, script, run.functions, seed)
+        elif run.training.do_eval:
+            train, evaluated = _parted(train, script.eval_share, seed)
+    except ValueError as error:
+        raise type(error)(f"{run.where}: {error}") from error
+    if evaluated is not None and 0 < script.eval_limit < len(evaluated):
+        evaluated = evaluated.shuffle(seed=seed).select(range(script.eval_limit))
+    parts = [train] if evaluated is None else [train, evaluated]
+    if run.training.process_index == 0:
+        _warn_of_long(parts, script.max_prompt_chars)
+    made = [_formatted_rows(part, script) for part in parts]
+    return made[0], None if evaluated is None else made[1]
+
+
+def rows_of(script: GRPOScriptArguments, rewards: Sequence[Reward]) -> Dataset:
+    """Return the rows of the sources to train on: a `prompt` in its format, and the columns that rewards read.
+
+    Raises:
+        ValueError: naming the dataset and the column, where one is missing, empty or unreadable.
+    """
+    mixed = _mixed(train_sources(script), script, rewards, seed=0)
+    _warn_of_long([mixed], script.max_prompt_chars)
+    return _formatted_rows(mixed, script)
+
+
+def _mixed(sources: Sequence[Source], script: GRPOScriptArguments, rewards: Sequence[Reward], seed: int) -> Dataset:
+    """Return the rows of all sources, checked, under the names that prompts and rewards need."""
+    needed = {"prompt"}.union(*(reward.columns or () for reward in rewards))
+    parts = []
+    for source in sources:
+        rows = _with_columns(source, loaded(source, script), needed)
+        parts.append(_checked_rows(source, rows, needed, script))
+    shared = set.intersection(*(set(part.column_names) for part in parts))
+    if all(reward.columns is not None for reward in rewards):
+        shared &= needed | {"whole_steps"}
+    elif left_out := {name for part in parts for name in part.column_names} - shared:
+        logger.warning("Columns that not all datasets have are left out: %s.", ", ".join(sorted(left_out)))
+    parts = [part.select_columns([name for name in part.column_names if name in shared]) for part in parts]
+    for source, part in zip(sources, parts, strict=True):
+        for name in sorted(shared):
+            if part.features[name] != parts[0].features[name]:
+                raise ValueError(
+                    f"Expected column {name!r} of one type in all datasets ({parts[0].features[name]} in "
+                    f"{sources[0].path!r}), got {part.features[name]} in {source.path!r}."
+                )
+    return concatenate_datasets(_weighted(parts, sources, seed))
+
+
+def _with_columns(source: Source, rows: Dataset, needed: set[str]) -> Dataset:
+    """Return the rows with the columns under the names that prompts and rewards need."""
+    for name, own in ({name: name for name in sorted(needed)} | source.columns).items():
+        if own not in rows.column_names:
+            found = ", ".join(rows.column_names)
+            raise ValueError(f"Expected column {own!r} (for {name}) in dataset {source.path!r}, got {found}.")
+    taken = {own: name for name, own in source.columns.items() if own != name}
+    rows = rows.remove_columns([name for name in taken.values() if name in rows.column_names])
+    return rows.rename_columns(taken)
+
+
+def _checked_rows(source: Source, rows: Dataset, needed: set[str], script: GRPOScriptArguments) -> Dataset:
+    """Return the rows that hold all that rewards need; refuse prompts that are none."""
+    for place, prompt in enumerate(rows["prompt"]):
+        if not _is_prompt(prompt, chat=script.prompt_format == "chat"):
+            raise ValueError(
+                f"Expected prompts of text{', or chats whose messages have role and content' * _chats(script)}, in "
+                f"dataset {source.path!r}, got {str(prompt)[:80]!r} in row {place} "
+                f"(prompt_format={script.prompt_format})."
+            )
+    columns = {name: rows[name] for name in needed - {"prompt"}}
+    whole = [place for place in range(len(rows)) if all(values[place] is not None for values in columns.values())]
+    if len(whole) == len(rows):
+        return rows
+    told = (len(rows) - len(whole), len(rows), source.path, ", ".join(sorted(columns)))
+    logger.warning("%d of %d rows of dataset %r are left out: they have no %s.", *told)
+    if not whole:
+        raise ValueError(f"Expected {told[-1]} in dataset {source.path!r}, got none in all {len(rows)} rows.")
+    return rows.select(whole)
+
+
+def _chats(script: GRPOScriptArguments) -> bool:
+    return script.prompt_format == "chat"
+
+
+def _is_prompt(prompt: Any, *, chat: bool) -> bool:
+    if isinstance(prompt, str):
+        return bool(prompt.strip())
+    if not chat or not isinstance(prompt, list) or not prompt:
+        return False
+    return all(
+        isinstance(each, dict) and isinstance(each.get("role"), str) and isinstance(each.get("content"), str)
+        for each in prompt
+    )
+
+
+def _weighted(parts: Sequence[Dataset], sources: Sequence[Source], seed: int) -> list[Dataset]:
+    """Return a seeded sample of each part, in shares of the weights, as many rows as no part has to repeat."""
+    weights = [source.weight for source in sources if source.weight is not None]
+    if not weights:
+        return list(parts)
+    rows = min(len(part) / weight for part, weight in zip(parts, weights, strict=True))
+    return [
+        part.shuffle(seed=seed).select(range(max(1, round(rows * weight))))
+        for part, weight in zip(parts, weights, strict=True)
+    ]
+
+
+def _parted(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Return the rows without and with a share of the prompts: a prompt that occurs twice is on one side only."""
+    limit = int(share * 2**64)
+    digests = (hashlib.sha256(f"{seed} {prompt}".encode()).digest() for prompt in rows["prompt"])
+    held = [int.from_bytes(digest[:8], "big") < limit for digest in digests]
+    if all(held) or not any(held):
+        raise ValueError(f"Expected eval_share to part {len(rows)} rows, got {sum(held)} of them with {share}.")
+    sides = [[place for place, each in enumerate(held) if each == side] for side in (False, True)]
+    return rows.select(sides[0]), rows.select(sides[1])
+
+
+def _warn_of_long(parts: Sequence[Dataset], limit: int) -> None:
+    asked = [_asked(prompt) for part in parts for prompt in part["prompt"]]
+    if too_long := sum(len(text) > limit for text in asked):
+        logger.warning(
+            "%d of %d prompts are longer than max_prompt_chars=%d and were cut.", too_long, len(asked), limit
+        )
+
+
+def _asked(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+
+
+def _formatted_rows(rows: Dataset, script: GRPOScriptArguments) -> Dataset:
+    settings = {"limit": script.max_prompt_chars, "chat": _chats(script), "system": script.system_prompt}
+    return rows.map(_formatted, fn_kwargs=settings, remove_columns=["prompt"], load_from_cache_file=False)
+
+
+def _formatted(row: dict[str, Any], limit: int, chat: bool, system: str | None) -> dict[str, Any]:
+    """Return the prompt as the trainer takes it: a text, or a chat that ends with the user's message."""
+    prompt = row["prompt"]
+    if not chat:
+        return {"prompt": prompt[:limit]}
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    messages = [{"role": each["role"], "content": each["content"]} for each in messages]
+    messages[-1]["content"] = messages[-1]["content"][:limit]
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return {"prompt": messages}

@@ -1,0 +1,91 @@
+"""The report of an evaluation: JSON, a table, and a picture of the curves."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")  # files only: no display is needed
+
+import matplotlib.pyplot as plt
+from rich.table import Table
+
+from maxent_grpo.pipeline.evaluation.curves import METRICS, Curve
+
+_LIST = re.compile(r"\[[^\[\]{}\"]*\]")  # of numbers
+SHOWN = (1, 2, 4, 8, 16, 32, 64)
+
+
+def curve_as_dict(curve: Curve, *, has_modes: bool) -> dict[str, Any]:
+    """Return a curve as JSON holds it: lists over k of the values and of both ends of their intervals."""
+    points = {
+        f"{name}@k": {end: [getattr(point, end) for point in curve.points[name]] for end in ("value", "low", "high")}
+        for name in (METRICS if has_modes else METRICS[:2])
+    }
+    modes = {"distinct_per_solved": curve.distinct_per_solved} if has_modes else {}
+    return {"k": curve.ks, **points, **modes, "prompts": curve.prompts}
+
+
+def table_rows(results: Sequence[tuple[str, Curve]], *, has_modes: bool) -> list[list[str]]:
+    """Return the header and a row for each model and shown k, intervals in brackets."""
+    names = METRICS if has_modes else METRICS[:2]
+    rows = [["model", "k", *(f"{name}@k" for name in names)]]
+    for model, curve in results:
+        for place, k in enumerate(curve.ks):
+            if k in SHOWN or place == len(curve.ks) - 1:
+                points = [curve.points[name][place] for name in names]
+                rows.append([model, str(k), *(f"{p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in points)])
+    return rows
+
+
+def rich_table(rows: Sequence[Sequence[str]]) -> Table:
+    """Return the table for a terminal."""
+    table = Table(*rows[0])
+    for row in rows[1:]:
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    return table
+
+
+def save_report(
+    folder: Path, settings: dict[str, Any], results: Sequence[tuple[str, Curve, dict[str, Any]]], *, has_modes: bool
+) -> list[list[str]]:
+    """Write evaluation.json, evaluation.md and evaluation.png; return the rows of the table.
+
+    Args:
+        folder: where they go.
+        settings: how the evaluation was made.
+        results: the name, curve and other figures of each model.
+        has_modes: whether distinct and coverage say anything.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    models = [
+        {"model": name, **others, **curve_as_dict(curve, has_modes=has_modes)} for name, curve, others in results
+    ]
+    text = json.dumps({**settings, "results": models}, indent=2)
+    (folder / "evaluation.json").write_text(_LIST.sub(lambda found: " ".join(found[0].split()), text) + "\n")
+    curves = [(name, curve) for name, curve, _ in results]
+    rows = table_rows(curves, has_modes=has_modes)
+    markdown = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
+    (folder / "evaluation.md").write_text("".join(f"| {' | '.join(row)} |\n" for row in markdown))
+    save_picture(curves, folder / "evaluation.png", title=str(settings.get("subject", "")), has_modes=has_modes)
+    return rows
+
+
+def save_picture(curves: Sequence[tuple[str, Curve]], file: Path, *, title: str, has_modes: bool) -> None:
+    """Save pass@k, and coverage@k where right answers differ, with their intervals as bands."""
+    names = ("pass", "coverage") if has_modes else ("pass",)
+    figure, panels = plt.subplots(1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False)
+    for panel, name in zip(panels[0], names, strict=True):
+        for model, curve in curves:
+            points = curve.points[name]
+            (line,) = panel.plot(curve.ks, [point.value for point in points], label=model)
+            low, high = [point.low for point in points], [point.high for point in points]
+            panel.fill_between(curve.ks, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        panel.set_xscale("log", base=2)
+        panel.set(title=f"{name}@k, {title}", xlabel="k", ylim=(0, None))
+        panel.legend(fontsize=8)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,115 @@
+"""Recipes as files, and what the fields of one trainer's recipe are for the other trainer."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trl import GRPOConfig
+
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig
+from maxent_grpo.adapters.trl.config import REFUSED
+from maxent_grpo.pipeline.secrets import expect_no_secret
+
+Flags = list[tuple[str, list[str]]]
+MAXENT_FIELDS = {each.name for each in dataclasses.fields(MaxEntGRPOConfig)} - {
+    each.name for each in dataclasses.fields(GRPOConfig)
+}
+NAMES_OF_BETA = {
+    "grpo": {"init_kl_coeff": "beta", "maxent_beta": "beta"},
+    "maxent": {"beta": "init_kl_coeff"},
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a field that is there twice, of which YAML would take the last, and fields whose names are no texts."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping whose keys are different texts."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag.endswith(":merge"):
+                continue
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, str) or name in seen:
+                problem = f"the field {name!r} twice" if name in seen else f"a field named {name!r}, which is no text"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the fields of a recipe.
+
+    Raises:
+        ValueError: if the file is missing, is no YAML mapping, or holds a secret.
+    """
+    try:
+        recipe = yaml.load(path.read_text(), _Loader)
+    except OSError as error:
+        raise ValueError(f"{path}: Expected a recipe, got {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # The error's own text quotes the file, in which there may be a secret.
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = "" if mark is None else f" in line {mark.line + 1}"
+        raise ValueError(f"{path}: Expected YAML, got {problem or type(error).__name__}{line}.") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path}: Expected a mapping of fields to values, got {type(recipe).__name__}.")
+    expect_no_secret(recipe, path)
+    if not isinstance(recipe.get("env") or {}, dict):
+        raise ValueError(f"{path}: Expected env to map names to values, got env={recipe['env']!r}.")
+    return recipe
+
+
+def as_flags(arguments: Sequence[str]) -> Flags:
+    """Return the flags of a command line, each with its values; what stands before them all has the name "".
+
+    >>> as_flags(["--lr-scheduler=linear", "--names", "a", "b"])
+    [('lr_scheduler', ['linear']), ('names', ['a', 'b'])]
+    """
+    flags: Flags = []
+    for text in arguments:
+        if text.startswith("--"):
+            name, equals, value = text.removeprefix("--").partition("=")
+            flags.append((name.replace("-", "_"), [value] if equals else []))
+        elif flags:
+            flags[-1][1].append(text)
+        else:
+            flags.append(("", [text]))
+    return flags
+
+
+def as_arguments(flags: Flags) -> list[str]:
+    """Return the command line of some flags."""
+    return [text for name, values in flags for text in ([f"--{name}"] if name else []) + values]
+
+
+def for_task(task: str, recipe: dict[str, Any], flags: Flags) -> tuple[dict[str, Any], Flags, tuple[str, ...]]:
+    """Return a recipe and flags as a trainer takes them, and what became of the other trainer's fields.
+
+    β is `beta` for TRL's trainer and `init_kl_coeff` for ours. What only ours has is left out for TRL's; what fixes
+    the loss in a recipe for one trainer is left out for the other. A flag that fixes the loss is meant, and stays.
+    """
+    own = recipe.get("task", task)
+    left_out = MAXENT_FIELDS if task == "grpo" else set()
+    renamed = NAMES_OF_BETA[task] if task == "grpo" or own == "grpo" else {}
+    fixed = set() if own == task else set(REFUSED)
+    given = [(name, value) for name, value in recipe.items() if value is not None or name not in renamed]
+    fields, told = _renamed(given, left_out | fixed, renamed)
+    kept, told_of_flags = _renamed(flags, left_out, renamed)
+    defaults = {"loss_type": "grpo"} if task == "grpo" else {}
+    return defaults | dict(fields), kept, (*told, *told_of_flags)
+
+
+def _renamed(
+    given: Sequence[tuple[str, Any]], left_out: set[str], renamed: dict[str, str]
+) -> tuple[list[tuple[str, Any]], list[str]]:
+    told = [f"{name}={_text(value)} is {renamed[name]}" for name, value in given if name in renamed]
+    told += [f"{name}={_text(v)} is left out" for name, v in given if name in left_out and name not in renamed]
+    kept = [(renamed.get(name, name), v) for name, v in given if name in renamed or name not in left_out]
+    return kept, told
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,217 @@
+"""Rewards by name, for `reward_funcs` of a recipe; any other reward goes by its dotted path.
+
+A reward takes completions (texts, or chats whose last message counts) and the columns it needs, and returns a number
+for each, or None where it cannot tell: such a completion is masked, which is not the same as being wrong.
+"""
+
+import importlib
+import logging
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from maxent_grpo.pipeline.answers.text import canonical, given_answer, is_chain, tagged_answer
+from maxent_grpo.pipeline.answers.verifier import Comparison, Verifier
+from maxent_grpo.pipeline.tasks import countdown as countdown_task
+from maxent_grpo.pipeline.tasks import graph_coloring as graph_coloring_task
+
+logger = logging.getLogger(__name__)
+
+Completion = str | list[dict[str, Any]]
+Function = Callable[..., Sequence[Any]]
+
+_FORMAT = re.compile(r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL)
+
+
+def pure_accuracy_math(
+    completions: Sequence[Completion], solution: Sequence[str | None], **_: Any
+) -> list[float | None]:
+    r"""Return 1.0 where what stands in <answer> tags is spelt like the solution, once both are canonical.
+
+    Without a solution it is None; an answer of which nothing is left is 0.0.
+
+    >>> pure_accuracy_math(["<answer>1/2</answer>", "1/2"], [r"$\frac12$"] * 2)
+    [1.0, 0.0]
+    """
+    answers = [canonical(tagged_answer(text_of(completion)) or "") for completion in completions]
+    return [
+        None if gold is None else float(answer != "" and answer == canonical(str(gold)))
+        for answer, gold in zip(answers, solution, strict=True)
+    ]
+
+
+def math_verify(
+    completions: Sequence[Completion],
+    solution: Sequence[str | None],
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> list[float | None]:
+    """Return 1.0 where the answer in <answer> tags or a box equals the solution; None where that cannot be told.
+
+    No answer, one whose braces stay open, or a chain such as 1=2=3 where the solution is none, is 0.0. A comparison
+    that fails or takes too long, or has no solution to compare with, is None: it is
+    counted (`math_verify/errors`) and logged, and too many of them stop the run.
+    """
+    answers = [given_answer(text_of(completion)) for completion in completions]
+    asked = [
+        None
+        if gold is None or answer is None or (is_chain(answer) and not is_chain(str(gold)))
+        else (str(gold), answer)
+        for gold, answer in zip(solution, answers, strict=True)
+    ]
+    told = iter(_VERIFIER.compare_all([pair for pair in asked if pair is not None]))
+    unasked = (Comparison(None, "there is no solution") if gold is None else Comparison(False) for gold in solution)
+    compared = [other if pair is None else next(told) for pair, other in zip(asked, unasked, strict=True)]
+    errors = _ERRORS.count(compared)
+    if log_metric is not None:
+        log_metric("math_verify/errors", float(errors))
+    return [None if each.equal is None else float(each.equal) for each in compared]
+
+
+def answer_format(completions: Sequence[Completion], **_: Any) -> list[float]:
+    """Return 1.0 for <think>...</think> followed by <answer>...</answer> and nothing else.
+
+    >>> answer_format(["<think>1+1</think> <answer>2</answer>", "<answer>2</answer>"])
+    [1.0, 0.0]
+    """
+    return [float(_FORMAT.fullmatch(text_of(completion)) is not None) for completion in completions]
+
+
+def countdown(
+    completions: Sequence[Completion],
+    numbers: Sequence[Sequence[int]],
+    target: Sequence[int],
+    whole_steps: Sequence[bool] | None = None,
+    **_: Any,
+) -> list[float]:
+    r"""Return 1.0 where the numbers, each used once, make the target; a \boxed{...} answer or the whole text.
+
+    >>> countdown([r"\boxed{(3+5)*2}", "3+5+2"], [[2, 3, 5]] * 2, [16, 16])
+    [1.0, 0.0]
+    """
+    problems = countdown_problems(numbers, target, whole_steps)
+    return [countdown_task.reward(p, text_of(c)) for p, c in zip(problems, completions, strict=True)]
+
+
+def countdown_problems(
+    numbers: Sequence[Sequence[int]], target: Sequence[int], whole_steps: Sequence[bool] | None
+) -> list[countdown_task.Problem]:
+    """Return the problems that columns hold."""
+    whole = whole_steps or [False] * len(numbers)
+    return [countdown_task.Problem(tuple(n), t, (), w) for n, t, w in zip(numbers, target, whole, strict=True)]
+
+
+def graph_coloring(
+    completions: Sequence[Completion], edges: Sequence[Any], partial: Sequence[str], **_: Any
+) -> list[float]:
+    """Return 1.0 where the hidden vertices' colours are given and no edge joins two of one colour."""
+    problems = [
+        graph_coloring_task.Problem(tuple((a, b) for a, b in each), colors, ())
+        for each, colors in zip(edges, partial, strict=True)
+    ]
+    return [graph_coloring_task.reward(p, text_of(c)) for p, c in zip(problems, completions, strict=True)]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A function of completions and the columns that it reads; None where that is not known: all are kept for it."""
+
+    function: Function
+    columns: tuple[str, ...] | None = None
+
+
+REWARDS = {
+    "pure_accuracy_math": Reward(pure_accuracy_math, ("solution",)),
+    "math_verify": Reward(math_verify, ("solution",)),
+    "format": Reward(answer_format, ()),
+    "countdown": Reward(countdown, ("numbers", "target")),
+    "graph_coloring": Reward(graph_coloring, ("edges", "partial")),
+}
+
+
+def reward_of(name: str) -> Reward:
+    """Return a reward by its name in `REWARDS`, or by a dotted path such as `my_package.rewards.brevity`.
+
+    The working directory is searched last: a module of its own named like one of examples/ (`rewards`, `tasks`,
+    `train`, `training`, `evaluation`, …) or like an installed package is not found; give it another name.
+
+    Raises:
+        ValueError: if there is none.
+
+    >>> reward_of("countdown").columns
+    ('numbers', 'target')
+    """
+    return named(name, REWARDS)
+
+
+def named(name: str, known: Mapping[str, Reward]) -> Reward:
+    """Return one of some known functions, or that of a dotted path.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name in known:
+        return known[name]
+    module, _, attribute = name.rpartition(".")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module), attribute) if module else None
+    except Exception as error:  # whatever a module of the user's may raise
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"Expected a dotted path that can be imported, got {name!r}: {told}.") from error
+    if not callable(function):
+        raise ValueError(f"Expected one of {', '.join(known)}, or a dotted path to a function, got {name!r}.")
+    return Reward(function)
+
+
+def text_of(completion: Completion) -> str:
+    """Return the text of a completion: itself, or the content of a chat's last message."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"] or "")
+
+
+class ErrorCount:
+    """Counts the comparisons that failed, of any thread, and stops a run in which most of them do.
+
+    Args:
+        window: how many of the last comparisons are looked at.
+        least: how many of them may fail, however few there are.
+        share: the share of them that may fail.
+    """
+
+    def __init__(self, *, window: int = 512, least: int = 32, share: float = 0.5) -> None:
+        self.recent: deque[bool] = deque(maxlen=window)
+        self.least, self.share, self.total = least, share, 0
+        self._lock = Lock()
+
+    def count(self, compared: Sequence[Comparison]) -> int:
+        """Return how many of these failed; log the first of them.
+
+        Raises:
+            RuntimeError: if too many of the last comparisons failed.
+        """
+        failed = [each.error for each in compared if each.equal is None]
+        with self._lock:
+            return self._count(compared, failed)
+
+    def _count(self, compared: Sequence[Comparison], failed: Sequence[str]) -> int:
+        self.total += len(failed)
+        self.recent.extend(each.equal is None for each in compared)
+        if failed:
+            told = (len(failed), len(compared), self.total, failed[0])
+            logger.warning("math_verify: no verdict on %d of %d answers (%d so far), for example: %s", *told)
+        if sum(self.recent) > max(self.least, self.share * len(self.recent)):
+            raise RuntimeError(
+                f"Expected verdicts on most answers, got {sum(self.recent)} errors in the last {len(self.recent)}; "
+                f"the last one: {failed[-1]}."
+            )
+        return len(failed)
+
+
+_VERIFIER = Verifier()  # its processes start when they are first asked
+_ERRORS = ErrorCount()

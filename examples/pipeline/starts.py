@@ -1,0 +1,53 @@
+"""Models that are made on the spot, for recipes that need no network: names that `model_name_or_path` may have.
+
+`tiny-countdown` is the demo's model after its warm start: 0.3 million parameters of the Qwen2 architecture, taught
+by supervised learning to write Countdown expressions of which a quarter is right. It takes half a minute, once.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maxent_grpo.pipeline.data.tasks import problems_of
+from maxent_grpo.pipeline.tiny.demo import TOKENIZER, skewed_pairs
+from maxent_grpo.pipeline.tiny.model import build_model
+from maxent_grpo.pipeline.tiny.storage import save_checkpoint
+from maxent_grpo.pipeline.tiny.training import warm_start
+
+WARM_STEPS = 300
+
+
+def tiny_countdown(folder: Path) -> None:
+    """Make the demo's warm start with seed 0 in a folder."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that it is the same one on any machine of this kind
+    model = build_model(TOKENIZER)
+    for _ in warm_start(model, TOKENIZER, skewed_pairs(problems_of("countdown-wide").train), steps=WARM_STEPS):
+        pass
+    torch.set_num_threads(threads)
+    save_checkpoint(model, TOKENIZER, folder)
+
+
+STARTS: dict[str, Callable[[Path], None]] = {"tiny-countdown": tiny_countdown}
+
+
+def start_config(name: str) -> Any:
+    """Return the configuration of a model of `STARTS`, without its weights."""
+    del name  # they are all of one architecture
+    return build_model(TOKENIZER).config
+
+
+def start_folder(name: str, root: Path) -> str:
+    """Return a model's name or, for one of `STARTS`, the folder under root where it is, made now if it is not."""
+    if name not in STARTS:
+        return name
+    folder = root / name
+    if not (folder / "config.json").exists():
+        unfinished = folder.with_name(f"{name}.new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        STARTS[name](unfinished)
+        unfinished.rename(folder)  # a kill leaves a whole model or none
+    return str(folder)

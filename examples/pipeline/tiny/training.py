@@ -1,0 +1,212 @@
+"""Warm start by supervised learning, and reinforcement learning from there: the loops a user would write."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from maxent_grpo import MaxEntConfig, Statistics
+from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
+from maxent_grpo.pipeline.tiny.sampling import Samples, Task, completion_logits, sample
+
+
+def warm_start(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Callable[[random.Random], tuple[str, str]],
+    *,
+    steps: int,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+) -> Iterator[float]:
+    """Train on (prompt, answer) pairs drawn by `pairs`; yield the loss of every step."""
+    rng = random.Random(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (0.1 * steps), 1 - step / steps)
+    )
+    model.train()
+    for _ in range(steps):
+        prompts, answers = zip(*(pairs(rng) for _ in range(batch_size)), strict=True)
+        asked = tokenizer(list(prompts), return_tensors="pt", padding=True)["input_ids"].to(model.device)
+        texts = [answer + tokenizer.eos_token for answer in answers]
+        told = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right").to(model.device)
+        inputs = torch.cat([asked, told["input_ids"]], dim=1)
+        seen = torch.cat([asked != tokenizer.pad_token_id, told["attention_mask"].bool()], dim=1)
+        positions = (seen.long().cumsum(-1) - 1).clamp(min=0)
+        logits = model(input_ids=inputs, attention_mask=seen.long(), position_ids=positions).logits
+        targets = told["input_ids"].masked_fill(told["attention_mask"] == 0, -100)
+        loss = cross_entropy(logits[:, asked.shape[1] - 1 : -1].flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield loss.item()
+
+
+class Reinforcement:
+    """One run of reinforcement learning: on-policy batches, resumable between them.
+
+    Args:
+        correct_reference: for β > 0, take the reference's log-probabilities minus the sampling policy's as the
+            anchor: what was sampled carries the policy once already.
+        passes: optimiser steps on a batch; from the second on the loss is clipped at the sampling policy.
+        temperature: of the sampling; the policy in training is the model at this temperature.
+        entropy_bonus: λ; the loss falls by λ times the entropy of the tokens, divided like the loss by
+            `max_new_tokens` and averaged over completions.
+        active_only: leave completions whose coefficient is 0 out of forward and backward. The gradient is the
+            same; statistics of the policy are left out. An entropy bonus needs all completions.
+        keys: integers [N], equal for the same answer, for κ; by default completions are the same if their
+            tokens are.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        config: MaxEntConfig,
+        *,
+        reference: PreTrainedModel | None = None,
+        correct_reference: bool = False,
+        learning_rate: float,
+        prompts_per_step: int,
+        num_samples: int,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        entropy_bonus: float = 0.0,
+        active_only: bool = False,
+        passes: int = 1,
+        keys: Callable[[Samples], Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if passes < 1:
+            raise ValueError(f"Expected passes >= 1, got passes={passes!r}.")
+        self.model, self.tokenizer, self.task = model, tokenizer, task
+        self.loss_fn = MaxEntLoss(config)
+        self.reference = reference if config.needs_reference else None
+        self.correct_reference, self.passes = correct_reference, passes
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+        self.prompts_per_step, self.num_samples = prompts_per_step, num_samples
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.entropy_bonus, self.active_only, self.keys = entropy_bonus, active_only, keys
+        self.seed, self.step = seed, 0
+
+    def update(self, problems: Sequence[Any]) -> tuple[Samples, Statistics]:
+        """Draw completions of a batch of `problems`, learn from them, and return what was seen."""
+        samples = self.draw(problems)
+        return samples, self.learn(samples)
+
+    def draw(self, problems: Sequence[Any]) -> Samples:
+        """Return completions of a batch of `problems`, in groups.
+
+        The batch and the samples depend on the seed and the step alone, so that all methods see the same
+        prompts and a resumed run continues as if nothing had happened.
+        """
+        batch = random.Random(f"{self.seed}/{self.step}").sample(list(problems), self.prompts_per_step)
+        torch.manual_seed(self.seed * 1_000_003 + self.step)
+        return sample(
+            self.model,
+            self.tokenizer,
+            self.task,
+            batch,
+            num_samples=self.num_samples,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+        )
+
+    def learn(self, samples: Samples) -> Statistics:
+        """Take an optimiser step a pass on what was drawn."""
+        self.model.train()
+        rollout = None
+        for _ in range(self.passes):
+            loss, rollout = self._loss(samples, rollout)
+            if loss is None:
+                break
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        self.step += 1
+        return rollout.statistics
+
+    def rollout(self, samples: Samples, policy_logps: Tensor | None = None) -> Rollout:
+        """Return the constants of an update on these samples: targets, coefficients and their statistics.
+
+        Args:
+            policy_logps: [N, T] token log-probabilities of the policy, for settings and statistics that need them.
+        """
+        if policy_logps is None and self._needs_policy_logps:
+            raise ValueError("Expected policy_logps with these settings, got policy_logps=None.")
+        ref_logps = self._frozen_logps(self.reference, samples)
+        if ref_logps is not None and policy_logps is not None and self.correct_reference:
+            ref_logps = ref_logps - policy_logps
+        return self.loss_fn.rollout(
+            samples.rewards,
+            samples.mask,
+            group_sizes=self.num_samples,
+            ref_logps=ref_logps,
+            old_logps=policy_logps if self.passes > 1 else None,
+            policy_logps=policy_logps,
+            ids=samples.ids,
+            keys=None if self.keys is None else self.keys(samples),
+            generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.step),
+        )
+
+    def _loss(self, samples: Samples, rollout: Rollout | None = None) -> tuple[Tensor | None, Rollout]:
+        """Return the loss of a batch, None where no completion has a coefficient, and the constants it is of.
+
+        Args:
+            rollout: the constants from an earlier pass over the batch; in the first they are made here.
+        """
+        rows: Tensor | slice = slice(None)
+        if self.active_only and not self.entropy_bonus:
+            if rollout is None:
+                scored = self.model if self._needs_policy_logps else None
+                rollout = self.rollout(samples, self._frozen_logps(scored, samples))
+            rows = rollout.token_weights().any(-1).nonzero().squeeze(-1)
+            if len(rows) == 0:
+                return None, rollout
+        log_probs = self._log_probs(self.model, samples, rows)
+        logps = _chosen(log_probs, samples.ids[rows])
+        if rollout is None:
+            rollout = self.rollout(samples, logps.detach())
+        loss = rollout.loss(logps, rows)
+        if self.entropy_bonus:
+            entropy = -(log_probs.exp() * log_probs).sum(-1).masked_fill(~samples.mask, 0.0).sum(-1)
+            loss = loss - self.entropy_bonus * entropy.mean() / self.max_new_tokens
+        return loss, rollout
+
+    @property
+    def _needs_policy_logps(self) -> bool:
+        """Whether the constants of an update cannot be had without the sampling policy's log-probabilities."""
+        corrected = self.correct_reference and self.reference is not None
+        return self.loss_fn.objective.config.needs_old_logps or corrected or self.passes > 1
+
+    def _log_probs(self, model: PreTrainedModel, samples: Samples, rows: Tensor | slice) -> Tensor:
+        """Return the log-probabilities [n, T, V] of every token at the training temperature."""
+        logits = completion_logits(model, samples.prompts[rows], samples.ids[rows])
+        return (logits / self.temperature).log_softmax(-1)
+
+    @torch.no_grad()
+    def _frozen_logps(self, model: PreTrainedModel | None, samples: Samples) -> Tensor | None:
+        """Return a model's token log-probabilities [N, T] as constants."""
+        return None if model is None else _chosen(self._log_probs(model, samples, slice(None)), samples.ids)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later `load_state_dict` needs to go on."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def _chosen(log_probs: Tensor, ids: Tensor) -> Tensor:
+    return log_probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)

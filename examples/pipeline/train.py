@@ -1,0 +1,166 @@
+"""Train a language model by MaxEnt-GRPO, or by TRL's GRPO, as a recipe says.
+
+    python examples/train.py --config examples/recipes/tiny-cpu/maxent/config_countdown.yaml   # no GPU, no network
+    accelerate launch --config_file examples/accelerate/zero3.yaml examples/train.py \
+        --config examples/recipes/Qwen2.5-1.5B-Instruct/maxent/config_math.yaml
+
+A recipe is YAML of the fields of `GRPOScriptArguments`, `MaxEntGRPOConfig` and trl's `ModelConfig`; flags of the same
+names override it. `--task` runs either trainer from either's recipe: β is `init_kl_coeff` for one and `beta` for the
+other, and fields that only one of them has are left out for the other;
+`--preflight-only` says what the run would do and the memory it takes; `--resume_from_checkpoint last`
+goes on from the newest checkpoint that is whole.
+The Hub login is that of HF_TOKEN or of `hf auth login`.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from trl import GRPOTrainer, get_peft_config, get_quantization_config
+
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
+from maxent_grpo.adapters.trl.preflight import preflight_report
+from maxent_grpo.pipeline.arguments import Run, run_of
+from maxent_grpo.pipeline.checkpoints import checkpoint_of
+from maxent_grpo.pipeline.data.prompts import prompts_of
+from maxent_grpo.pipeline.data.sources import UnreachableError
+from maxent_grpo.pipeline.memory import memory_report, model_shape, precision_warnings
+from maxent_grpo.pipeline.starts import start_folder
+
+logger = logging.getLogger(__name__)
+
+
+def preflight(run: Run) -> str:
+    """Return what a run would do and the memory it takes; needs no GPU, no network and no weights.
+
+    Raises:
+        ValueError: on all that the run itself would refuse, but for data on a Hub that does not answer.
+    """
+    datasets.disable_progress_bars()
+    args = run.training
+    shape, _ = model_shape(run)
+    lines = [description(run), *(f"not installed here: {name} ({field})" for name, field in run.missing.items())]
+    try:
+        train, evaluated = prompts_of(run)
+        lines.append(
+            f"prompts: {len(train)} to train on, {0 if evaluated is None else len(evaluated)} to evaluate on"
+        )
+    except UnreachableError as error:
+        train = None
+        lines.append(f"prompts: not looked at. {error}")
+    if isinstance(args, MaxEntGRPOConfig):
+        lines.append(preflight_report(args, shape, train, None))
+    return "\n".join([*lines, memory_report(run)])
+
+
+def description(run: Run) -> str:
+    """Return the trainer, the model and the rewards in a line, and what of the recipe is for the other trainer."""
+    kind = "MaxEntGRPOTrainer" if isinstance(run.training, MaxEntGRPOConfig) else "TRL's GRPOTrainer"
+    line = f"{run.where}: {kind} on {run.model.model_name_or_path}, rewards {run.script.reward_funcs}"
+    if run.answer_keys is not None:
+        line += f", the same answer by {run.script.answer_keys}"
+    return "\n".join([line, f"with --task {run.script.task}: {', '.join(run.changed)}"] if run.changed else [line])
+
+
+def trainer_of(run: Run) -> GRPOTrainer:
+    """Return the trainer of a run, its model loaded.
+
+    Raises:
+        ValueError: before the model is loaded, on data or a tokenizer that cannot be trained with.
+    """
+    args, model = run.training, run.model
+    model_shape(run)
+    if args.disable_tqdm:
+        datasets.disable_progress_bars()
+    with args.main_process_first(local=False, desc="data and start"):
+        train, evaluated = prompts_of(run)
+        folder = start_folder(str(model.model_name_or_path), Path(args.output_dir).parent)
+    if args.process_index == 0:
+        logger.warning("\n".join([description(run), *precision_warnings(run)]))
+    args.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+    } | (args.model_init_kwargs or {})
+    kind, more = GRPOTrainer, {}
+    if isinstance(args, MaxEntGRPOConfig):
+        kind = MaxEntGRPOTrainer
+        more = {"key_func": None if run.answer_keys is None else run.answer_keys.function}
+    return kind(
+        folder,
+        [reward.function for reward in run.rewards],
+        args,
+        train,
+        eval_dataset=evaluated,
+        processing_class=tokenizer_of(run, folder),
+        peft_config=get_peft_config(model),
+        quantization_config=get_quantization_config(model),
+        **more,
+    )
+
+
+def tokenizer_of(run: Run, folder: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, with the chat template of the recipe if it has one.
+
+    Raises:
+        ValueError: if prompts are chats and there is no template for them.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder,
+        revision=run.model.model_revision,
+        trust_remote_code=run.training.trust_remote_code,
+        padding_side="left",
+        truncation_side="left",
+    )
+    template = run.script.chat_template
+    if template is not None:
+        tokenizer.chat_template = Path(template).read_text() if "{" not in template else template
+    if run.script.prompt_format == "chat" and not tokenizer.chat_template:
+        raise ValueError(
+            f"{run.where}: Expected a chat template, or prompt_format: text, for a model without "
+            f"one, got prompt_format=chat with model_name_or_path={folder!r}."
+        )
+    return tokenizer
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as the command line says."""
+    try:
+        run = run_of(sys.argv[1:] if arguments is None else arguments)
+        if run.script.preflight_only:
+            print(preflight(run))
+            return
+        checkpoint = checkpoint_of(run.training)
+        trainer = trainer_of(run)
+    except ValueError as error:
+        raise SystemExit(f"train.py: {error}") from error
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if run.training.do_eval:
+        trainer.log_metrics("eval", trainer.evaluate())
+    trainer.save_model(run.training.output_dir)
+    trainer.save_state()
+    end(trainer)
+
+
+def end(trainer: GRPOTrainer) -> None:
+    """End training on all ranks; on gloo end the processes as well, without Python's shutdown.
+
+    gloo's threads take the GIL to drop the tensors of the last collective, and abort a process that is shutting down.
+    DeepSpeed holds on to the groups, so that destroying them joins no thread.
+    """
+    on_gloo = torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo"
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    if on_gloo:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

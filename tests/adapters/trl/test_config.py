@@ -1,0 +1,248 @@
+"""Which arguments the TRL trainer accepts, and which it refuses by name."""
+
+import dataclasses
+import importlib
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import HfArgumentParser
+from trl import GRPOConfig
+
+from maxent_grpo import MaxEntConfig
+from maxent_grpo.adapters import _require, trl
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
+from maxent_grpo.adapters.trl.config import REFUSED
+from support import trl_tiny
+
+OTHER_VALUES = {
+    "loss_type": "dapo",
+    "scale_rewards": "group",
+    "multi_objective_aggregation": "normalize_then_sum",
+    "importance_sampling_level": "sequence",
+    "delta": 2.0,
+    "off_policy_mask_threshold": 0.5,
+    "top_entropy_quantile": 0.2,
+    "use_adaptive_entropy": True,
+    "use_liger_kernel": True,
+    "sapo_temperature_neg": 2.0,
+    "sapo_temperature_pos": 2.0,
+    "vespo_k_pos": 1.0,
+    "vespo_lambda_pos": 1.0,
+    "vespo_k_neg": 1.0,
+    "vespo_lambda_neg": 1.0,
+}
+HONOURED = {
+    "beta", "num_iterations", "steps_per_generation", "generation_batch_size", "epsilon", "epsilon_high",
+    "reward_weights", "temperature", "mask_truncated_completions", "sync_ref_model", "ref_model_mixup_alpha",
+    "ref_model_sync_steps", "entropy_coef", "router_aux_loss_coef", "use_bias_correction_kl", "cast_lm_head_to_fp32",
+    "disable_dropout", "num_generations", "num_generations_eval", "max_completion_length",
+    "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min", "vllm_importance_sampling_cap",
+}  # fmt: skip
+WITH_ADAPTIVE_ENTROPY = {"entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"}
+BESIDE_THE_LOSS = {
+    "model_init_kwargs", "trust_remote_code", "shuffle_dataset", "pad_to_multiple_of", "ds3_gather_for_generation",
+    "top_p", "top_k", "min_p", "generation_kwargs", "chat_template_kwargs", "repetition_penalty",
+    "cache_implementation", "max_tool_calling_iterations", "log_completions", "log_multimodal",
+    "num_completions_to_print", "log_unique_prompts", "log_completions_hub_repo",
+    "use_transformers_continuous_batching", "transformers_continuous_batching_config", "use_transformers_paged",
+    "use_vllm", "vllm_mode", "vllm_model_impl", "vllm_enable_sleep_mode", "vllm_structured_outputs_regex",
+    "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port",
+    "vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size", "learning_rate",
+    "remove_unused_columns",
+}  # fmt: skip
+
+
+def test_every_option_of_trl_is_honoured_refused_or_beside_the_loss() -> None:
+    own = {name for name in GRPOConfig.__annotations__ if not name.startswith("_")}
+    assert own - HONOURED - set(REFUSED) - WITH_ADAPTIVE_ENTROPY - BESIDE_THE_LOSS == set()
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_an_option_that_would_change_the_method_is_refused_by_name(name: str, tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=rf"Expected {name}=.*got {name}="):
+        trl_tiny.arguments(tmp_path, **{name: OTHER_VALUES[name]})
+
+
+def test_every_refused_option_is_tried() -> None:
+    assert set(OTHER_VALUES) == set(REFUSED)
+
+
+def test_unset_fields_are_the_published_method(tmp_path: Any) -> None:
+    args = trl_tiny.arguments(tmp_path)
+    assert args.maxent_config() == MaxEntConfig(max_length=trl_tiny.COMPLETION)
+
+
+def test_the_clip_is_that_of_trl_unless_the_method_sets_its_own(tmp_path: Any) -> None:
+    config = trl_tiny.arguments(tmp_path, epsilon=0.1, epsilon_high=0.28, maxent_clip_high=0.3).maxent_config()
+    assert (config.clip_low, config.clip_high) == (0.1, 0.3)
+
+
+def test_every_field_of_the_method_has_a_flag_that_says_what_it_is(tmp_path: Any) -> None:
+    parser = HfArgumentParser(MaxEntGRPOConfig)
+    described = {action.dest: action.help for action in parser._actions}
+    for known in dataclasses.fields(MaxEntConfig):
+        assert f"Unset: {known.default!r}" in described[f"maxent_{known.name}"]
+    assert "--maxent_q_temperature" in parser.format_help()
+
+
+def test_help_says_whose_mean_the_entropy_bonus_is() -> None:
+    described = {action.dest: action.help for action in HfArgumentParser(MaxEntGRPOConfig)._actions}
+    assert "mean over tokens, candidates and groups" in str(described["entropy_coef"])
+
+
+def test_flags_are_read(tmp_path: Any) -> None:
+    flags = "--maxent_tau 0.5 --maxent_anchor none --maxent_center true --maxent_surrogate_tau inf --use_cpu true"
+    parser = HfArgumentParser(MaxEntGRPOConfig)
+    (args,) = parser.parse_args_into_dataclasses(["--output_dir", str(tmp_path), "--bf16", "false", *flags.split()])
+    expected = MaxEntConfig(tau=0.5, anchor="none", center=True, max_length=args.max_completion_length)
+    assert args.maxent_config() == expected
+
+
+@pytest.mark.parametrize(
+    "names", [{"init_kl_coeff": 0.1}, {"beta": 0.1}, {"maxent_beta": 0.1}, {"beta": 0.1, "init_kl_coeff": 0.1}]
+)
+def test_beta_goes_by_any_of_its_names(names: dict[str, float], tmp_path: Any) -> None:
+    args = trl_tiny.arguments(tmp_path, **names)
+    assert (args.maxent_config().beta, args.beta) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"beta": 0.2, "init_kl_coeff": 0.1},
+        {"beta": 0.0, "init_kl_coeff": 0.1},
+        {"beta": 0.1, "maxent_beta": 0.0},
+        {"beta": 0.0, "init_kl_coeff": 0.1, "maxent_anchor": "old"},
+        {"beta": 0.3, "kl_penalty": 0.3, "init_kl_coeff": 0.1, "maxent_anchor": "old"},
+        {"beta": 0.1, "kl_penalty": 0.1, "init_kl_coeff": 0.0},
+    ],
+)
+def test_names_of_beta_that_disagree_are_refused(names: dict[str, Any], tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="init_kl_coeff, beta and maxent_beta to agree"):
+        trl_tiny.arguments(tmp_path, **names)
+
+
+@pytest.mark.parametrize(
+    ("settings", "loaded"),
+    [
+        ({}, False),
+        ({"init_kl_coeff": 0.1}, True),
+        ({"init_kl_coeff": 0.1, "maxent_anchor": "old"}, False),
+        ({"kl_penalty": 0.1}, True),
+        ({"kl_penalty": 0.1, "init_kl_coeff": 0.2, "maxent_anchor": "old"}, True),
+    ],
+)
+def test_trl_is_asked_for_a_reference_exactly_when_one_is_needed(
+    settings: dict[str, Any], loaded: bool, tmp_path: Any
+) -> None:
+    assert (trl_tiny.arguments(tmp_path, **settings).beta_of_trl != 0) == loaded
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"init_kl_coeff": 0.1},
+        {"kl_penalty": 0.1},
+        {"init_kl_coeff": 0.1, "maxent_anchor": "old", "kl_penalty": 0.3},
+        {"beta": 0.2},
+    ],
+)
+def test_arguments_can_be_built_again_from_what_they_became(settings: dict[str, Any], tmp_path: Any) -> None:
+    args = trl_tiny.arguments(tmp_path, **settings)
+    shown = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
+    shown |= {"generation_batch_size": None}
+    again = MaxEntGRPOConfig(**shown)
+    assert (again.maxent_config(), again.beta) == (args.maxent_config(), args.beta)
+
+
+@pytest.mark.parametrize("settings", [{"kl_penalty": 0.1}, {"entropy_coef": 0.1}])
+def test_pruning_is_refused_beside_what_needs_every_candidate(settings: dict[str, Any], tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="with maxent_prune"):
+        trl_tiny.arguments(tmp_path, maxent_prune=0.5, **settings)
+
+
+def test_a_checkpoint_that_cannot_wait_for_the_end_of_a_rollout_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="updates end in mid-rollout"):
+        trl_tiny.arguments(tmp_path, num_iterations=2, save_strategy="best", eval_strategy="steps", do_eval=True,
+                           metric_for_best_model="loss")  # fmt: skip
+
+
+def test_a_checkpoint_at_any_moment_is_refused_where_it_could_fall_in_mid_rollout(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"updates end in mid-rollout .*enable_jit_checkpoint=True"):
+        trl_tiny.arguments(tmp_path, num_iterations=2, enable_jit_checkpoint=True)
+    assert trl_tiny.arguments(tmp_path, enable_jit_checkpoint=True).enable_jit_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"entropy_coef": -1.0}, r"entropy_coef >= 0, got entropy_coef=-1\.0"),
+        ({"temperature": 0.0}, r"temperature > 0, got temperature=0\.0"),
+        ({"vllm_importance_sampling_mode": "nope"}, "to be one of .*got vllm_importance_sampling_mode='nope'"),
+        ({"sync_ref_model": True}, "sync_ref_model=False without a reference"),
+        (
+            {"sync_ref_model": True, "init_kl_coeff": 0.1, "maxent_anchor": "old"},
+            "sync_ref_model=False without a ref",
+        ),
+        (
+            {"maxent_projection": "surrogate", "init_kl_coeff": 0.1},
+            r"init_kl_coeff=0 with maxent_projection='surrogate' .*got init_kl_coeff=0\.1",
+        ),
+    ],
+)
+def test_values_that_could_not_have_their_effect_are_refused_by_name(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        trl_tiny.arguments(tmp_path, **settings)
+
+
+def test_a_reference_may_move_with_the_policy_where_only_the_penalty_needs_it(tmp_path: Path) -> None:
+    assert trl_tiny.arguments(tmp_path, sync_ref_model=True, kl_penalty=0.1).beta_of_trl == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_device_train_batch_size": 6}, "must be divisible by num_generations"),
+        ({"num_generations": 1}, "at least 2 generations per prompt"),
+    ],
+)
+def test_batches_that_hold_no_whole_groups_are_refused(settings: dict[str, Any], message: str, tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        trl_tiny.arguments(tmp_path, **settings)
+
+
+def test_too_high_a_floor_for_the_group_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="maxent_q_eps <= 1/K with K=4"):
+        trl_tiny.arguments(tmp_path, maxent_q_eps=0.3)
+
+
+def test_arguments_of_trl_itself_are_refused_before_a_model_is_loaded(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="args to be a MaxEntGRPOConfig, got args='GRPOConfig'"):
+        MaxEntGRPOTrainer("no/such-model", trl_tiny.reward, GRPOConfig(str(tmp_path), use_cpu=True, bf16=False))
+
+
+def test_options_set_after_construction_are_refused_before_a_model_is_loaded(tmp_path: Any) -> None:
+    args = trl_tiny.arguments(tmp_path)
+    args.delta = 2.0
+    with pytest.raises(ValueError, match=r"got delta=2\.0"):
+        MaxEntGRPOTrainer("no/such-model", trl_tiny.reward, args)
+
+
+@pytest.mark.parametrize("installed", ["1.15.0", "1.17.0", None])
+def test_an_untested_or_missing_version_says_what_to_install(
+    installed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(package: str) -> str:
+        if installed is None:
+            raise PackageNotFoundError(package)
+        return installed
+
+    monkeypatch.setattr(_require, "version", version)
+    message = rf"Expected trl>=1.16,<1.17, got {installed or 'none'}.*: pip install 'maxent-grpo\[trl\]'"
+    with pytest.raises(ImportError, match=message):
+        importlib.reload(trl)

@@ -1,0 +1,115 @@
+"""The golden table through TRL's own path: rollout, scoring, split, loss and backward of a real training step."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
+from support import trl_tiny
+from support.golden_table import GoldenRow, load_golden
+from support.trl_formulas import fields
+
+GOLDEN = load_golden()
+K = max(GOLDEN.group_sizes)
+FILLER = -1  # TRL's groups are of one size: shorter ones are filled up with candidates that nothing scores
+
+
+def places() -> list[int]:
+    """Return the golden row of each of the G·K candidates."""
+    starts = [sum(GOLDEN.group_sizes[:group]) for group in range(GOLDEN.num_groups)]
+    return [
+        start + copy if copy < size else FILLER
+        for start, size in zip(starts, GOLDEN.group_sizes, strict=True)
+        for copy in range(K)
+    ]
+
+
+PLACES = places()
+
+
+def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+    """Return the golden completions; an empty one, which TRL cannot take, as a token of a tool."""
+    ids, masks = [], []
+    for place in PLACES:
+        completion = [] if place == FILLER else GOLDEN.completion_ids[place][GOLDEN.mask[place]].tolist()
+        ids.append(completion or [9])
+        masks.append([1] * len(completion) or [0])
+    return {
+        "prompt_ids": [GOLDEN.prompt_ids[PLACES[row - row % K]] for row in range(len(PLACES))],
+        "completion_ids": ids,
+        "logprobs": [[0.0] * len(completion) for completion in ids],
+        "env_mask": masks,
+        "place": PLACES,
+    }
+
+
+def scored_by(function: int) -> Any:
+    def reward(place: list[int], **_: Any) -> list[float]:
+        return [math.nan if row == FILLER else GOLDEN.rewards[row, function].item() for row in place]
+
+    reward.__name__ = f"function_{function}"
+    return reward
+
+
+class Tabled(MaxEntGRPOTrainer):
+    """The trainer with log-probabilities of the table in place of a model's."""
+
+    policy: Tensor
+    losses: list[Tensor]
+    order: Tensor | None = None
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        return super()._generate_and_score_completions(inputs) | {"order": torch.arange(len(PLACES))}
+
+    def _trained_on(self, rows: Any) -> Any:
+        rows = super()._trained_on(rows)
+        self.order = rows["order"]
+        return rows
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
+        self.losses.append(super()._compute_loss(model, inputs))
+        return self.losses[-1]
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *_: Any, logits_to_keep: int = 0, **__: Any) -> Any:
+        if torch.is_grad_enabled():
+            logps = self.policy[self.order]
+        else:
+            logps = on_places(GOLDEN.reference_logps if model is self.ref_model else GOLDEN.old_logps)
+        return logps, torch.zeros_like(logps), None
+
+
+def on_places(table: Tensor) -> Tensor:
+    rows = table.float()[torch.tensor(PLACES)]
+    return rows.masked_fill((torch.tensor(PLACES) == FILLER).unsqueeze(-1), 0.0)
+
+
+@pytest.mark.parametrize("name", GOLDEN.rows)
+def test_loss_and_gradient_are_those_of_the_golden_table(
+    name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row: GoldenRow = GOLDEN.rows[name]
+    policy = trl_tiny.model()
+    if row.config.needs_reference:
+        policy.config._name_or_path = trl_tiny.saved(tmp_path / "reference")
+    monkeypatch.setattr(trl_tiny, "MaxEntGRPOTrainer", Tabled)
+    run = trl_tiny.trainer(
+        tmp_path,
+        policy=policy,
+        rewards=[scored_by(0), scored_by(1)],
+        reward_weights=GOLDEN.reward_weights.tolist(),
+        rollout=rollout,
+        per_device_train_batch_size=len(PLACES),
+        num_generations=K,
+        max_completion_length=GOLDEN.max_length,
+        num_iterations=2 if row.clipped else 1,
+        **fields(row.config),
+    )
+    run.policy, run.losses = on_places(GOLDEN.policy_logps).requires_grad_(), []
+    run.train()
+    kept = torch.tensor(PLACES) != FILLER
+    assert run.policy.grad is not None
+    torch.testing.assert_close(run.policy.grad[kept].double(), row.gradient, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(run.losses[0].detach().double(), row.loss, rtol=1e-5, atol=1e-6)

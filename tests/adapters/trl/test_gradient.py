@@ -1,0 +1,196 @@
+"""The gradient of real TRL runs against the formulas, for every setting that has a say in it."""
+
+import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
+
+from maxent_grpo import MaxEntConfig
+from maxent_grpo.adapters.trl.head import _logit_settings
+from support import trl_tiny
+from support.trl_formulas import expected_gradient, fields, groups, policy_and_reference, relative_error, utilities
+
+SETTINGS = {
+    "published": MaxEntConfig(),
+    "anchored at the reference": MaxEntConfig(beta=0.5, q_temperature=0.5),
+    "anchored at the rollout policy": MaxEntConfig(beta=0.5, anchor="old", nll_reduction="mean"),
+    "diverse": MaxEntConfig.diverse(max_length=trl_tiny.COMPLETION),
+    "listwise": MaxEntConfig(projection="listwise", tau=0.0, beta=1.0, anchor="old"),
+    "surrogate": MaxEntConfig(projection="surrogate", surrogate_tau=0.1, max_length=trl_tiny.COMPLETION),
+    "Dr.GRPO": MaxEntConfig(projection="surrogate", surrogate_tau=math.inf, max_length=trl_tiny.COMPLETION),
+}
+HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
+
+
+def second_reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+    return [None if len(ids) == 4 else len(ids) / 6 for ids in completion_ids]
+
+
+def no_reward_for_six_tokens(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+    return [None if len(ids) == 6 else trl_tiny.reward([ids])[0] for ids in completion_ids]
+
+
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+@HEADS
+def test_the_gradient_is_that_of_the_formula(config: MaxEntConfig, fused: bool, tmp_path: Any) -> None:
+    policy, frozen = policy_and_reference(tmp_path)
+    expected = expected_gradient(policy, frozen, config, utilities())
+    got = trl_tiny.gradient(tmp_path, policy=policy, maxent_fused_head=fused, **fields(config))
+    assert relative_error(got, expected) < 1e-5
+
+
+def test_groups_hold_duplicates_for_the_discount_to_find() -> None:
+    assert any(len({tuple(completion) for _, completion in group}) < len(group) for group in groups())
+
+
+def test_rewards_are_weighted_and_missing_ones_are_left_out_of_the_sum(tmp_path: Any) -> None:
+    def weighted(ids: list[int]) -> float:
+        (first,), (second,) = no_reward_for_six_tokens([ids]), second_reward([ids])
+        return 2.0 * (first or 0.0) + 0.5 * (second or 0.0)
+
+    policy = trl_tiny.model()
+    expected = expected_gradient(policy, policy, MaxEntConfig(), utilities(weighted))
+    functions = [no_reward_for_six_tokens, second_reward]
+    got = trl_tiny.gradient(tmp_path, policy=policy, rewards=functions, reward_weights=[2.0, 0.5])
+    assert relative_error(got, expected) < 1e-5
+
+
+def test_a_candidate_that_no_function_scores_has_no_weight(tmp_path: Any) -> None:
+    policy = trl_tiny.model()
+    rewards = utilities(lambda ids: np.nan if len(ids) == 6 else trl_tiny.reward([ids])[0])
+    assert np.isnan(rewards).any()
+    expected = expected_gradient(policy, policy, MaxEntConfig(), rewards)
+    got = trl_tiny.gradient(tmp_path, policy=policy, rewards=no_reward_for_six_tokens)
+    assert relative_error(got, expected) < 1e-5
+
+
+def test_a_skipped_group_moves_nothing_and_still_counts(tmp_path: Any) -> None:
+    def first_group_fails(completion_ids: list[list[int]], prompts: list[str], **_: Any) -> list[float]:
+        pairs = zip(prompts, completion_ids, strict=True)
+        return [0.0 if prompt == "aa" else float(len(ids) > 3) for prompt, ids in pairs]
+
+    policy, config = trl_tiny.model(), MaxEntConfig(skip="all_min")
+    rewards = utilities(lambda ids: float(len(ids) > 3)) * np.array([[0.0], [1.0]])
+    expected = expected_gradient(policy, policy, config, rewards)
+    got = trl_tiny.gradient(tmp_path, policy=policy, rewards=first_group_fails, **fields(config))
+    assert relative_error(got, expected) < 1e-5
+
+
+def test_log_probabilities_are_those_of_the_sampling_temperature(tmp_path: Any) -> None:
+    policy, config = trl_tiny.model(), MaxEntConfig(projection="listwise")
+    expected = expected_gradient(policy, policy, config, utilities(), temperature=0.7)
+    got = trl_tiny.gradient(tmp_path, policy=policy, temperature=0.7, **fields(config))
+    assert relative_error(got, expected) < 1e-5
+
+
+@HEADS
+def test_truncated_completions_leave_their_group_when_they_are_masked(fused: bool, tmp_path: Any) -> None:
+    policy, config = trl_tiny.model(), MaxEntConfig(center=True)
+    rewards = utilities(lambda ids: trl_tiny.reward([ids])[0] if ids[-1] == trl_tiny.EOS else np.nan)
+    assert np.isnan(rewards).any()
+    expected = expected_gradient(policy, policy, config, rewards)
+    settings = {"mask_truncated_completions": True, "maxent_fused_head": fused, **fields(config)}
+    got = trl_tiny.gradient(tmp_path, policy=policy, **settings)
+    assert relative_error(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize("config", [MaxEntConfig(nll_reduction="mean"), MaxEntConfig(projection="listwise")])
+def test_tokens_of_tools_are_neither_scored_nor_trained_on(config: MaxEntConfig, tmp_path: Any) -> None:
+    def written_by_policy(ids: list[int]) -> list[bool]:
+        return [place != 1 for place in range(len(ids))]
+
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        output = trl_tiny.replayed(prompts, trainer)
+        return output | {
+            "env_mask": [[int(kept) for kept in written_by_policy(ids)] for ids in output["completion_ids"]]
+        }
+
+    policy = trl_tiny.model()
+    expected = expected_gradient(policy, policy, config, utilities(), counted=written_by_policy)
+    got = trl_tiny.gradient(tmp_path, policy=policy, rollout=rollout, **fields(config))
+    assert relative_error(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "config", [MaxEntConfig(clip_low=0.1, clip_high=0.1), SETTINGS["listwise"], SETTINGS["surrogate"]]
+)
+def test_the_second_update_on_a_rollout_is_clipped(config: MaxEntConfig, tmp_path: Any) -> None:
+    before, rate = trl_tiny.model(), 0.01
+    first = expected_gradient(before, before, config, utilities())
+    after = trl_tiny.model()
+    torch.nn.utils.vector_to_parameters(
+        torch.nn.utils.parameters_to_vector(after.parameters()).detach() - rate * first.float(), after.parameters()
+    )
+    expected = expected_gradient(after, after, config, utilities(), rollout_policy=before)
+    unclipped = expected_gradient(after, after, config, utilities())
+    kept = trl_tiny.Gradients()
+    settings = {"num_iterations": 2, "max_steps": 2, "learning_rate": rate, **fields(config)}
+    trl_tiny.trainer(tmp_path, policy=before, callbacks=[kept], **settings).train()
+    got = torch.cat([gradient.flatten() for gradient in kept.steps[1].values()])
+    assert relative_error(got, expected) < 1e-4
+    assert relative_error(got, unclipped) > 1e-2
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_the_penalties_are_means_over_tokens_candidates_and_groups(corrected: bool, tmp_path: Any) -> None:
+    policy, frozen = policy_and_reference(tmp_path)
+    plain = expected_gradient(policy, frozen, MaxEntConfig(), utilities())
+    loss = torch.zeros(())
+    for prompt, completion in itertools.chain(*groups()):
+        ids, chosen = torch.tensor([prompt + completion]), torch.tensor(completion).unsqueeze(-1)
+        logps = policy(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        refs = frozen(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).detach()
+        gap, own = (refs - logps).gather(-1, chosen), logps.gather(-1, chosen)
+        ratio = (own - own.detach()).exp() if corrected else 1.0
+        loss = (
+            loss + 0.3 * ((gap.exp() - gap - 1) * ratio).mean() / 8 + 0.2 * (logps.exp() * logps).sum(-1).mean() / 8
+        )
+    penalties = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
+    kept = trl_tiny.Gradients()
+    settings = {"kl_penalty": 0.3, "entropy_coef": 0.2, "use_bias_correction_kl": corrected}
+    run = trl_tiny.trainer(tmp_path, policy=policy, callbacks=[kept], **settings)
+    run.train()
+    assert relative_error(kept.total(), plain + penalties) < 1e-5
+    assert run.state.log_history[0]["entropy_coef"] == 0.2
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 11, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 64, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1,
+    "initializer_range": 0.5,
+}  # fmt: skip
+LOGIT_SETTINGS = {
+    "capped": (Gemma2Config, Gemma2ForCausalLM, {"head_dim": 8, "final_logit_softcapping": 3.0}),
+    "divided": (GraniteConfig, GraniteForCausalLM, {"logits_scaling": 4.0}),
+    "multiplied": (CohereConfig, CohereForCausalLM, {"logit_scale": 0.25}),
+}
+
+
+@pytest.mark.parametrize(("configured", "made", "settings"), LOGIT_SETTINGS.values(), ids=LOGIT_SETTINGS)
+def test_the_one_pass_head_makes_logits_as_the_model_does(
+    configured: Any, made: Any, settings: dict[str, Any], tmp_path: Any
+) -> None:
+    def gradient(fused: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        policy = made(configured(**SMALL, **settings)).float()
+        return trl_tiny.gradient(tmp_path, policy=policy, maxent_fused_head=fused)
+
+    assert relative_error(gradient(True), gradient(False)) < 1e-6
+
+
+def test_a_scale_of_the_logits_comes_before_a_divisor() -> None:
+    config = SimpleNamespace(logit_scale=0.5, logits_scaling=4.0, model_type="any")
+    assert _logit_settings(config) == (0.5, None)
+    assert _logit_settings(SimpleNamespace(logits_scaling=4.0, model_type="hyperclovax")) == (4.0, None)

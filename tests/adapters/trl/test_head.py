@@ -1,0 +1,45 @@
+"""The one-pass head that the TRL adapter adds to a model, where the head is a shard in another precision."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from maxent_grpo.adapters.trl.head import add_weighted_head
+from support import trl_tiny
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process only: FSDP2 shards, gathers and casts as among many."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("float32", [False, True], ids=["bfloat16 head", "float32 head"])
+def test_under_fsdp2_the_head_is_gathered_in_the_precision_it_projects_in(float32: bool) -> None:
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    ids = torch.randint(2, 11, (3, 9), generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([[1.0, -0.5, 0.0, 2.0]]).expand(3, 4)  # exact in bfloat16, to which FSDP2 casts inputs
+
+    def step(model: nn.Module) -> list[torch.Tensor]:
+        result = model(input_ids=ids, token_weights=weights)
+        result.loss.backward()
+        gradients = [model.get_parameter(name).grad for name in ("lm_head.weight", "model.norm.weight")]
+        whole = [getattr(gradient, "full_tensor", lambda own=gradient: own)() for gradient in gradients]
+        return [result.loss.detach(), result.log_probs, *whole]
+
+    sharded, plain = trl_tiny.model(), trl_tiny.model()
+    for parameter in (plain.model if float32 else plain).parameters():
+        parameter.data = parameter.data.bfloat16()  # and no buffer, as FSDP2
+    for model in (sharded, plain):
+        add_weighted_head(model, temperature=0.7, float32=float32)
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for module in (sharded.model, sharded.lm_head, sharded):
+        fully_shard(module, mp_policy=policy)
+    for got, wanted in zip(step(sharded), step(plain), strict=True):
+        torch.testing.assert_close(got.float(), wanted.float(), rtol=1e-6, atol=1e-6)

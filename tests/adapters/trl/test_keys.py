@@ -1,0 +1,83 @@
+"""What makes two candidates the same answer: their tokens, or what a function of the user's says of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from maxent_grpo import MaxEntConfig
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
+from support import trl_tiny
+from support.trl_formulas import coefficients, groups, utilities
+
+CONFIG = MaxEntConfig(center=True, dedup=1.0)
+
+
+def trained(path: Path, key_func: Any) -> tuple[np.ndarray, dict[str, float]]:
+    """Return each candidate's coefficient, [PROMPTS, K], and what the update logged."""
+    run = trl_tiny.trainer(
+        path, log_completions=True, maxent_center=True, maxent_dedup=1.0, extra={"key_func": key_func}
+    )
+    run.train()
+    table = pd.read_parquet(next((path / "completions").glob("*.parquet")))
+    return table["coefficient"].to_numpy().reshape(utilities().shape), run.state.log_history[0]
+
+
+def by_formula(names: list[list[int]]) -> np.ndarray:
+    rows = []
+    for group, u, named in zip(groups(), utilities(), names, strict=True):
+        lengths = np.array([len(completion) for _, completion in group])
+        rows.append(coefficients(CONFIG, u, 0.0 * u, 0.0 * u, lengths, named)[0])
+    return np.array(rows)
+
+
+def names(of: Any) -> list[list[int]]:
+    """Return a number for each candidate, equal where `of` says the same of two completions."""
+    numbers: dict[Any, int] = {}
+    return [[numbers.setdefault(of(ids), len(numbers)) for _, ids in group] for group in groups()]
+
+
+def test_a_key_function_is_called_as_a_reward_is_and_says_what_counts_as_the_same(tmp_path: Path) -> None:
+    called: list[dict[str, Any]] = []
+
+    def parity(completion_ids: list[list[int]], **given: Any) -> list[str]:
+        called.append(given)
+        return ["even" if len(ids) % 2 == 0 else "odd" for ids in completion_ids]
+
+    found, logged = trained(tmp_path / "keys", parity)
+    assert {"prompts", "completions"} <= called[0].keys()
+    shared = names(lambda ids: len(ids) % 2)
+    np.testing.assert_allclose(found, by_formula(shared), rtol=1e-5, atol=1e-6)
+    distinct = np.mean([len(set(group)) / len(group) for group in shared])
+    assert logged["maxent/frac_distinct"] == pytest.approx(distinct)
+    assert distinct < 1
+    by_tokens, _ = trained(tmp_path / "tokens", None)
+    np.testing.assert_allclose(by_tokens, by_formula(names(tuple)), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(found, by_tokens)
+
+
+def test_where_no_answer_is_told_the_tokens_count(tmp_path: Path) -> None:
+    def first_only(completion_ids: list[list[int]], **_: Any) -> list[str | None]:
+        return ["even" if len(ids) % 2 == 0 else None for ids in completion_ids]
+
+    found, _ = trained(tmp_path, first_only)
+    expected = by_formula(names(lambda ids: "even" if len(ids) % 2 == 0 else tuple(ids)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_no_function_is_refused_before_a_model_loads() -> None:
+    with pytest.raises(ValueError, match="Expected key_func to be a function or None, got key_func='final_answer'"):
+        MaxEntGRPOTrainer(
+            "no/model", trl_tiny.reward, MaxEntGRPOConfig("runs", use_cpu=True, bf16=False), key_func="final_answer"
+        )
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [(["one"], "Expected key_func to return 8 answers, got answers=1"), ([3] * 8, "Expected answers to be texts")],
+)
+def test_answers_that_are_too_few_or_no_texts_are_refused(tmp_path: Path, answers: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trained(tmp_path, lambda **_: answers)

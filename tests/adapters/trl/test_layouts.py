@@ -1,0 +1,165 @@
+"""The same rollouts give the same gradient, however real TRL splits them over steps, micro-batches and ranks."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from support import trl_tiny
+
+TESTS = Path(__file__).parents[2]
+DIVERSE = {
+    "maxent_center": True,
+    "maxent_dedup": 1.0,
+    "maxent_skip": "all_min",
+    "maxent_nll_reduction": "max_length",
+}
+SURROGATE = {"maxent_projection": "surrogate", "maxent_surrogate_tau": 0.1}
+CLIPPED = {"num_iterations": 2, "max_steps": 2, "learning_rate": 0.05, "maxent_center": True, "epsilon": 0.02}
+LISTWISE = {"maxent_projection": "listwise", "maxent_anchor": "old", "init_kl_coeff": 0.5}
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+def layout(rows: int, accumulation: int = 1, per_generation: int | None = None, steps: int = 1) -> dict[str, Any]:
+    """Return micro-batches of `rows`, `accumulation` of them an update, `per_generation` of them a rollout."""
+    return {
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": accumulation,
+        "steps_per_generation": per_generation,
+        "max_steps": steps,
+    }
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, DIVERSE, LISTWISE, SURROGATE, {"maxent_prune": 0.5}, {"maxent_fused_head": True}]
+)
+@pytest.mark.parametrize("split", [layout(4, 2), layout(2, 4), layout(1, 8)])
+def test_accumulation_leaves_the_gradient_alone(
+    split: dict[str, Any], settings: dict[str, Any], tmp_path: Any
+) -> None:
+    expected = trl_tiny.gradient(tmp_path, **layout(8), **settings)
+    assert relative_error(trl_tiny.gradient(tmp_path, **split, **settings), expected) < 1e-5
+
+
+@pytest.mark.parametrize("settings", [{}, DIVERSE, LISTWISE, {"kl_penalty": 0.1}, {"entropy_coef": 0.1}])
+@pytest.mark.parametrize("split", [layout(2, 4, 2), layout(4, 1, 2, steps=2), layout(2, 2, 4, steps=2)])
+def test_rollouts_of_half_or_twice_an_update_leave_the_gradient_alone(
+    split: dict[str, Any], settings: dict[str, Any], tmp_path: Any
+) -> None:
+    def policy() -> Any:
+        model = trl_tiny.model()
+        model.config._name_or_path = reference
+        return model
+
+    reference = trl_tiny.saved(tmp_path / "reference", seed=1)
+    expected = trl_tiny.gradient(tmp_path, policy=policy(), **layout(8), **settings)
+    # Two updates on half of the prompts each are divided by half of the groups each.
+    got = trl_tiny.gradient(tmp_path, policy=policy(), **split, **settings) / split["max_steps"]
+    assert relative_error(got, expected) < 1e-5
+
+
+def test_the_last_update_of_an_epoch_counts_the_prompts_that_it_has(tmp_path: Any) -> None:
+    kept = trl_tiny.Gradients()
+    trl_tiny.trainer(tmp_path, count=6, callbacks=[kept], **layout(4, 4, 2, steps=2)).train()
+    four, two = (torch.cat([g.flatten() for g in step.values()]) for step in kept.steps)
+    assert relative_error(two, trl_tiny.gradient(tmp_path, first=4, **layout(8))) < 1e-5
+    assert relative_error(four, trl_tiny.gradient(tmp_path, **layout(16))) < 1e-5
+
+
+TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "DDP": (layout(4), {}),
+    "DDP, accumulation 2": (layout(2, 2), {}),
+    "DDP, accumulation 4": (layout(1, 4), {}),
+    "DDP, rollouts of half an update, groups over both ranks": (layout(2, 2, 1), {}),
+    "DDP, rollouts of two updates, groups over both ranks": (layout(1, 2, 4, steps=2), {}),
+    "DDP, one-pass head": (layout(2, 2), {"maxent_fused_head": True}),
+    "DDP, pruned": (layout(2, 2), {"maxent_prune": 0.5}),
+    "DDP, pruned to next to nothing": (layout(1, 4), {"maxent_prune": 0.13}),
+    "DDP, diverse": (layout(1, 4), DIVERSE),
+    "DDP, listwise": (layout(2, 2), LISTWISE),
+    "DDP, surrogate": (layout(2, 2), SURROGATE),
+    "DDP, clipped": (layout(2, 2), CLIPPED),
+    "DDP, adapter, one-pass head": (layout(2, 2), {"adapter": True, "maxent_fused_head": True}),
+    "DDP, anchored at the reference": (layout(2, 2), {"init_kl_coeff": 0.5, "reference": ""}),
+    "ZeRO-2, accumulation 2": (layout(2, 2), {"zero": 2}),
+    "ZeRO-3": (layout(4), {"zero": 3}),
+    "ZeRO-3, rollouts of half an update, groups over both ranks": (layout(1, 4, 2), {"zero": 3}),
+    "ZeRO-3, one-pass head": (layout(2, 2), {"zero": 3, "maxent_fused_head": True}),
+    "ZeRO-3, one-pass head, tied embeddings": (layout(4), {"zero": 3, "maxent_fused_head": True, "tied": True}),
+    "ZeRO-3, anchored at the reference": (
+        layout(2, 2),
+        {"zero": 3, "init_kl_coeff": 0.5, "reference": "", "maxent_measure_every": 1},
+    ),
+    "ZeRO-3, adapter, one-pass head": (layout(4), {"zero": 3, "adapter": True, "maxent_fused_head": True}),
+    "ZeRO-3, adapter, anchored": (layout(2, 2), {"zero": 3, "adapter": True, "init_kl_coeff": 0.5}),
+    "ZeRO-3, pruned": (layout(2, 2), {"zero": 3, "maxent_prune": 0.5}),
+}
+RESUMED: dict[str, dict[str, Any]] = {
+    "plain": {"per_device_train_batch_size": 4},
+    "pruned and clipped": {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "maxent_prune": 0.5,
+        "num_iterations": 2,
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
+    reference = trl_tiny.saved(tmp_path / "reference", seed=1)
+
+    def given(settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: reference if name == "reference" else value for name, value in settings.items()}
+
+    layouts = [[name, {**settings, "resumed": True, "count": 6}] for name, settings in RESUMED.items()]
+    layouts += [[name, split | given(settings)] for name, (split, settings) in TWO_RANKS.items()]
+    launch(2, TESTS / "adapters/trl_scripts/layouts.py", str(tmp_path / "out.pt"), json.dumps(layouts))
+    results = torch.load(tmp_path / "out.pt")
+    errors = {}
+    for name, (split, settings) in TWO_RANKS.items():
+        alone = {key: value for key, value in settings.items() if key not in ("zero", "tied", "reference", "adapter")}
+        policy = trl_tiny.model(tie_word_embeddings=settings.get("tied", False))
+        policy.config._name_or_path = reference
+        policy = trl_tiny.with_adapter(policy) if "adapter" in settings else policy
+        expected = trl_tiny.gradient(tmp_path, policy=policy, **layout(8) | alone)
+        errors[name] = relative_error(results[name]["gradient"] / split["max_steps"], expected)
+    assert {name: error for name, error in errors.items() if not error < 1e-5} == {}
+    for name in RESUMED:
+        assert len(results[name]["whole"]) == 4
+        assert results[name]["resumed"] == results[name]["whole"]
+    for name in ("DDP, pruned", "ZeRO-3, pruned"):
+        rows = list(itertools.chain(*results[name]["rows"]))
+        assert sum(rows) in (3, 4, 5)  # half of 8, up to the rounding of one draw
+        assert max(rows) - min(rows) <= 1
+        assert len(rows) == 2 * 2  # as many forwards as without pruning
+    alone = trl_tiny.trainer(tmp_path, **layout(8), **LISTWISE)
+    alone.train()
+    statistics = {name: value for name, value in alone.state.log_history[0].items() if name.startswith("maxent/")}
+    assert len(statistics) == 10
+    assert {name: results["DDP, listwise"]["log"][name] for name in statistics} == pytest.approx(statistics, rel=1e-4)
+
+
+def launch(ranks: int, script: Path, *arguments: str) -> None:
+    """Run a worker script on so many gloo ranks."""
+    environment = os.environ | {
+        "PYTHONPATH": str(TESTS),
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    command += [str(script), *arguments]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]

@@ -1,0 +1,83 @@
+"""The golden table: the objective agrees with the oracle row by row, and the script still makes the file."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from maxent_grpo import MaxEntObjective, flatten_groups, pad_groups
+from support.golden import make_rollouts
+from support.golden_table import load_golden
+
+GOLDEN = load_golden()
+
+
+def summed(logps, groups):
+    return pad_groups(logps.sum(-1), groups)[0]
+
+
+@pytest.mark.parametrize("name", GOLDEN.rows)
+def test_objective_agrees_with_the_oracle(name):
+    row, sizes = GOLDEN.rows[name], GOLDEN.group_sizes
+    objective = MaxEntObjective(row.config)
+    utilities, present = pad_groups(GOLDEN.utilities, sizes)
+    old = summed(GOLDEN.old_logps, sizes)
+    target = objective.target(
+        utilities,
+        mask=present & ~utilities.isnan(),
+        lengths=pad_groups(GOLDEN.mask.sum(-1), sizes)[0],
+        ref_logps=summed(GOLDEN.reference_logps, sizes),
+        old_logps=old,
+        keys=pad_groups(GOLDEN.keys, sizes)[0],
+    )
+    coefficients = flatten_groups(objective.coefficients(target, old_logps=old), present)
+    logps = GOLDEN.policy_logps.clone().requires_grad_()
+    loss = objective.loss(
+        logps,
+        coefficients,
+        GOLDEN.mask,
+        num_groups=GOLDEN.num_groups,
+        old_logps=GOLDEN.old_logps if row.clipped else None,
+        advantages=flatten_groups(target.advantages, present),
+    )
+    loss.backward()
+    for actual, expected in ((coefficients, row.coefficients), (loss, row.loss), (logps.grad, row.gradient)):
+        assert actual.dtype == torch.float64
+        assert_close(actual.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_differ_from_one_another():
+    """A row that repeats another one's gradient tests nothing of its own."""
+    gradients = [row.gradient for row in GOLDEN.rows.values()]
+    for i, one in enumerate(gradients):
+        assert all((one - other).abs().max() > 1e-6 for other in gradients[:i])
+
+
+def test_batch_holds_what_adapters_stumble_over():
+    assert GOLDEN.rewards.isnan().any(-1).sum() > GOLDEN.rewards.isnan().all(-1).sum() == 1
+    assert (GOLDEN.mask.sum(-1) == 0).sum() == 1
+    assert len(set(GOLDEN.group_sizes)) > 1
+    assert len(GOLDEN.keys) - len(set(GOLDEN.keys.tolist())) >= 3
+    ratios = (GOLDEN.policy_logps - GOLDEN.old_logps).exp()[GOLDEN.mask]
+    assert ((ratios < 0.8) | (ratios > 1.2)).any()
+    assert ((ratios > 0.8) & (ratios < 1.2)).any()
+
+
+def test_the_script_still_makes_this_file():
+    """Equal in every entry, floats to 1e-13: exp and log may differ in the last digit between machines."""
+
+    def compare(made, stored, where=""):
+        assert type(made) is type(stored), where
+        if isinstance(made, dict):
+            assert made.keys() == stored.keys(), where
+            for key, value in made.items():
+                compare(value, stored[key], f"{where}/{key}")
+        elif isinstance(made, list):
+            assert len(made) == len(stored), where
+            for index, pair in enumerate(zip(made, stored, strict=True)):
+                compare(*pair, f"{where}/{index}")
+        else:
+            assert made == (pytest.approx(stored, rel=1e-13, abs=1e-13) if isinstance(made, float) else stored), where
+
+    compare(json.loads(json.dumps(make_rollouts.contents())), json.loads(make_rollouts.PATH.read_text()))

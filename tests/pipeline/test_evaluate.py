@@ -1,0 +1,338 @@
+"""The evaluation script: the demo's figures again, the curves and their intervals, and LightEval's commands."""
+
+import doctest
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from maxent_grpo.pipeline import evaluate
+from maxent_grpo.pipeline.answers.verifier import Comparison
+from maxent_grpo.pipeline.evaluation import curves, lighteval
+from maxent_grpo.pipeline.evaluation.curves import metric_curve
+from maxent_grpo.pipeline.evaluation.generation import Sampling, Transformers, engine_for, prompt_texts
+from maxent_grpo.pipeline.evaluation.subjects import dataset_subject
+from maxent_grpo.pipeline.rewards import Reward, reward_of
+from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
+from maxent_grpo.pipeline.tasks.metrics import hit_probability
+from maxent_grpo.pipeline.tiny import demo as quickstart
+from maxent_grpo.pipeline.tiny.model import build_model
+from maxent_grpo.pipeline.tiny.storage import save_checkpoint
+
+PROMPTS, SAMPLES = 16, 8
+ASKED = ["--task", "countdown-wide", "--max_new_tokens", str(quickstart.MAX_NEW_TOKENS), "--prompts", str(PROMPTS)]
+
+
+def ignore(entry: object) -> None:
+    del entry
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> quickstart.Job:
+    """A warm start of the demo, evaluated by the demo."""
+    folder = tmp_path_factory.mktemp("demo")
+    small = ["--warm-steps", "150", "--eval-prompts", str(PROMPTS), "--eval-samples", str(SAMPLES), "--seed", "3"]
+    job = quickstart.Job(quickstart.arguments([*small, "--output", str(folder)]), "warm_start", seed=3)
+    quickstart.warm_up(job, ignore, lambda: False)
+    return job
+
+
+def report(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return result
+
+
+def test_the_demos_checkpoints_get_the_demos_figures(demo: quickstart.Job, tmp_path: Path) -> None:
+    logged = [row for row in demo.log.rows() if "temperature" in row]
+    assert any(row["mean@8"] > 0 for row in logged)
+    for row in logged:
+        flags = ["--samples", str(SAMPLES), "--seed", "3", "--temperature", str(row["temperature"]), "--greedy"]
+        evaluate.main([str(demo.folder), *ASKED, *flags, "--output", str(tmp_path)])
+        (result,) = report(tmp_path)["results"]
+        assert result["greedy_accuracy"] == row["pass@1"]
+        for name in ("mean", "pass", "distinct", "coverage"):
+            assert result[f"{name}@k"]["value"][8 - 1] == pytest.approx(row[f"{name}@8"], rel=1e-12)
+        assert result["distinct_per_solved"][8 - 1] == pytest.approx(row["distinct_per_solved"], rel=1e-12)
+
+
+def test_64_samples_give_every_k_to_64_with_an_interval_and_three_files(demo: quickstart.Job, tmp_path: Path) -> None:
+    evaluate.main([str(demo.folder), *ASKED, "--samples", "64", "--batch_prompts", "4", "--output", str(tmp_path)])
+    (result,) = report(tmp_path)["results"]
+    assert result["k"] == list(range(1, 65))
+    for name in ("mean@k", "pass@k", "distinct@k", "coverage@k"):
+        low, value, high = (np.array(result[name][end]) for end in ("low", "value", "high"))
+        assert low.shape == (64,)
+        assert (low <= value).all()
+        assert (value <= high).all()
+        assert name == "mean@k" or (np.diff(value) >= -1e-12).all()  # more samples find no less
+    assert result["pass@k"]["value"][0] == pytest.approx(result["mean@k"]["value"][0])
+    assert (tmp_path / "evaluation.png").stat().st_size > 10_000
+    table = (tmp_path / "evaluation.md").read_text().splitlines()
+    assert [line.split("|")[2].strip() for line in table[2:]] == ["1", "2", "4", "8", "16", "32", "64"]
+
+
+def test_a_model_that_is_missing_is_named_before_another_is_sampled(demo: quickstart.Job, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"evaluate.py: Expected a model that can be read, got '{tmp_path}/none'"):
+        evaluate.main([str(demo.folder), str(tmp_path / "none"), *ASKED, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_one_model_gave_is_kept_when_the_next_one_fails(
+    demo: quickstart.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = evaluate.evaluated
+
+    def fails_on_the_second(model: str, *rest: Any) -> Any:
+        if model.endswith("/."):
+            raise RuntimeError(model)
+        return real(model, *rest)
+
+    monkeypatch.setattr(evaluate, "evaluated", fails_on_the_second)
+    with pytest.raises(RuntimeError):
+        evaluate.main([str(demo.folder), f"{demo.folder}/.", *ASKED, "--samples", "8", "--output", str(tmp_path)])
+    assert [result["model"] for result in report(tmp_path)["results"]] == [str(demo.folder)]
+
+
+def test_an_unknown_dtype_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main(["model", "--task", "countdown-wide", "--dtype", "floaty"])
+    assert "Expected --dtype auto or a dtype of torch, got 'floaty'" in capsys.readouterr().err
+
+
+def test_a_dataset_is_judged_by_its_reward(demo: quickstart.Job, tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"prompt": ["2 3 = 5 :", "2 4 = 6 :"], "numbers": [[2, 3], [2, 4]], "target": [5, 6]})
+    rows.to_json(tmp_path / "rows.jsonl")
+    flags = ["--dataset", str(tmp_path / "rows.jsonl"), "--reward", "countdown", "--samples", "4"]
+    evaluate.main([str(demo.folder), *flags, "--max_new_tokens", "8", "--output", str(tmp_path / "out")])
+    (result,) = report(tmp_path / "out")["results"]
+    assert result["k"] == [1, 2, 3, 4]
+    assert "distinct" not in (tmp_path / "out/evaluation.md").read_text()
+    assert not [name for name in result if "distinct" in name or "coverage" in name]
+
+
+def test_a_reward_that_cannot_tell_gives_no_verdict() -> None:
+    rows = Dataset.from_dict({"prompt": ["a", "b"], "solution": ["1", "2"]})
+    told = {("1", "1"): 1.0, ("1", "x"): 0.5, ("2", "1"): None, ("2", "x"): 0.0}
+
+    def judge(completions: list[str], solution: list[str], **_: Any) -> list[float | None]:
+        return [told[pair] for pair in zip(solution, completions, strict=True)]
+
+    subject = dataset_subject("s", rows, Reward(judge, ("solution",)))
+    right = Verdict(correct=True, mode="right")
+    assert subject.judge([["1", "x"], ["1", "x"]]) == [[right, WRONG], [None, WRONG]]
+    assert dataset_subject("s", rows, Reward(judge), right=0.5).judge([["1", "x"], ["x", "x"]])[0] == [right, right]
+
+
+def test_answers_to_mathematics_are_judged_in_their_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def compare_all(pairs: list[tuple[str, str]]) -> list[Comparison]:
+        compared.extend(pairs)
+        return [Comparison(gold == answer) for gold, answer in pairs]
+
+    monkeypatch.setattr("maxent_grpo.pipeline.rewards._VERIFIER", SimpleNamespace(compare_all=compare_all))
+    rows = Dataset.from_dict({"prompt": ["a"], "solution": ["1"]})
+    (verdicts,) = dataset_subject("s", rows, reward_of("math_verify")).judge([[r"\boxed{1}", "1"]])
+    assert [verdict.correct for verdict in verdicts if verdict] == [True, False]
+    assert compared == [("1", "1")]
+
+
+def verdicts(*rows: str) -> list[list[Verdict | None]]:
+    """Return verdicts written as letters: a mode each, `.` for wrong, `?` for no verdict."""
+    letter = {".": WRONG, "?": None}
+    return [[letter.get(each, Verdict(correct=True, mode=each)) for each in row] for row in rows]
+
+
+def test_the_curve_is_the_unbiased_estimate_at_every_k() -> None:
+    curve = metric_curve(verdicts("aab.", "...."), [3, 1], ks=[1, 2, 3, 4])
+    for k in (1, 2, 3, 4):
+        passed, distinct = hit_probability(4, 3, k), hit_probability(4, 2, k) + hit_probability(4, 1, k)
+        expected = {"mean": 3 / 4, "pass": passed, "distinct": distinct, "coverage": distinct / 3}
+        for name, value in expected.items():
+            assert curve.points[name][k - 1].value == pytest.approx(value / 2)
+        assert curve.distinct_per_solved[k - 1] == pytest.approx(distinct / passed)
+
+
+def test_a_sample_without_a_verdict_is_left_out() -> None:
+    curve = metric_curve(verdicts("a?.?", "aaaa"), [1, 1], ks=[1, 2, 3])
+    assert curve.prompts == [2, 2, 1]
+    assert curve.points["mean"][0].value == pytest.approx((1 / 2 + 1) / 2)
+    assert curve.points["pass"][2].value == 1.0
+    assert metric_curve(verdicts("a?", "?a"), [1, 1], ks=[1, 2]).ks == [1]  # the rest of the evaluation is kept
+    with pytest.raises(ValueError, match="samples that have a verdict, got none"):
+        metric_curve(verdicts("??"), [1], ks=[1])
+
+
+def test_the_interval_covers_the_mean_of_prompts_as_often_as_it_says() -> None:
+    chance, covered = np.random.default_rng(0), 0
+    for trial in range(200):
+        rows = ["a" if right else "." for right in chance.random(60) < 0.4]
+        point = metric_curve(verdicts(*rows), [1] * 60, ks=[1], resamples=400, seed=trial).points["pass"][0]
+        covered += point.low <= 0.4 <= point.high
+    assert 0.89 <= covered / 200 <= 0.99  # 95 %, give or take three standard errors and the grid of 60 prompts
+
+
+def test_prompts_alike_leave_no_doubt() -> None:
+    (point,) = metric_curve(verdicts("a.", "a.", "a."), [1] * 3, ks=[2]).points["pass"]
+    assert (point.low, point.value, point.high) == (1.0, 1.0, 1.0)
+
+
+def test_the_same_seed_gives_the_same_completions_and_leaves_chance_alone(demo: quickstart.Job) -> None:
+    sampler = Transformers(str(demo.folder), None, "float32")
+    before = torch.get_rng_state()
+    one, again, other = (sampler.texts(["2 3 5 = 10 :"] * 3, Sampling(4, 1.0, 8, seed)) for seed in (0, 0, 1))
+    assert one == again != other
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [len(each) for each in one] == [4, 4, 4]
+
+
+def test_what_a_checkpoint_prefers_does_not_change_its_samples(tmp_path: Path) -> None:
+    model = build_model(quickstart.TOKENIZER)
+    save_checkpoint(model, quickstart.TOKENIZER, tmp_path / "plain")
+    model.generation_config.update(do_sample=True, top_p=0.1, top_k=2, repetition_penalty=1.5, temperature=0.1)
+    save_checkpoint(model, quickstart.TOKENIZER, tmp_path / "picky")
+    drawn = [
+        Transformers(str(tmp_path / name), None, "float32").texts(["2 3 = 5 :"], Sampling(16, 1.0, 8, 0))
+        for name in ("plain", "picky")
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_chat_goes_through_the_template_once() -> None:
+    tokenizer = SimpleNamespace(
+        bos_token="<s>",
+        apply_chat_template=lambda chat, **_: "<s>" + "".join(f"[{each['role']}]{each['content']}" for each in chat),
+    )
+    chat = [{"role": "user", "content": "1+1"}]
+    assert prompt_texts([chat, "plain"], tokenizer, None) == ["[user]1+1", "plain"]  # type: ignore[arg-type]
+    assert prompt_texts([chat], tokenizer, "Think.") == ["[system]Think.[user]1+1"]  # type: ignore[arg-type]
+
+
+def test_vllm_is_asked_for_samples_of_the_model_itself(
+    demo: quickstart.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    class Engine:
+        def __init__(self, **settings: Any) -> None:
+            asked.update(settings)
+
+        def generate(self, prompts: list[str], settings: dict[str, Any]) -> list[Any]:
+            asked.update(settings)
+            answers = [SimpleNamespace(text=text) for text in ("2+3", "3+2", "5", "2+3")]
+            return [SimpleNamespace(outputs=answers) for _ in prompts]
+
+    module = ModuleType("vllm")
+    module.__spec__ = SimpleNamespace(name="vllm")  # type: ignore[assignment]
+    module.LLM, module.SamplingParams = Engine, dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    rows = Dataset.from_dict({"prompt": ["2 3 = 5 :"], "numbers": [[2, 3]], "target": [5]})
+    rows.to_json(tmp_path / "rows.jsonl")
+    flags = ["--engine", "vllm", "--dataset", str(tmp_path / "rows.jsonl"), "--reward", "countdown"]
+    evaluate.main(
+        [str(demo.folder), *flags, "--samples", "4", "--temperature", "0.7", "--output", str(tmp_path / "o")]
+    )
+    assert {"n": 4, "temperature": 0.7, "top_p": 1.0, "top_k": 0}.items() <= asked.items()
+    assert report(tmp_path / "o")["results"][0]["mean@k"]["value"][0] == 3 / 4
+
+
+def test_vllm_that_is_missing_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="vLLM to be installed"):
+        engine_for("vllm")
+    assert engine_for("auto") == "transformers"
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ([], "one of --task, --dataset and --lighteval"),
+        (["--task", "countdown", "--dataset", "x"], "one of --task, --dataset and --lighteval"),
+        (["--task", "chess"], "invalid choice: 'chess'"),
+        (["--task", "countdown", "--samples", "0"], "--samples >= 1, got 0"),
+        (["--task", "countdown", "--temperature", "-1"], "--temperature >= 0, got -1.0"),
+        (["--task", "countdown", "--dry-run"], "--lighteval with --dry-run"),
+        (["--lighteval", ","], "benchmarks in --lighteval, got ','"),
+    ],
+)
+def test_bad_options_are_named(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.options_of(["model", *flags])
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_dataset_without_the_reward_columns_is_named(demo: quickstart.Job, tmp_path: Path) -> None:
+    Dataset.from_dict({"prompt": ["x"]}).to_json(tmp_path / "rows.jsonl")
+    with pytest.raises(SystemExit, match=r"Expected column 'solution' .*rows\.jsonl"):
+        evaluate.main([str(demo.folder), "--dataset", str(tmp_path / "rows.jsonl")])
+
+
+LIGHT = ["runs/one", "--lighteval", "math_500,gpqa:diamond", "--max_new_tokens", "64", "--temperature", "0.6"]
+
+
+def test_a_dry_run_prints_a_command_for_each_benchmark(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    evaluate.main([*LIGHT, "--dry-run", "--output", "out"])
+    printed = capsys.readouterr().out.splitlines()
+    settings = "'model_name=runs/one,dtype=bfloat16,generation_parameters={max_new_tokens:64,temperature:0.6}'"
+    assert printed == [
+        f"lighteval vllm {settings} '{task}|0' --output-dir out --save-details"
+        for task in ("math_500", "gpqa:diamond")
+    ]
+
+
+def test_lighteval_keeps_its_own_settings_unless_others_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.main(["runs/one", "--lighteval", "math_500", "--dry-run"])
+    assert "{max_new_tokens:32768,temperature:0.6}" in capsys.readouterr().out
+
+
+def test_the_command_of_the_docstring_parses() -> None:
+    (line,) = [line for line in str(evaluate.__doc__).splitlines() if "--submit" in line]
+    options = evaluate.options_of(shlex.split(line)[2:])
+    assert (options.submit, options.sbatch) == (True, "--gres=gpu:1")
+
+
+def test_a_batch_is_bounded_and_the_demos_evaluation_is_one() -> None:
+    assert Sampling(16, 1.0, quickstart.MAX_NEW_TOKENS, 0).prompts_at_once >= 512
+    assert Sampling(16, 1.0, 1024, 0).prompts_at_once == 16  # 2^18 tokens
+    assert Sampling(16, 1.0, 1024, 0, batch_prompts=500).prompts_at_once == 500
+
+
+def test_submit_sends_a_slurm_job_for_each_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sbatch = tmp_path / "bin/sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text('#!/bin/sh\nfor each in "$@"; do printf "%s\\n" "$each"; done >> "$SENT"; echo >> "$SENT"\n')
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SENT", str(tmp_path / "sent"))
+    flags = ["--submit", "--sbatch", "--gres=gpu:1 --time=2:00:00", "--custom_tasks", "mine.py"]
+    evaluate.main([*LIGHT, *flags, "--output", str(tmp_path / "out")])
+    jobs = [job.splitlines() for job in (tmp_path / "sent").read_text().strip().split("\n\n")]
+    assert [job[0] for job in jobs] == ["--job-name=lighteval-math_500", "--job-name=lighteval-gpqa-diamond"]
+    for job in jobs:
+        assert job[2:4] == ["--gres=gpu:1", "--time=2:00:00"]
+        assert job[4] == "--wrap"
+        assert job[5].endswith("--custom-tasks mine.py")
+
+
+def test_a_missing_program_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="Expected sbatch to be installed"):
+        evaluate.main([*LIGHT, "--submit"])
+
+
+@pytest.mark.parametrize("module", [curves, lighteval], ids=lambda module: module.__name__)
+def test_what_the_docstrings_show_is_so(module: Any) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0

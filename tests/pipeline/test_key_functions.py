@@ -1,0 +1,52 @@
+"""What makes two completions the same answer in a recipe."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maxent_grpo.pipeline.arguments import run_of
+from maxent_grpo.pipeline.data.prompts import prompts_of
+from maxent_grpo.pipeline.key_functions import ANSWER_KEYS, countdown_mode, final_answer, keys_of
+
+TINY = Path(__file__).parents[2] / "examples/recipes/tiny-cpu/maxent/config_countdown.yaml"
+
+
+def recipe(folder: Path, **fields: object) -> list[str]:
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | fields))
+    return ["--config", str(file)]
+
+
+def test_reasoning_does_not_make_an_answer_another_one() -> None:
+    chats = [[{"role": "assistant", "content": rf"{thought} \boxed{{ {answer} }}"}] for thought, answer in (
+        ("first", "2*(3+5)"), ("otherwise", "2 * (3 + 5)"), ("or", "(3+5)*2"),
+    )]  # fmt: skip
+    spelt = final_answer(chats)
+    assert spelt[0] == spelt[1] != spelt[2]
+    modes = countdown_mode(chats, numbers=[[2, 3, 5]] * 3, target=[16] * 3)
+    assert len(set(modes)) == 1
+
+
+def test_a_wrong_answer_is_never_taken_for_a_right_one() -> None:
+    right, wrong = countdown_mode([r"\boxed{2*3}", r"\boxed{right: 2*3}"], numbers=[[2, 3]] * 2, target=[6] * 2)
+    assert right == "right: 2*3"
+    assert wrong != right
+
+
+@pytest.mark.parametrize("name", [*ANSWER_KEYS, "maxent_grpo.pipeline.key_functions.final_answer"])
+def test_a_recipe_names_its_answer_keys(name: str, tmp_path: Path) -> None:
+    run = run_of(recipe(tmp_path, answer_keys=name))
+    assert run.answer_keys == keys_of(name)
+    train, _ = prompts_of(run)
+    assert {"numbers", "target"} <= set(train.column_names)
+
+
+def test_names_and_columns_that_are_not_there_are_refused_with_the_field(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"recipe\.yaml: answer_keys: Expected one of final_answer, .*'final_anser'"):
+        run_of(recipe(tmp_path, answer_keys="final_anser"))
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "x", "solution": "1"}\n')
+    math = {"dataset_name": str(data), "reward_funcs": ["pure_accuracy_math"], "do_eval": False}
+    with pytest.raises(ValueError, match="numbers"):
+        prompts_of(run_of(recipe(tmp_path, **math, answer_keys="countdown_mode")))

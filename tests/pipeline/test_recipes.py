@@ -1,0 +1,275 @@
+"""Recipes and accelerate files: all of them load, their batches are whole groups, and their memory is estimated."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from accelerate.utils import DistributedType
+from trl import GRPOConfig
+
+from maxent_grpo import MaxEntConfig
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig
+from maxent_grpo.adapters.trl.preflight import preflight_report
+from maxent_grpo.pipeline import train
+from maxent_grpo.pipeline.arguments import Run, run_of
+from maxent_grpo.pipeline.memory import (
+    GIB,
+    LAYOUTS,
+    memory_parts,
+    memory_report,
+    model_shape,
+    parameter_counts,
+    precision_warnings,
+)
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RECIPES = sorted((EXAMPLES / "recipes").rglob("*.yaml"))
+LAUNCHERS = sorted((EXAMPLES / "accelerate").glob("*.yaml"))
+MATH_1B = EXAMPLES / "recipes/Qwen2.5-1.5B-Instruct/maxent/config_math.yaml"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def loaded(recipe: Path, *flags: str) -> Run:
+    return run_of(["--config", str(recipe), "--preflight-only", *flags])
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(EXAMPLES))
+
+
+def test_there_is_a_recipe_of_each_task_for_each_model() -> None:
+    found = {named(path.parent.parent) for path in RECIPES}
+    assert found == {
+        f"recipes/{name}"
+        for name in (
+            "Qwen2.5-0.5B-Instruct",
+            "Qwen2.5-1.5B-Instruct",
+            "Qwen2.5-7B-Instruct",
+            "Llama-3.1-8B-Instruct",
+            "tiny-cpu",
+        )
+    }
+    for path in RECIPES:
+        assert path.parent.parent / "grpo" / path.name in RECIPES
+        assert path.parent.parent / "maxent" / path.name in RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=named)
+def test_a_recipe_loads_and_its_batches_are_whole_groups(recipe: Path) -> None:
+    run = loaded(recipe)
+    args = run.training
+    assert run.script.task == recipe.parent.name
+    assert isinstance(args, MaxEntGRPOConfig) == (run.script.task == "maxent")
+    assert args.per_device_train_batch_size % args.num_generations == 0  # so on any number of GPUs
+    assert args.per_device_eval_batch_size % (args.num_generations_eval or args.num_generations) == 0
+    assert run.changed == ()
+    if isinstance(args, MaxEntGRPOConfig):
+        shape, _ = model_shape(run)
+        assert f"x {args.num_generations} candidates per rollout" in preflight_report(args, shape, None, None)
+
+
+def arguments(run: Run) -> dict[str, Any]:
+    """Return the trainer's arguments but for what names the run."""
+    return {name: value for name, value in run.training.to_dict().items() if name not in ("output_dir", "run_name")}
+
+
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if path.parent.name == "maxent"], ids=named)
+def test_a_recipe_of_ours_runs_the_plain_grpo_of_the_grpo_recipe(recipe: Path) -> None:
+    run = loaded(recipe, "--task", "grpo", "--maxent_tau", "0.7", "--maxent-center=true")
+    plain = loaded(recipe.parent.with_name("grpo") / recipe.name)
+    assert isinstance(run.training, GRPOConfig)
+    assert not isinstance(run.training, MaxEntGRPOConfig)
+    assert run.training.loss_type == "grpo"
+    assert arguments(run) == arguments(plain)
+    assert {"init_kl_coeff=0.0 is beta", "maxent_tau=0.7 is left out", "maxent_center=true is left out"} <= {
+        *run.changed
+    }
+    assert "maxent_tau=0.7 is left out" in train.description(run)
+
+
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if path.parent.name == "grpo"], ids=named)
+def test_a_grpo_recipe_runs_the_method_as_published(recipe: Path) -> None:
+    run = loaded(recipe, "--task", "maxent")
+    assert isinstance(run.training, MaxEntGRPOConfig)
+    assert set(run.changed) == {
+        "beta=0.0 is init_kl_coeff",
+        "loss_type=grpo is left out",
+        "scale_rewards=group is left out",
+    }
+    if "math" in recipe.name:
+        ours = loaded(recipe.parent.with_name("maxent") / recipe.name)
+        assert run.training.maxent_config() == ours.training.maxent_config()
+        named_like_ours = {name: None for name in arguments(run) if name.startswith("maxent_")}
+        assert arguments(run) | named_like_ours == arguments(ours) | named_like_ours
+
+
+def test_beta_goes_with_a_recipe_to_either_trainer() -> None:
+    ours, plain = MATH_1B, MATH_1B.parent.with_name("grpo") / MATH_1B.name
+    assert loaded(ours, "--task", "grpo", "--init_kl_coeff", "0.04").training.beta == 0.04
+    assert loaded(ours, "--task", "grpo", "--beta", "0.04").training.beta == 0.04
+    assert loaded(plain, "--task", "maxent", "--beta", "0.04").training.maxent_config().beta == 0.04
+    assert loaded(ours, "--task", "grpo", "--loss_type", "dapo").training.loss_type == "dapo"
+
+
+def test_the_math_recipes_are_the_method_as_published() -> None:
+    config = loaded(MATH_1B).training.maxent_config()
+    assert config == MaxEntConfig(max_length=2048)
+
+
+def test_the_countdown_recipes_keep_several_answers_alive() -> None:
+    recipe = MATH_1B.with_name("config_countdown.yaml")
+    assert loaded(recipe).training.maxent_config() == MaxEntConfig.diverse(max_length=512)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=named)
+def test_an_accelerate_file_loads(launcher: Path) -> None:
+    config = load_config_from_file(str(launcher))
+    assert isinstance(config, ClusterConfig)
+    assert config.use_cpu == launcher.name.startswith("cpu_")
+    assert config.num_processes == (2 if config.use_cpu else 8)
+
+
+def test_the_accelerate_files_are_the_layouts_of_the_memory_estimate() -> None:
+    stages: dict[str, Any] = {}
+    for launcher in LAUNCHERS:
+        config = load_config_from_file(str(launcher))
+        stages[launcher.stem] = config.deepspeed_config.get("zero_stage") or config.fsdp_config.get("fsdp_version")
+        assert (config.distributed_type is DistributedType.DEEPSPEED) == ("zero" in launcher.stem)
+    assert stages == {
+        "ddp": None,
+        "zero1": 1,
+        "zero2": 2,
+        "zero3": 3,
+        "fsdp2": 2,
+        "cpu_ddp": None,
+        "cpu_zero3": 3,
+    }
+    assert set(LAYOUTS) == {name for name in stages if not name.startswith("cpu_")}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"),
+    [
+        ("Qwen2.5-0.5B-Instruct", 494_032_768),
+        ("Qwen2.5-1.5B-Instruct", 1_543_714_304),
+        ("Qwen2.5-7B-Instruct", 7_615_616_512),
+        ("Llama-3.1-8B-Instruct", 8_030_261_248),
+    ],
+)
+def test_the_shapes_of_the_table_have_the_published_number_of_parameters(recipe: str, parameters: int) -> None:
+    run = loaded(EXAMPLES / "recipes" / recipe / "maxent/config_math.yaml")
+    shape, origin = model_shape(run)
+    assert parameter_counts(shape, run.model) == (parameters, parameters)
+    assert "model_shapes.json" in origin
+
+
+def test_the_states_are_shared_as_the_stages_of_zero_say() -> None:
+    run = loaded(MATH_1B)
+    shape, _ = model_shape(run)
+    count = 1_543_714_304
+    parts = {name: memory_parts(run, shape, layout, 8) for name, layout in LAYOUTS.items()}
+    assert parts["ddp"]["weights"] == 6 * count  # float32, and autocast's copy
+    assert parts["zero1"]["weights"] == parts["zero2"]["weights"] == 2 * count
+    assert parts["zero3"]["weights"] == 2 * count / 8 + 2 * count / 28
+    assert [parts[name]["gradients"] for name in LAYOUTS] == [
+        4 * count,
+        2 * count,
+        *[2 * count / 8] * 2,
+        4 * count / 8,
+    ]
+    assert [parts[name]["optimiser"] for name in LAYOUTS] == [8 * count, *[12 * count / 8] * 3, 8 * count / 8]
+    assert all(each["reference"] == 0 for each in parts.values())
+    anchored = memory_parts(loaded(MATH_1B, "--init_kl_coeff", "0.1"), shape, LAYOUTS["zero3"], 8)
+    assert anchored["reference"] == 2 * count / 8
+    assert parts["zero2"]["total"] == pytest.approx(
+        2 * count + 2 * count / 8 + 12 * count / 8 + 0.25 * 80 * GIB
+        + parts["zero2"]["activations"] + parts["zero2"]["logits"]
+    )  # fmt: skip
+
+
+def test_training_in_bfloat16_without_float32_copies_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = loaded(MATH_1B)
+    (warning,) = precision_warnings(run)
+    assert "dtype=bfloat16" in warning
+    assert warning in memory_report(run)
+    assert precision_warnings(loaded(MATH_1B, "--dtype", "float32")) == []
+    assert precision_warnings(loaded(MATH_1B, "--use_peft")) == []
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert precision_warnings(run) == []
+
+
+VLLM = [path for path in RECIPES if "tiny" not in str(path)]
+
+
+@pytest.mark.parametrize("recipe", VLLM, ids=named)
+def test_the_share_of_vllm_holds_its_weights_and_a_whole_sequence(recipe: Path) -> None:
+    (line,) = [line for line in memory_report(loaded(recipe)).splitlines() if "vLLM's share" in line]
+    assert line.endswith(": fits")
+
+
+def test_a_context_whose_cache_vllm_cannot_hold_is_said_so() -> None:
+    recipe = EXAMPLES / "recipes/Llama-3.1-8B-Instruct/maxent/config_math.yaml"
+    whole = memory_report(loaded(recipe, "--vllm_max_model_length", "131072"))
+    # 32 layers, keys and values of 1024 numbers of 2 bytes: 16 GiB beside 15 GiB of weights, in 24 GiB
+    assert "weights of 15.0 and a KV cache of vllm_max_model_length=131072 of 16.0: raise" in whole
+    assert whole.count("too much") == len(LAYOUTS)
+    short = memory_report(loaded(recipe, "--vllm_max_model_length", "1024"))
+    assert "vllm_max_model_length is under the 2730 tokens of a sequence" in short
+
+
+def test_the_preflight_is_of_as_many_ranks_as_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    train.main(["--config", str(MATH_1B), "--preflight-only", "--gpus", "4"])
+    printed = capsys.readouterr().out
+    assert "16 prompts x 8 candidates per rollout (2 micro-batches of 16 on 4 ranks)" in printed
+    assert "on 4 GPUs 16 prompts x 8 candidates per rollout" in printed
+    with pytest.raises(SystemExit, match=r"\(18 of 3 ranks\) divisible by num_generations=8"):
+        train.main(
+            [
+                *("--config", str(MATH_1B), "--preflight-only", "--gpus", "3"),
+                *("--per_device_train_batch_size", "3", "--per_device_eval_batch_size", "16"),
+            ]
+        )
+
+
+def test_an_adapter_takes_states_for_its_own_parameters_alone() -> None:
+    run = loaded(MATH_1B, "--use_peft", "--lora_r", "8", "--lora_target_modules", "q_proj", "k_proj")
+    shape, _ = model_shape(run)
+    trained = 28 * 8 * ((1536 + 1536) + (1536 + 256))
+    assert parameter_counts(shape, run.model) == (1_543_714_304, trained)
+    assert memory_parts(run, shape, LAYOUTS["ddp"], 8)["gradients"] == 2 * trained
+
+
+def test_the_memory_of_the_math_recipe_is_printed_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    train.main(["--config", str(MATH_1B), "--preflight-only"])
+    printed = capsys.readouterr().out
+    assert "1,543,714,304 parameters" in printed
+    assert "on 8 GPUs 32 prompts x 8 candidates per rollout, 32 prompts per optimiser step" in printed
+    for name in LAYOUTS:
+        (row,) = [line for line in printed.splitlines() if line.strip().startswith(f"{name} ")]
+        assert row.endswith("fits")
+
+
+def test_what_does_not_fit_is_said_so() -> None:
+    recipe = EXAMPLES / "recipes/Llama-3.1-8B-Instruct/maxent/config_math.yaml"
+    rows = {line.split()[0]: line for line in memory_report(loaded(recipe)).splitlines()[4:]}
+    assert rows["zero1"].endswith("too much")
+    assert rows["zero3"].endswith("fits")
+    assert memory_report(loaded(recipe, "--gpu_memory", "24")).count("too much") == len(LAYOUTS)
+
+
+def test_a_model_that_nothing_knows_is_named() -> None:
+    run = loaded(MATH_1B, "--model_name_or_path", "no/such-model")
+    with pytest.raises(ValueError, match=r"config_math\.yaml: .*got model_name_or_path='no/such-model'"):
+        model_shape(run)
+
+
+def test_the_readers_of_recipes_leave_the_environment_alone() -> None:
+    before = dict(os.environ)
+    loaded(MATH_1B)
+    assert dict(os.environ) == before

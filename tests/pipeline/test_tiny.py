@@ -1,0 +1,255 @@
+"""What the demo is made of: what is sampled, scored and learned from, and how results are read and shown."""
+
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from matplotlib import image
+from transformers import PreTrainedModel
+
+from maxent_grpo import MaxEntConfig
+from maxent_grpo.pipeline import tiny
+from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
+from maxent_grpo.pipeline.tiny.evaluation import coverage_at
+from maxent_grpo.pipeline.tiny.groups import group_rows
+from maxent_grpo.pipeline.tiny.model import build_model, build_tokenizer
+from maxent_grpo.pipeline.tiny.report import groups_by_arm, matched_coverage, matched_level, save_picture, write_table
+from maxent_grpo.pipeline.tiny.sampling import Samples, Task, sample, token_logps
+from maxent_grpo.pipeline.tiny.training import Reinforcement
+
+TOKENIZER = build_tokenizer()
+PAD, END = TOKENIZER.pad_token_id, TOKENIZER.eos_token_id
+SUM = Task(  # a problem is a pair of numbers, whose sum is asked for
+    prompt=lambda problem: f"{problem[0]}+{problem[1]}=",
+    verify=lambda problem, text: Verdict(True, text) if text == str(sum(problem)) else WRONG,
+)
+
+
+def tokens(text: str) -> list[int]:
+    return TOKENIZER(text)["input_ids"]
+
+
+class Scripted:
+    """A model that says what it is told to, whatever it is asked."""
+
+    def __init__(self, *completions: list[int]) -> None:
+        self.completions = torch.tensor(completions)
+        self.asked: dict[str, object] = {}
+        self.model = build_model(TOKENIZER)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+    def generate(self, *, input_ids: torch.Tensor, **settings: object) -> torch.Tensor:
+        self.asked = settings
+        return torch.cat([input_ids, self.completions], dim=1)
+
+
+def scripted_samples(**settings: float) -> tuple[Samples, Scripted]:
+    model = Scripted(
+        [*tokens("5"), END, PAD],  # right
+        [*tokens("4"), END, *tokens("7")],  # wrong, and goes on after its end
+        [*tokens("5 5 5")],  # wrong, cut off
+        [*tokens("3"), END, PAD],  # right for the second problem alone
+    )
+    return sample(model, TOKENIZER, SUM, [(2, 3), (1, 2)], num_samples=2, max_new_tokens=3, **settings), model
+
+
+def test_the_examples_in_the_docstrings_hold() -> None:
+    modules = [
+        importlib.import_module(f"maxent_grpo.pipeline.tiny.{module.name}")
+        for module in pkgutil.iter_modules(tiny.__path__)
+    ]
+    results = {module.__name__: doctest.testmod(module) for module in modules}
+    assert results["maxent_grpo.pipeline.tiny.evaluation"].attempted > 0
+    assert {name for name, result in results.items() if result.failed} == set()
+
+
+def test_every_completion_is_judged_by_its_own_problem_and_rewarded_by_the_verdict() -> None:
+    samples, _ = scripted_samples()
+    assert [verdict.correct for verdict in samples.verdicts] == [True, False, False, True]
+    assert samples.rewards.tolist() == [1.0, 0.0, 0.0, 1.0]
+
+
+def test_the_mask_counts_the_end_token_and_nothing_after_it() -> None:
+    samples, _ = scripted_samples()
+    assert samples.mask.tolist() == [[True, True, False]] * 2 + [[True, True, True], [True, True, False]]
+    assert samples.texts[:2] == ["5", "4"]
+
+
+def test_sampling_is_from_the_whole_distribution_at_the_temperature_and_greedy_at_none() -> None:
+    _, model = scripted_samples(temperature=0.7)
+    assert model.asked.items() >= {"do_sample": True, "temperature": 0.7, "top_k": 0, "max_new_tokens": 3}.items()
+    _, model = scripted_samples(temperature=0.0)
+    assert model.asked["do_sample"] is False
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_prompts_that_are_read_once_are_answered_as_if_read_for_each_completion(temperature: float) -> None:
+    model, problems = build_model(TOKENIZER, seed=0), [(2, 3), (11, 2), (1, 10)]  # the first is padded
+    torch.manual_seed(0)
+    samples = sample(model, TOKENIZER, SUM, problems, num_samples=4, max_new_tokens=6, temperature=temperature)
+    torch.manual_seed(0)
+    choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    expected = model.generate(
+        input_ids=samples.prompts, attention_mask=(samples.prompts != PAD).long(), max_new_tokens=6, **choice
+    )
+    assert samples.ids.tolist() == expected[:, samples.prompts.shape[1] :].tolist()
+
+
+def alone(model: PreTrainedModel, prompt: list[int], completion: list[int], temperature: float = 1.0) -> torch.Tensor:
+    """Return the log-probabilities of one completion in a batch of its own, nowhere padded."""
+    logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+    return (logits / temperature).log_softmax(-1)[range(len(completion)), completion]
+
+
+@torch.no_grad()
+def test_log_probabilities_of_a_padded_batch_are_those_of_each_completion_alone() -> None:
+    model = build_model(TOKENIZER, seed=1).eval()
+    prompts = [tokens("2 3 14 = 15 :"), tokens("7+1="), tokens("20 =")]
+    completions = [[*tokens("14+3-2"), END], [*tokens("8"), END], tokens("4*5")]
+    width = max(map(len, completions))
+    left = TOKENIZER.pad({"input_ids": prompts}, return_tensors="pt")["input_ids"]
+    right = torch.tensor([each + [PAD] * (width - len(each)) for each in completions])
+    batched = token_logps(model, left, right)
+    for row, prompt, completion in zip(batched, prompts, completions, strict=True):
+        torch.testing.assert_close(row[: len(completion)], alone(model, prompt, completion))
+
+
+def learner(config: MaxEntConfig, **settings: object) -> Reinforcement:
+    loop = {"learning_rate": 1e-3, "prompts_per_step": 4, "num_samples": 4, "max_new_tokens": 3, **settings}
+    return Reinforcement(build_model(TOKENIZER, seed=0), TOKENIZER, SUM, config, **loop)
+
+
+@torch.no_grad()
+def test_the_policy_in_training_is_the_model_at_the_sampling_temperature() -> None:
+    run, (samples, _) = learner(MaxEntConfig(tau=1.0), num_samples=2, temperature=0.5), scripted_samples()
+    loss, _ = run._loss(samples)
+    weights = torch.tensor([1.0, 0.0]).softmax(-1)  # q of each group; at τ = 1 and β = 0 also π*
+    expected = 0.0
+    for row, weight in enumerate([*weights, *weights.flip(0)]):
+        prompt = [token for token in samples.prompts[row].tolist() if token != PAD]
+        completion = samples.ids[row][samples.mask[row]].tolist()
+        expected -= weight * alone(run.model, prompt, completion, temperature=0.5).sum() / 2  # of two groups
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_second_pass_is_clipped_at_the_policy_that_sampled() -> None:
+    config, (samples, _) = MaxEntConfig(tau=1.0, clip_high=0.0, clip_low=0.0), scripted_samples()
+    once, twice = (learner(config, num_samples=2, passes=passes, learning_rate=0.01) for passes in (1, 2))
+    old = once._frozen_logps(once.model, samples)
+    once.learn(samples)
+    logps = once._log_probs(once.model, samples, slice(None)).gather(-1, samples.ids.unsqueeze(-1)).squeeze(-1)
+    rollout = once.loss_fn.rollout(samples.rewards, samples.mask, group_sizes=2, old_logps=old, ids=samples.ids)
+    once.optimizer.zero_grad()
+    rollout.loss(logps).backward()
+    once.optimizer.step()
+    twice.learn(samples)
+    assert ((logps > old) & samples.mask).any()  # there is something to clip
+    assert twice.step == 1
+    for one, other in zip(once.model.parameters(), twice.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_corrected_reference_is_divided_by_the_policy_that_sampled() -> None:
+    config, (samples, _) = MaxEntConfig(beta=0.1, length_normalize_ref=False), scripted_samples()
+    run = learner(config, num_samples=2, reference=build_model(TOKENIZER, seed=1), correct_reference=True)
+    policy, reference = (run._frozen_logps(model, samples) for model in (run.model, run.reference))
+    _, rollout = run._loss(samples)
+    sums = (reference - policy).masked_fill(~samples.mask, 0.0).sum(-1).view(-1, 2)
+    torch.testing.assert_close(rollout.target.anchor_logps, sums)
+
+
+def test_logged_groups_are_the_first_that_tell_candidates_apart_with_the_methods_own_coefficients() -> None:
+    prompts = ["all wrong", "one right"]
+    samples = SimpleNamespace(
+        prompts=torch.tensor([tokens("1+1=")] * 8),
+        ids=torch.tensor([[token] for token in tokens("3 3 4 5") + tokens("2 3 3 4")]),
+        mask=torch.ones(8, 1, dtype=torch.bool),
+        texts=["3", "3", "4", "5", "2", "3", "3", "4"],
+        rewards=torch.tensor([0.0, 0, 0, 0, 1, 0, 0, 0]),
+    )
+    surrogate = MaxEntConfig(projection="surrogate", max_length=3)
+    (row,) = group_rows(samples, learner(surrogate).rollout(samples), prompts)
+    assert (row["group"], row["prompt"], row["texts"]) == (1, "one right", ["2", "3", "3", "4"])
+    assert row["rewards"] == [1, 0, 0, 0]
+    assert row["coefficients"] == pytest.approx([(reward - 1 / 4) / 4 for reward in row["rewards"]])
+
+    (row,) = group_rows(samples, learner(MaxEntConfig(tau=0.5, dedup=1.0)).rollout(samples), prompts)
+    q = torch.tensor([1.0, 0, 0, 0]).softmax(-1)
+    discounted = q**2 / torch.tensor([1.0, 2, 2, 1])
+    assert row["q"] == pytest.approx(q.tolist(), rel=1e-4)
+    assert row["weights"] == pytest.approx((discounted / discounted.sum()).tolist(), rel=1e-4)
+    assert row["coefficients"] == row["weights"]
+
+
+def row(mean: float, coverage: float) -> dict[str, float]:
+    return {"pass@1": 0.5, "mean@8": mean, "pass@8": 0.5, "distinct@8": 1.0, "coverage@8": coverage}
+
+
+def final_rows(arm: str, seed: int, frontier: dict[float, dict[str, float]]) -> list[dict[str, Any]]:
+    return [{"arm": arm, "seed": seed, "temperature": heat, **metrics} for heat, metrics in frontier.items()]
+
+
+TRAINED = {"maxent": {0.6: row(0.7, 0.2), 1.0: row(0.5, 0.3)}, "dr_grpo": {0.6: row(0.6, 0.4), 1.0: row(0.4, 0.5)}}
+
+
+def test_coverage_at_a_level_is_read_between_neighbouring_temperatures() -> None:
+    frontier = {0.6: row(0.6, 0.2), 1.0: row(0.4, 0.4)}
+    assert coverage_at(0.5, frontier) == pytest.approx(0.3)
+    assert coverage_at(0.6, frontier) == pytest.approx(0.2)
+    assert coverage_at(0.61, frontier) is None  # reached at no temperature
+    assert coverage_at(0.3, frontier) == pytest.approx(0.4)  # no hotter one was tried: taken at the hottest
+
+
+def test_methods_are_compared_at_the_highest_accuracy_that_all_of_them_reach() -> None:
+    assert matched_level(TRAINED) == 0.6
+    rows = [row for arm, frontier in TRAINED.items() for row in final_rows(arm, 0, frontier)]
+    level, coverage = matched_coverage([*rows, *final_rows("warm_start", 0, {1.0: row(0.1, 0.9)})])
+    assert level == 0.6
+    assert coverage == {"maxent": pytest.approx(0.25), "dr_grpo": pytest.approx(0.4)}
+
+
+def test_a_table_of_unfinished_runs_compares_only_seeds_with_all_methods(tmp_path: Path) -> None:
+    rows = [row for arm, frontier in TRAINED.items() for row in final_rows(arm, 0, frontier)]
+    rows += final_rows("dr_grpo", 1, {0.6: row(0.9, 0.9), 1.0: row(0.8, 0.9)})  # would raise level and coverage
+    write_table(rows, row(0.1, 0.1), tmp_path, notes=["One is missing."])
+    table = (tmp_path / "results.md").read_text()
+    assert "| coverage@8 at mean@8 = 0.600 |" in table
+    assert "| MaxEnt, published | 0.500 | 0.500 | 0.500 | 1.000 | 0.300 | 0.250 |" in table
+    assert table.splitlines()[3].endswith("| 0.400 |")
+    assert table.endswith("|\n\nOne is missing.\n")
+
+
+def test_a_warm_start_alone_makes_a_table_and_a_picture(tmp_path: Path) -> None:
+    rows = final_rows("warm_start", 0, {0.6: row(0.6, 0.2), 1.0: row(0.4, 0.4)})
+    write_table(rows, row(0.1, 0.1), tmp_path)
+    save_picture(rows, tmp_path / "curves.png")
+    assert "| warm start | 0.500 | 0.400 | 0.500 | 1.000 | 0.400 | – |" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_the_picture_shows_the_logged_groups_of_the_first_seed(tmp_path: Path) -> None:
+    group = {"prompt": "1+1=", "texts": ["3", "2"], "rewards": [0, 1], "q": [0.3, 0.7], "weights": [0.1, 0.9]}
+    logged = [
+        {"arm": arm, "seed": seed, "group": number, **group, "coefficients": [-0.4, 0.4]}
+        for seed in (1, 0)
+        for arm in TRAINED
+        for number in (4, 2)
+    ]
+    assert groups_by_arm(logged) == [
+        {row["arm"]: row for row in logged if (row["seed"], row["group"]) == (0, number)} for number in (2, 4)
+    ]
+    final = final_rows("maxent", 0, TRAINED["maxent"])
+    save_picture(final, tmp_path / "without.png")
+    save_picture([*final, *logged], tmp_path / "with.png")
+    without, with_groups = (image.imread(tmp_path / name).shape for name in ("without.png", "with.png"))
+    assert with_groups[0] > 1.5 * without[0]

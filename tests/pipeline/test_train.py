@@ -1,0 +1,494 @@
+"""The training entry point: what it refuses and says before a model loads, which prompts it makes, that it trains."""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
+
+from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
+from maxent_grpo.pipeline import train
+from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, run_of
+from maxent_grpo.pipeline.checkpoints import checkpoint_of
+from maxent_grpo.pipeline.data.prompts import prompts_of
+from maxent_grpo.pipeline.tiny.demo import TOKENIZER
+from maxent_grpo.pipeline.tiny.model import build_model
+from maxent_grpo.pipeline.tiny.storage import save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "examples/recipes/tiny-cpu/maxent/config_countdown.yaml"
+SHORT = ["--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "16", "--eval_limit", "4"]
+SHORT += ["--per_device_eval_batch_size", "32"]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a test that gets as far as a model."""
+
+    def loaded(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", loaded)
+    monkeypatch.setattr(train, "start_folder", loaded)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """A folder for outputs beside an untrained `tiny-countdown`, so that none has to be taught."""
+    save_checkpoint(build_model(TOKENIZER), TOKENIZER, tmp_path / "tiny-countdown")
+    return tmp_path
+
+
+def recipe(folder: Path, **fields: Any) -> Path:
+    """Return the tiny recipe with other fields; None takes one out."""
+    settings = yaml.safe_load(TINY.read_text()) | {"output_dir": str(folder / "run")} | fields
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump({name: value for name, value in settings.items() if value is not None}))
+    return file
+
+
+def rows(folder: Path, name: str = "rows.jsonl", **columns: list[Any]) -> str:
+    file = folder / name
+    Dataset.from_dict(columns).to_json(file)
+    return str(file)
+
+
+MATH = {"dataset_name": None, "prompt_format": "chat", "reward_funcs": ["pure_accuracy_math"], "do_eval": False}
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("fields", "flags", "complaint"),
+    [
+        ({"maxent_tua": 0.3}, [], r"recipe\.yaml: .*got maxent_tua=0\.3 \(did you mean maxent_tau\?\)"),
+        ({"num_generations": "eight"}, [], r"recipe\.yaml: argument --num_generations.*'eight'"),
+        ({"num_generations": 7.5}, [], r"recipe\.yaml: .* num_generations of type int.*, got num_generations=7\.5"),
+        ({"reward_funcs": "countdown"}, [], r"recipe\.yaml: Expected reward_funcs of type list.*'countdown'"),
+        ({"use_cpu": 1}, [], r"recipe\.yaml: Expected use_cpu of type bool, got use_cpu=1"),
+        ({"num_generations": 7}, [], r"recipe\.yaml: .*\(256 of 1 ranks\) divisible by num_generations=7"),
+        ({}, ["--num_generations", "7"], r"command line: .*divisible by num_generations=7"),
+        ({"num_generations": 1}, [], r"recipe\.yaml: Expected num_generations >= 2, got num_generations=1"),
+        ({"gradient_accumulation_steps": 0}, [], r"recipe\.yaml: .*got gradient_accumulation_steps=0"),
+        ({"num_generations_eval": 3}, [], r"recipe\.yaml: .*_eval=3, got per_device_eval_batch_size=256"),
+        ({"reward_funcs": ["count_down"]}, [], r"recipe\.yaml: reward_funcs: .*got 'count_down'"),
+        ({"reward_funcs": []}, [], r"recipe\.yaml: Expected reward_funcs, got none"),
+        ({"reward_weights": [1.0, 2.0]}, [], r"recipe\.yaml: .*reward_weights=\[1\.0, 2\.0\]"),
+        ({"model_name_or_path": None}, [], r"recipe\.yaml: Expected model_name_or_path, got none"),
+        ({"task": "ppo"}, [], r"recipe\.yaml: Expected task of maxent, grpo, got task='ppo'"),
+        ({}, ["--task", "ppo"], r"command line: argument --task: invalid choice: 'ppo'"),
+        ({"save_strategy": False}, [], r"recipe\.yaml: Expected save_strategy of no, .*got save_strategy=False"),
+        ({"maxent_tau": -1.0}, [], r"recipe\.yaml: .*tau >= 0, got .*-1"),
+        ({"loss_type": "dapo"}, [], r"recipe\.yaml: .*got loss_type='dapo'"),
+        ({"hub_token": "hf_secret"}, [], r"recipe\.yaml: .*HF_TOKEN.*got hub_token"),
+        ({"env": {"HF_TOKEN": "hf_secret"}}, [], r"recipe\.yaml: .*got env\.HF_TOKEN"),
+        ({}, ["--hub-token=hf_secret"], r"command line: .*HF_TOKEN.*got hub_token"),
+        ({}, ["--no_such_flag", "3"], r"command line: Expected fields of this script, got --no_such_flag\.$"),
+        ({"dataset_name": "task:chess"}, [], r"recipe\.yaml: .*'task:chess'"),
+        ({"dataset_name": "nobody/nothing"}, [], r"recipe\.yaml: Expected a dataset 'nobody/nothing', split 'train'"),
+        ({"dataset_train_split": "validation"}, [], r"recipe\.yaml: .*got 'validation'"),
+        ({"dataset_name": None}, [], r"recipe\.yaml: Expected dataset_name or datasets, got neither"),
+        ({"dataset_name": None, "datasets": [{"name": "x"}]}, [], r"yaml: Expected path in datasets\[0\], got name"),
+        ({"dataset_name": "task:graph-coloring"}, [], r"recipe\.yaml: Expected column 'numbers'.*coloring'"),
+        ({"resume_from_checkpoint": "nowhere"}, [], r"resume_from_checkpoint='nowhere'"),
+        ({"generation_batch_size": 0}, [], r"recipe\.yaml: Expected generation_batch_size >= 1, got gen.*=0"),
+        ({"steps_per_generation": 0}, [], r"recipe\.yaml: Expected steps_per_generation >= 1, got steps.*=0"),
+        ({"max_prompt_chars": 0}, [], r"recipe\.yaml: Expected max_prompt_chars >= 1, got max_prompt_chars=0"),
+        ({}, ["--max_prompt_chars", "-1"], r"command line: .* got max_prompt_chars=-1"),
+        ({"max_steps": 0}, [], r"recipe\.yaml: Expected max_steps >= 1, or -1 .*, got max_steps=0"),
+        ({"eval_share": 1.0}, [], r"recipe\.yaml: Expected eval_share < 1, got eval_share=1\.0"),
+        ({}, ["--preflight-only", "--gpus", "0"], r"command line: Expected gpus >= 1, got gpus=0"),
+        ({"env": ["A=1"]}, [], r"recipe\.yaml: Expected env to map names to values, got env=\['A=1'\]"),
+        ({"reward_funcs": [3]}, [], r"yaml: Expected reward_funcs of type list\[str\], got reward_funcs=\[3\]"),
+        ({"reward_funcs": ["format", "format"]}, [], r"recipe\.yaml: Expected each of reward_funcs once"),
+        ({"chat_template": "no.jinja"}, [], r"recipe\.yaml: Expected a Jinja template .*chat_template='no\.jinja'"),
+        ({"system_prompt": "Think."}, [], r"recipe\.yaml: .*got prompt_format='text', system_prompt='Think\.'"),
+        ({"datasets": [{"path": "x"}]}, [], r"recipe\.yaml: .*got both: dataset_name='task:countdown-wide'"),
+        ({"dataset_streaming": True}, [], r"recipe\.yaml: .*got dataset_streaming=True"),
+                ({"use_vllm": True}, [], r"recipe\.yaml: Expected vllm to be installed, got use_vllm=True"),
+        ({}, ["--load_in_4bit"], r"command line: Expected bitsandbytes to be installed, got load_in_4bit=True"),
+        *[
+            ({"dataset_name": None, "datasets": [{"path": "task:countdown-wide"} | entry]}, [], complaint)
+            for entry, complaint in (
+                ({"path": 3}, r"recipe\.yaml: datasets\[0\]: Expected path of type str, got path=3"),
+                ({"weight": "0.5"}, r"recipe\.yaml: datasets\[0\]: Expected weight of .*, got weight='0\.5'"),
+                ({"weight": float("nan")}, r"recipe\.yaml: datasets: Expected weight > 0 .*, got \[nan\]"),
+                ({"columns": None}, r"recipe\.yaml: datasets\[0\]: Expected columns of .*, got columns=None"),
+                ({"columns": "prompt"}, r"recipe\.yaml: .* got columns='prompt'"),
+                ({"columns": {"prompt": 3}}, r"recipe\.yaml: .* got columns=\{'prompt': 3\}"),
+                ({"columns": {"prompt": "a", "hint": "a"}}, r"recipe\.yaml: Expected a column each .*got columns="),
+                ({"spilt": "x"}, r"recipe\.yaml: .*got spilt='x' \(did you mean split\?\)"),
+                ({}, r"recipe\.yaml: Expected eval_datasets or eval_share with datasets and do_eval=True"),
+            )
+        ],
+        *[
+            (fields, flags, f"{where}.*{named} \\(its value is not repeated here\\)")
+            for fields, flags, where, named in (
+                ({"hf_token": "hf_secret"}, [], r"recipe\.yaml", "hf_token"),
+                ({"token": "my_secret"}, [], r"recipe\.yaml", "token"),
+                ({"datasets": [{"path": "x", "token": "my_secret"}]}, [], r"recipe\.yaml", r"datasets\[0\]\.token"),
+                ({"model_init_kwargs": {"Token": "my_secret"}}, [], r"recipe\.yaml", r"model_init_kwargs\.Token"),
+                ({"env": {"HF_HUB_TOKEN": "my_secret"}}, [], r"recipe\.yaml", r"env\.HF_HUB_TOKEN"),
+                ({"run_name": "hf_secret"}, [], r"recipe\.yaml", "run_name"),
+                ({}, ["--hf_token", "my_secret"], "command line", "hf_token"),
+                ({}, ["--hub_tok", "my_secret"], "command line", "hub_tok"),
+                ({}, ["--run_name", "hf_secret"], "command line", "run_name"),
+                ({}, ["--model_init_kwargs", '{"token": "my_secret"}'], "command line", r"model_init_kwargs.*token"),
+            )
+        ],
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_before_a_model_loads(
+    fields: dict[str, Any], flags: list[str], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=complaint) as refused:
+        train.main(["--config", str(recipe(tmp_path, **fields)), *flags])
+    assert "_secret" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_missing_column_and_an_empty_dataset_are_named(tmp_path: Path) -> None:
+    file = rows(tmp_path, problem=["1+1"], answer=["2"])
+    with pytest.raises(
+        SystemExit, match=r"recipe\.yaml: Expected column 'prompt' .*rows\.jsonl', got problem, answer"
+    ):
+        train.main(["--config", str(recipe(tmp_path, **MATH | {"dataset_name": file}))])
+    named = {"dataset_name": file, "prompt_column": "problem"}
+    with pytest.raises(SystemExit, match=r"recipe\.yaml: Expected column 'solution' "):
+        train.main(["--config", str(recipe(tmp_path, **MATH | named))])
+    none = Dataset.from_dict({"prompt": ["x"], "solution": ["y"]}).select([])
+    none.save_to_disk(tmp_path / "empty")
+    none.to_parquet(tmp_path / "empty.parquet")
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "empty.csv").write_text("prompt,solution\n")
+    for name in ("empty", "empty.parquet", "empty.jsonl", "empty.csv"):
+        complaint = rf"recipe\.yaml: Expected prompts in dataset .*{re.escape(name)}', got 0 rows"
+        with pytest.raises(SystemExit, match=complaint):
+            train.main(["--config", str(recipe(tmp_path, **MATH | {"dataset_name": str(tmp_path / name)}))])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("- a\n- b\n", "a mapping of fields"),
+        ("task: [maxent\n", r"Expected YAML, got .*line 2"),
+        ("max_steps: 3\nmax_steps: 4\n", r"Expected YAML, got the field 'max_steps' twice in line 2"),
+        ("3: 4\n", r"Expected YAML, got a field named 3, which is no text in line 1"),
+        ("hub_token: hf_secret: x\n", r"Expected YAML, got [^_]* in line 1\.$"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(text: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(text)
+    with pytest.raises(SystemExit, match=rf"broken\.yaml: .*{complaint}"):
+        train.main(["--config", str(tmp_path / "broken.yaml")])
+    with pytest.raises(SystemExit, match=r"none\.yaml: Expected a recipe, got No such file"):
+        train.main(["--config", str(tmp_path / "none.yaml")])
+
+
+def prompts(folder: Path, **fields: Any) -> tuple[Dataset, Dataset | None]:
+    return prompts_of(run_of(["--config", str(recipe(folder, **fields))]))
+
+
+def test_local_files_of_every_kind_give_the_same_prompts(tmp_path: Path) -> None:
+    given = Dataset.from_dict({"problem": ["1+1", "1+2"], "answer": ["2", "3"]})
+    given.to_json(tmp_path / "a.jsonl")
+    given.to_parquet(tmp_path / "a.parquet")
+    given.to_csv(tmp_path / "a.csv", index=False)
+    given.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": given}).save_to_disk(tmp_path / "several")
+    columns = {"prompt_column": "problem", "solution_column": "answer", "system_prompt": "Think."}
+    for name in ("a.jsonl", "a.parquet", "a.csv", "one", "several"):
+        made, _ = prompts(tmp_path, **MATH | columns | {"dataset_name": str(tmp_path / name)})
+        assert [str(row["solution"]) for row in made] == ["2", "3"]
+        assert made[1]["prompt"] == [
+            {"content": "Think.", "role": "system"},
+            {"content": "1+2", "role": "user"},
+        ]
+
+
+def test_chats_keep_their_messages(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1"}]
+    file = rows(tmp_path, prompt=[chat], solution=["2"])
+    made, _ = prompts(tmp_path, **MATH | {"dataset_name": file, "system_prompt": "Think."})
+    assert made[0]["prompt"] == chat
+
+
+def test_a_mixture_has_its_weights_and_one_name_for_each_column(tmp_path: Path) -> None:
+    many = rows(tmp_path, "many.jsonl", question=[f"a{i}" for i in range(30)], gold=["1"] * 30)
+    few = rows(tmp_path, "few.jsonl", prompt=[f"b{i}" for i in range(10)], solution=["2"] * 10)
+    mapped = {"path": many, "columns": {"prompt": "question", "solution": "gold"}}
+    whole, _ = prompts(tmp_path, **MATH | {"datasets": [mapped, {"path": few}]})
+    assert [row["solution"] for row in whole] == ["1"] * 30 + ["2"] * 10
+    shares, _ = prompts(tmp_path, **MATH | {"datasets": [mapped | {"weight": 1.0}, {"path": few, "weight": 0.5}]})
+    assert sorted(row["solution"] for row in shares) == ["1"] * 20 + ["2"] * 10  # 10 / 0.5 = 20 times the weights
+    with pytest.raises(ValueError, match=r"weight > 0 in all sources or in none, got \[1\.0, None\]"):
+        prompts(tmp_path, **MATH | {"datasets": [mapped | {"weight": 1.0}, {"path": few}]})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [(None, "None"), (3, "3"), ("", ""), ([], r"\[\]"), ([{"role": "user", "content": None}], r"\[\{.*")],
+)
+@pytest.mark.parametrize("kind", ["chat", "text"])
+def test_a_prompt_that_is_none_is_named_with_its_row(prompt: Any, shown: str, kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    good = [{"role": "user", "content": "a"}] if isinstance(prompt, list) else "a"
+    lines = [{"prompt": good if prompt != 3 else 2, "solution": "1"}, {"prompt": prompt, "solution": "1"}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = 0 if prompt == 3 or (kind == "text" and isinstance(prompt, list)) else 1
+    shown = "2" if prompt == 3 else r"\[\{.*" if row == 0 else shown
+    complaint = rf"recipe\.yaml: Expected prompts of text.*rows\.jsonl', got .{shown}.+ in row {row} .*{kind}"
+    with pytest.raises(ValueError, match=complaint):
+        prompts(tmp_path, **MATH | {"dataset_name": str(file), "prompt_format": kind})
+
+
+def test_rows_without_a_solution_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = rows(tmp_path, prompt=["a", "b", "c"], solution=["1", None, "3"])
+    made, _ = prompts(tmp_path, **MATH | {"dataset_name": file})
+    assert made["solution"][:] == ["1", "3"]
+    assert "1 of 3 rows" in caplog.text
+    none = rows(tmp_path, "none.jsonl", prompt=["a"], solution=[None])
+    with pytest.raises(ValueError, match=r"Expected solution in dataset .*none\.jsonl', got none in all 1 rows"):
+        prompts(tmp_path, **MATH | {"dataset_name": none})
+
+
+def test_a_mixture_of_types_names_the_source(tmp_path: Path) -> None:
+    texts = rows(tmp_path, "texts.jsonl", prompt=["a"], solution=["1"])
+    numbers = rows(tmp_path, "numbers.jsonl", prompt=["b"], solution=[2])
+    with pytest.raises(ValueError, match=r"Expected column 'solution' of one type .*int64.* in .*numbers\.jsonl'"):
+        prompts(tmp_path, **MATH | {"datasets": [{"path": texts}, {"path": numbers}]})
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    with pytest.raises(ValueError, match=r"broken\.jsonl', split 'train', got .*(JSON|parse)"):
+        prompts(tmp_path, **MATH | {"dataset_name": str(tmp_path / "broken.jsonl")})
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_preflight_bears_only_a_hub_that_does_not_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"recipe\.yaml: .*'task:chess'"):
+        train.main(["--config", str(recipe(tmp_path, dataset_name="task:chess")), "--preflight-only"])
+    train.main(["--config", str(recipe(tmp_path, dataset_name="nobody/nothing")), "--preflight-only"])
+    assert "prompts: not looked at." in capsys.readouterr().out
+
+
+def test_evaluation_on_what_is_trained_on_is_refused(tmp_path: Path) -> None:
+    file = rows(tmp_path, prompt=[f"p{i}" for i in range(40)], solution=["1"] * 40)
+    Dataset.from_json(file).save_to_disk(tmp_path / "one")
+    same = MATH | {"do_eval": True}
+    for name in (file, str(tmp_path / "one")):
+        with pytest.raises(ValueError, match=r"recipe\.yaml: Expected dataset_test_split='train' of .*='test'"):
+            prompts(tmp_path, **same | {"dataset_name": name})
+        with pytest.raises(ValueError, match=r"recipe\.yaml: Expected dataset_test_split to name rows .*in both"):
+            prompts(tmp_path, **same | {"dataset_name": name, "dataset_test_split": "train"})
+        with pytest.raises(ValueError, match=r"recipe\.yaml: Expected eval_datasets to name rows .*in both"):
+            prompts(tmp_path, **same | {"dataset_name": name, "eval_datasets": [{"path": name}]})
+
+
+def test_a_share_that_is_held_out_is_never_trained_on(tmp_path: Path) -> None:
+    file = rows(tmp_path, prompt=[f"p{i % 100}" for i in range(200)], solution=["1"] * 200)
+    held = MATH | {
+        "do_eval": True,
+        "dataset_name": file,
+        "eval_share": 0.25,
+        "eval_limit": 0,
+        "prompt_format": "text",
+    }
+    trained, evaluated = prompts(tmp_path, **held)
+    assert evaluated is not None
+    assert len(trained) + len(evaluated) == 200
+    assert 25 <= len(evaluated) <= 75
+    assert not set(evaluated["prompt"]) & set(trained["prompt"])
+    other = prompts(tmp_path, **held | {"seed": 1})[1]
+    assert other is not None
+    assert set(other["prompt"]) != set(evaluated["prompt"])
+
+
+def test_long_prompts_are_cut_with_one_warning_that_counts_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = rows(tmp_path, prompt=["a" * 2048, "b" * 2049, "c" * 9000], solution=["1"] * 3)
+    with caplog.at_level(logging.WARNING, logger="maxent_grpo.pipeline.data.prompts"):
+        made, _ = prompts(tmp_path, **MATH | {"dataset_name": file, "max_prompt_chars": None})
+    assert [len(row["prompt"][-1]["content"]) for row in made] == [MAX_PROMPT_CHARS] * 3
+    (warning,) = [
+        record.getMessage() for record in caplog.records if record.name == "maxent_grpo.pipeline.data.prompts"
+    ]
+    assert warning == "2 of 3 prompts are longer than max_prompt_chars=2048 and were cut."
+
+
+def test_the_warning_of_long_prompts_is_one_for_all_datasets_and_ranks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = rows(tmp_path, prompt=["a" * 2049, "b"], solution=["1"] * 2)
+    other = rows(tmp_path, "other.jsonl", prompt=["c" * 2049], solution=["1"])
+    both = {"dataset_name": long, "do_eval": True, "eval_datasets": [{"path": other}], "max_prompt_chars": 2048}
+    run = run_of(["--config", str(recipe(tmp_path, **MATH | both))])
+    for rank in (0, 1):
+        args = SimpleNamespace(do_eval=True, seed=0, process_index=rank)
+        prompts_of(dataclasses.replace(run, training=args))  # type: ignore[arg-type]
+    told = [record.getMessage() for record in caplog.records if record.name == "maxent_grpo.pipeline.data.prompts"]
+    assert told == ["2 of 3 prompts are longer than max_prompt_chars=2048 and were cut."]
+
+
+def test_evaluation_is_on_a_seeded_sample_of_prompts_that_are_never_trained_on(tmp_path: Path) -> None:
+    trained, evaluated = prompts(tmp_path, eval_limit=16)
+    again = prompts(tmp_path, eval_limit=16)[1]
+    other = prompts(tmp_path, eval_limit=16, seed=1)[1]
+    assert evaluated is not None
+    assert again is not None
+    assert other is not None
+    assert len(evaluated) == 16
+    assert evaluated["prompt"] == again["prompt"] != other["prompt"]
+    assert not set(evaluated["prompt"]) & set(trained["prompt"])
+
+
+def test_a_reward_by_dotted_path_sees_all_columns(tmp_path: Path) -> None:
+    file = rows(tmp_path, prompt=["x"], solution=["1"], hint=["y"])
+    named, _ = prompts(tmp_path, **MATH | {"dataset_name": file})
+    dotted, _ = prompts(
+        tmp_path, **MATH | {"dataset_name": file, "reward_funcs": ["maxent_grpo.pipeline.rewards.answer_format"]}
+    )
+    assert set(named.column_names) == {"prompt", "solution"}
+    assert set(dotted.column_names) == {"prompt", "solution", "hint"}
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_model_that_nothing_knows_is_refused_before_data_is_read(tmp_path: Path) -> None:
+    fields = {"model_name_or_path": str(tmp_path / "none"), "dataset_name": "task:chess"}
+    with pytest.raises(SystemExit, match=r"recipe\.yaml: .*got model_name_or_path='.*none'"):
+        train.main(["--config", str(recipe(tmp_path, **fields))])
+
+
+def test_a_recipe_may_leave_its_environment_empty(tmp_path: Path) -> None:
+    file = recipe(tmp_path)
+    file.write_text(file.read_text() + "env:\n")
+    assert run_of(["--config", str(file)]).recipe == file
+
+
+@pytest.mark.parametrize(("task", "kind"), [("maxent", MaxEntGRPOTrainer), ("grpo", GRPOTrainer)])
+def test_either_trainer_trains_evaluates_and_saves(task: str, kind: type, start: Path) -> None:
+    rewards = ["countdown", "support.trl_tiny.reward"]  # an untrained model is never right
+    varied = {"reward_funcs": rewards, "answer_keys": "countdown_mode"}
+    flags = ["--config", str(recipe(start, **varied)), "--task", task, *SHORT]
+    trainer = train.trainer_of(run_of(flags))
+    assert type(trainer) is kind
+    train.main(flags)
+    logged = json.loads((start / "run/trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in logged if "reward" in entry] == [1, 2, 3, 4, 5, 6]
+    assert any("maxent/ess" in entry for entry in logged) == (task == "maxent")
+    assert [entry["step"] for entry in logged if "eval_reward" in entry] == [6]
+    before = AutoModelForCausalLM.from_pretrained(start / "tiny-countdown").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(start / "run").state_dict()
+    assert not all(torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_an_adapter_is_trained_in_place_of_the_model(start: Path) -> None:
+    flags = ["--config", str(recipe(start)), *SHORT, "--max_steps", "1", "--use_peft", "--lora_r", "2"]
+    train.main([*flags, "--lora_target_modules", "q_proj", "v_proj"])
+    assert (start / "run/adapter_model.safetensors").exists()
+
+
+def test_chats_without_a_template_are_refused_before_the_model_loads(
+    start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", loaded)
+    with pytest.raises(SystemExit, match=r"recipe\.yaml: Expected a chat template.*tiny-countdown"):
+        train.main(["--config", str(recipe(start, prompt_format="chat"))])
+    template = start / "template.jinja"
+    template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    run = run_of(["--config", str(recipe(start, prompt_format="chat", chat_template=str(template)))])
+    assert train.tokenizer_of(run, str(start / "tiny-countdown")).chat_template == template.read_text()
+
+
+def command(folder: Path, *flags: str, launcher: str = "") -> list[str]:
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "examples/accelerate" / launcher)]
+    start = [sys.executable, *(launch if launcher else []), str(ROOT / "examples/train.py")]
+    return [*start, "--config", str(recipe(folder)), *SHORT, *flags]
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+
+
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
+    start: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = ["--config", str(recipe(start, save_total_limit=3)), *SHORT]
+    train.main([*flags, "--max_steps", "4"])
+    args = run_of([*flags, "--resume_from_checkpoint", "last"]).training
+    older, newest = start / "run/checkpoint-2", start / "run/checkpoint-4"
+    assert checkpoint_of(args) == str(newest)
+    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
+        whole = (newest / name).read_bytes()
+        (newest / name).write_bytes(whole[: len(whole) // 2])
+        caplog.clear()
+        assert checkpoint_of(args) == str(older)
+        assert f"no readable {name}: skipped" in caplog.text
+        (newest / name).write_bytes(whole)
+    (newest / "trainer_state.json").unlink()
+    args.resume_from_checkpoint = str(newest)
+    with pytest.raises(ValueError, match=r"checkpoint-4' without a readable trainer_state\.json"):
+        checkpoint_of(args)
+    train.main([*flags, "--resume_from_checkpoint", "last"])
+    logged = json.loads((start / "run/trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in logged if "reward" in entry] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(start: Path) -> None:
+    running = subprocess.Popen(command(start), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not list((start / "run").glob("checkpoint-2/trainer_state.json")):
+        assert running.poll() is None, running.stdout.read().decode()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (start / "run/trainer_state.json").exists()
+    train.main(command(start, "--resume_from_checkpoint", "last")[2:])
+    whole = start / "whole"
+    train.main([*command(start)[2:], "--output_dir", str(whole)])
+    expected = AutoModelForCausalLM.from_pretrained(whole).state_dict()
+    for name, value in AutoModelForCausalLM.from_pretrained(start / "run").state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["cpu_ddp.yaml", "cpu_zero3.yaml"])
+def test_two_processes_train_under_accelerate(launcher: str, start: Path) -> None:
+    done = subprocess.run(
+        command(start, "--max_steps", "2", launcher=launcher),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    logged = json.loads((start / "run/trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in logged if "reward" in entry] == [1, 2]
+    assert "on 2 ranks" in done.stderr
+    AutoModelForCausalLM.from_pretrained(start / "run")

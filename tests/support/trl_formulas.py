@@ -1,0 +1,135 @@
+"""The gradient of eqs. (7) and (8) on the replayed groups, summed candidate by candidate in float64."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maxent_grpo import MaxEntConfig, reference
+from support import trl_tiny
+
+K, PROMPTS = 4, 2
+Completion = list[int]
+
+
+def groups() -> list[list[tuple[list[int], Completion]]]:
+    """Return the (prompt, completion) ids of the replayed groups of one optimiser step."""
+    words = trl_tiny.tokenizer()
+    return [
+        [(words(prompt)["input_ids"], trl_tiny.completion_of(prompt, number)) for number in range(K)]
+        for prompt in trl_tiny.prompts(PROMPTS)["prompt"]
+    ]
+
+
+def utilities(score: Callable[[Completion], float] | None = None) -> np.ndarray:
+    """Return each candidate's utility, [PROMPTS, K]."""
+    score = score or (lambda ids: trl_tiny.reward([ids])[0])
+    return np.array([[score(completion) for _, completion in group] for group in groups()])
+
+
+def token_logps(model: Any, prompt: list[int], completion: Completion, temperature: float = 1.0) -> Tensor:
+    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / temperature
+    return logits.log_softmax(-1).gather(-1, torch.tensor(completion).unsqueeze(-1)).squeeze(-1)
+
+
+def coefficients(config: MaxEntConfig, u: np.ndarray, sums: np.ndarray, refs: np.ndarray, lengths: np.ndarray,
+                 names: list[int]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return a group's coefficients and advantages, [K] each, with the oracle; a NaN utility leaves the group."""
+    mask = ~np.isnan(u) & (lengths > 0)
+    u = np.where(mask, u, 0.0)
+    scores = sums / np.maximum(lengths, 1) if config.nll_reduction == "mean" else sums
+    anchors = {"reference": refs / np.maximum(lengths, 1), "old": scores}.get(config.anchor)
+    log_q = reference.listwise_log_q(u, temperature=config.q_temperature, eps=config.q_eps, mask=mask)
+    weights = np.exp(reference.tempered_log_target(log_q, anchors, tau=config.tau, beta=config.beta, mask=mask))
+    advantages = (u - u[mask].mean()) * mask
+    if config.projection == "surrogate":
+        exponents = np.exp(advantages * lengths / config.max_length / config.surrogate_tau) * mask
+        weights = exponents / exponents.sum()
+    if config.dedup > 0:
+        counts = reference.duplicate_counts(names, mask=mask)
+        weights = reference.discount_duplicates(weights, counts, strength=config.dedup, mask=mask)
+    if config.center:
+        weights = reference.center_weights(weights, mask=mask)
+    if config.projection == "listwise":
+        weights = weights - np.where(mask, np.exp(scores), 0) / np.exp(scores)[mask].sum()
+    if config.skip == "all_min" and (u[mask] == 0).all():
+        weights = 0 * weights
+    return weights * u[mask].mean() ** config.group_scale, advantages
+
+
+def expected_gradient(
+    policy: Any,
+    frozen: Any,
+    config: MaxEntConfig,
+    rewards: np.ndarray,
+    *,
+    temperature: float = 1.0,
+    counted: Callable[[Completion], list[bool]] = lambda ids: [True] * len(ids),
+    token_scale: Callable[[Completion], Tensor] = lambda ids: torch.ones(len(ids)),
+    rollout_policy: Any = None,
+) -> Tensor:
+    """Return the gradient of the loss in the policy's parameters.
+
+    Args:
+        policy: in training.
+        frozen: the reference.
+        config: the method.
+        rewards: [PROMPTS, K], NaN where a candidate has none.
+        temperature: of sampling.
+        counted: which tokens of a completion are the policy's and count.
+        token_scale: a correction of each token.
+        rollout_policy: clips the update if given.
+    """
+    policy, frozen = copy.deepcopy(policy).double(), copy.deepcopy(frozen).double()
+    sampled_by = policy if rollout_policy is None else copy.deepcopy(rollout_policy).double()
+    loss = torch.zeros((), dtype=torch.float64)
+    for group, u in zip(groups(), rewards, strict=True):
+        kept = [torch.tensor(counted(completion)) for _, completion in group]
+
+        def logps(model: Any, group: Any = group, kept: Any = kept) -> list[Tensor]:
+            return [token_logps(model, *pair, temperature)[mask] for pair, mask in zip(group, kept, strict=True)]
+
+        old, refs = [one.detach() for one in logps(sampled_by)], [one.detach() for one in logps(frozen)]
+        c, advantages = coefficients(
+            config,
+            u,
+            np.array([one.sum().item() for one in old]),
+            np.array([one.sum().item() for one in refs]),
+            np.array([len(one) for one in old]),
+            [hash(tuple(completion)) for _, completion in group],
+        )
+        for i, now in enumerate(logps(policy)):
+            scale = token_scale(group[i][1])[kept[i]]
+            divisor = {"sum": 1, "mean": max(len(now), 1), "max_length": config.max_length}[config.nll_reduction]
+            surrogate = config.projection == "surrogate"
+            gain = advantages[i] if surrogate else c[i]
+            if surrogate or rollout_policy is not None:
+                ratio = (now - (now.detach() if rollout_policy is None else old[i])).exp()
+                clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+                terms = torch.minimum(ratio * gain, clipped * gain)
+                weight = c[i] / config.max_length if surrogate else 1 / divisor
+            else:
+                terms, weight = now * gain, 1 / divisor
+            loss = loss - weight * (scale * terms).sum()
+    (loss / PROMPTS).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in policy.parameters()])
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    return float((got.double() - expected).norm() / expected.norm())
+
+
+def fields(config: MaxEntConfig) -> dict[str, Any]:
+    """Return the trainer's arguments for these settings."""
+    settings = {f"maxent_{name}": value for name, value in vars(config).items() if name != "beta"}
+    return {**settings, "init_kl_coeff": config.beta}
+
+
+def policy_and_reference(tmp_path: Any) -> tuple[Any, Any]:
+    """Return a policy whose reference, which TRL loads by name, is another model."""
+    policy = trl_tiny.model(0)
+    policy.config._name_or_path = trl_tiny.saved(tmp_path / "reference", seed=1)
+    return policy, trl_tiny.model(1)
