@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maxent_grpo.pipeline.markdown import format_table
+
 ONE_PASS, IN_PLACE = "maxent_grpo one pass", "maxent_grpo one pass in place"
 TRL, TRL_LOGITS = "TRL ChunkedLogProbFunction", "TRL selective_log_softmax"
 Figure = Callable[[dict[str, Any]], tuple[float, str]]
@@ -180,17 +182,16 @@ def table(result: dict[str, Any]) -> str:
         "A peer whose name ends in brackets does less than the case asks, and no goal counts it.",
     ]
     for case in result["cases"]:
-        lines += ["", f"## {_title(case)}", ""]
-        lines += ["| | ms | × | MiB | of the floor |", "|---|---:|---:|---:|---:|"]
+        rows = []
         for name, timing in case["timings"].items():
             share = f"{case['floor_ms'] / timing['median_ms']:.2f}" if case["floor_ms"] else ""
-            lines.append(
-                f"| {name} | {timing['median_ms']:.4g} | {timing['ratio']:.2f} | {timing['peak_mib']:.0f} | {share} |"
-            )
-        lines += [f"| {name} | absent: {reason} | | | |" for name, reason in case["absent"].items()]
+            measured = (f"{timing['median_ms']:.4g}", f"{timing['ratio']:.2f}", f"{timing['peak_mib']:.0f}")
+            rows.append([name, *measured, share])
+        rows += [[name, f"absent: {reason}", "", "", ""] for name, reason in case["absent"].items()]
+        lines += ["", f"## {_title(case)}", "", format_table(["", "ms", "×", "MiB", "of the floor"], rows)]
     if result["preset"] in RULES:
-        lines += ["", "## Goals", "", "| goal | measured | |", "|---|---:|---|"]
-        lines += [f"| {goal.text} | {goal.measured} | {goal.verdict} |" for goal in goals(result)]
+        rows = [[goal.text, goal.measured, goal.verdict] for goal in goals(result)]
+        lines += ["", "## Goals", "", format_table(["goal", "measured", ""], rows, text_columns=(0, 2))]
     return "\n".join(lines) + "\n"
 
 

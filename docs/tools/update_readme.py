@@ -6,17 +6,18 @@ python docs/tools/update_readme.py --demo runs/demo  # first copy a finished dem
 
 import argparse
 import json
-import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from maxent_grpo.pipeline.markdown import format_table, replace_section
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._report import over_the_best  # noqa: E402 - needs nothing but the standard library
+from benchmarks._report import over_the_best  # noqa: E402 - a folder of the repository, not an installed package
 
 DEMO = ROOT / "docs" / "assets" / "demo"
 KERNELS = ROOT / "benchmarks" / "results"
@@ -73,8 +74,7 @@ def kernels_section() -> str:
         ("log-probabilities of given logits: time of TRL's kernel", _ratio("logits, score", TRL_LOGITS)),
         ("sequence log-probabilities: time of eager torch", _ratio("sequences, score", "eager")),
     ]
-    lines = [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
-    lines += [f"| {label} | {' | '.join(_measured(cell, run) for run in columns.values())} |" for label, cell in rows]
+    cells = [[label, *(_measured(cell, run) for run in columns.values())] for label, cell in rows]
     shapes = [_measured(_shape, run) for run in columns.values()]
     return f"""
 Times are multiples of ours, medians of paired runs. The LM head (rows × width × vocabulary) is
@@ -82,7 +82,7 @@ Times are multiples of ours, medians of paired runs. The LM head (rows × width 
 missed: [CPU](benchmarks/results/kernels-cpu-goals.md), [H200](benchmarks/results/kernels-h200.md); what limits them,
 and what has changed since the H200's run, in [`benchmarks/NOTES.md`](benchmarks/NOTES.md).
 
-{chr(10).join(lines)}
+{format_table(["", *columns], cells)}
 """
 
 
@@ -133,10 +133,10 @@ def _memory(case: str, ours: str, peer: str) -> Callable[[dict[str, Any]], str]:
 def train_section() -> str:
     """Return the table of the runs of the tiny recipes."""
     result = json.loads((KERNELS / "train_cpu.json").read_text())
-    lines = ["| run | wall seconds | reward, first 10 updates | last 10 updates |", "| --- | ---: | ---: | ---: |"]
-    lines += [
-        f"| {run['run']} | {run['wall seconds']:.0f} | {run['reward, first 10 updates']:.3f}"
-        f" | {run['reward, last 10 updates']:.3f} |"
+    head = ["run", "wall seconds", "reward, first 10 updates", "last 10 updates"]
+    rewards = ("reward, first 10 updates", "reward, last 10 updates")
+    rows = [
+        [run["run"], f"{run['wall seconds']:.0f}", *(f"{run[name]:.3f}" for name in rewards)]
         for run in result["runs"]
     ]
     killed = result["killed and resumed"]
@@ -147,7 +147,7 @@ def train_section() -> str:
 ([JSON](benchmarks/results/train_cpu.json)). A run killed by {killed["killed with"]} and resumed logged {updates}
 updates alike and ended with weights that are {same}.
 
-{chr(10).join(lines)}
+{format_table(head, rows)}
 """
 
 
@@ -158,12 +158,12 @@ def study_section() -> str:
     common, recipe = result["levels"]["common"], next(iter(result["comparisons"]))
     found = result["comparisons"][recipe]["coverage@8 at common"]
     again = fresh["comparisons"][recipe]["coverage@8 at level"]
-    lines = [
-        f"| method | coverage@8 at mean@8 = {common:.3f} | pass@8 there | highest mean@8 | greedy pass@1 |"
-        " coverage of `diverse()` minus this there, points |"
-        f" on fresh seeds and problems, at {fresh['levels']['level']:.2f} |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    head = [
+        "method", f"coverage@8 at mean@8 = {common:.3f}", "pass@8 there", "highest mean@8", "greedy pass@1",
+        "coverage of `diverse()` minus this there, points",
+        f"on fresh seeds and problems, at {fresh['levels']['level']:.2f}",
+    ]  # fmt: skip
+    rows = []
     columns = ("coverage@8 at common", "pass@8 at common", "best mean@8", "greedy")
     seeds = len(result["preset"]["seeds"])
     for arm, row in result["arms"].items():
@@ -173,7 +173,7 @@ def study_section() -> str:
                 _difference(found.get(arm), seeds),
                 _difference(again.get(arm), seeds) if arm in fresh["arms"] else "not run",
             ]
-            lines.append(f"| {row['name']} | {' | '.join((*cells, *differences))} |")
+            rows.append([row["name"], *cells, *differences])
     return f"""
 3-number Countdown, {seeds} seeds, the learning rate of each method tuned on a seed of its own, every method at the
 sampling temperature where it has the same accuracy. In brackets 95 % intervals, paired by seed; "slow" is the lowest
@@ -181,7 +181,7 @@ learning rate of the grid, "sampled at" the temperature in training; – that fe
 n how many do. Last column: the same methods and rates on {len(fresh["preset"]["seeds"])} other seeds and on problems
 that nothing was chosen by, at a mean@8 of {fresh["levels"]["level"]:.2f}, as was laid down before.
 
-{chr(10).join(lines)}
+{format_table(head, rows)}
 
 What this says and does not say, graph colouring, and where the method is not ahead:
 [benchmarks/diversity/RESULTS.md](benchmarks/diversity/RESULTS.md).
@@ -210,11 +210,7 @@ def updated(readme: str) -> str:
         ValueError: if a section's marks are missing.
     """
     for name, section in SECTIONS.items():
-        marks = re.compile(rf"(<!-- {name}:begin[^>]*-->).*?(<!-- {name}:end -->)", flags=re.DOTALL)
-        content = section()
-        readme, count = marks.subn(lambda found, content=content: found[1] + content + found[2], readme)
-        if count != 1:
-            raise ValueError(f"Expected the marks of section {name!r} once, got them {count} times.")
+        readme = replace_section(readme, name, section().strip())
     return readme
 
 

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from rich.table import Table
 
 from maxent_grpo.pipeline.evaluation.curves import METRICS, Curve
+from maxent_grpo.pipeline.markdown import format_table
 
 _LIST = re.compile(r"\[[^\[\]{}\"]*\]")  # of numbers
 SHOWN = (1, 2, 4, 8, 16, 32, 64)
@@ -68,8 +69,7 @@ def save_report(
     (folder / "evaluation.json").write_text(_LIST.sub(lambda found: " ".join(found[0].split()), text) + "\n")
     curves = [(name, curve) for name, curve, _ in results]
     rows = table_rows(curves, has_modes=has_modes)
-    markdown = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
-    (folder / "evaluation.md").write_text("".join(f"| {' | '.join(row)} |\n" for row in markdown))
+    (folder / "evaluation.md").write_text(format_table(rows[0], rows[1:]) + "\n")
     save_picture(curves, folder / "evaluation.png", title=str(settings.get("subject", "")), has_modes=has_modes)
     return rows
 

@@ -1,13 +1,13 @@
 """How accurate and how varied a model's answers are, over sampling temperatures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from maxent_grpo.pipeline.frontiers import read_frontier
 from maxent_grpo.pipeline.tasks.metrics import sample_metrics
 from maxent_grpo.pipeline.tiny.sampling import Task, Verdict, sample
 
@@ -65,36 +65,7 @@ def guesser_metrics(guess: Callable[[Any], str], task: Task, problems: Sequence[
 def coverage_at(level: float, frontier: Mapping[float, Row]) -> float | None:
     """Return the coverage@8 that a model reaches at mean@8 = level, by choice of its sampling temperature."""
     rows = [row for _, row in sorted(frontier.items())]
-    return value_at(level, [row["mean@8"] for row in rows], [row["coverage@8"] for row in rows])
-
-
-def value_at(level: float, accuracies: Sequence[float], values: Sequence[float]) -> float | None:
-    """Return a frontier's value where its accuracy is `level`, linear between neighbouring temperatures.
-
-    A frontier that crosses the level more than once counts with its largest value there, and one that is more
-    accurate than the level even at its hottest with its value there.
-
-    Args:
-        level: the accuracy wanted.
-        accuracies: at each sampling temperature, the coldest first.
-        values: at each sampling temperature.
-
-    Returns:
-        The value, or None where the level is reached at no temperature.
-
-    >>> value_at(0.5, [0.75, 0.25], [0.2, 0.4])
-    0.30000000000000004
-    """
-    if level > max(accuracies):
-        return None
-    if level <= accuracies[-1]:
-        return float(values[-1])
-    reached = []
-    for (accuracy, value), (next_accuracy, next_value) in pairwise(zip(accuracies, values, strict=True)):
-        if min(accuracy, next_accuracy) <= level <= max(accuracy, next_accuracy):
-            part = (level - accuracy) / (next_accuracy - accuracy) if next_accuracy != accuracy else 0.0
-            reached.append(value + part * (next_value - value))
-    return float(max(reached))
+    return read_frontier(level, [row["mean@8"] for row in rows], [row["coverage@8"] for row in rows])
 
 
 def average_rows(rows: Sequence[Row]) -> Row:

@@ -12,6 +12,7 @@ mpl.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
 from rich.table import Table
 
+from maxent_grpo.pipeline.markdown import format_table
 from maxent_grpo.pipeline.tiny.evaluation import Row, average_rows, coverage_at
 
 NAMES = {
@@ -80,9 +81,8 @@ def write_table(rows: Sequence[dict[str, Any]], guesser: Row, folder: Path, *, n
         "matched": {seed: {"mean@8": level, "coverage@8": coverages} for seed, (level, coverages) in matched.items()},
     }
     (folder / "results.json").write_text(json.dumps(result, indent=2) + "\n")
-    markdown = [headers, ["---", *["---:"] * (len(headers) - 1)], *lines]
     below = "".join(f"\n{note}\n" for note in notes)
-    (folder / "results.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in markdown) + below)
+    (folder / "results.md").write_text(f"{format_table(headers, lines)}\n{below}")
     table = Table(*headers, caption="\n".join(notes), caption_justify="left")
     for line in lines:
         table.add_row(*line)
