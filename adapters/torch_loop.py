@@ -2,20 +2,20 @@
 
     loss_fn = MaxEntLoss(MaxEntConfig(tau=0.2))
     for prompts in loader:
-        ids, mask, rewards = sample(model, prompts, num_generations=8)      # 8 completions of each prompt, in order
-        loss, statistics = loss_fn(model_logps(model, ids), rewards, mask, group_sizes=8)
+        ids, mask, rewards = sample(model, prompts, num_generations=8)      # 8 completions per prompt, in order
+        loss, statistics = loss_fn(model_logps(model, ids), Rollout(rewards, mask, group_sizes=8))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
-For micro-batches that split groups, and for several updates on one rollout, compute the constants of the
-rollout once with `MaxEntLoss.rollout` and take the loss of any of its rows with `Rollout.loss`.
+For micro-batches that split groups, and for several updates on one rollout, compute the constants of the rollout
+once with `MaxEntLoss.prepare` and take the loss of any of its rows with `RolloutConstants.loss`.
 """
 
 import math
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -30,16 +30,43 @@ from maxent_grpo.groups import completion_keys, flatten_groups, pad_groups
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, token_logps
 from maxent_grpo.objective import MaxEntObjective, Statistics, Target
 
-Rewards = Tensor | Sequence[float | None]
-
 
 @dataclass(frozen=True)
 class Rollout:
-    """The constants of one rollout of N completions, a row each in the order given; everything detached.
+    """N sampled completions with their rewards; the completions of a group are consecutive rows.
+
+    Attributes:
+        rewards: [N] floats; None or NaN where a completion could not be scored, which leaves its group.
+        mask: [N, T] bool, True where a completion token counts.
+        group_sizes: K, or the size of each group.
+        ids: [N, T] completion tokens; needed with logits or hidden states, and with dedup > 0 unless there are keys.
+        keys: [N] integers, equal where two completions are the same answer; by default those of equal tokens.
+        ref_logps: [N, T] token log-probabilities of the frozen reference; needed if β > 0.
+        old_logps: [N, T] those of the rollout policy. Given, updates are clipped; without them the policy in
+            training is taken to be the rollout policy.
+        num_groups: prompts of the whole optimiser step over ranks and micro-batches; by default those of this
+            rollout, summed over ranks.
+        generator: for pruning, seeded by (seed, step).
+    """
+
+    rewards: Tensor | Sequence[float | None]
+    mask: Tensor
+    _: KW_ONLY
+    group_sizes: int | Sequence[int] | Tensor
+    ids: Tensor | None = None
+    keys: Tensor | None = None
+    ref_logps: Tensor | None = None
+    old_logps: Tensor | None = None
+    num_groups: int | None = None
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class RolloutConstants:
+    """What the loss of a rollout's N completions multiplies by, a row each in their order; everything detached.
 
     Attributes:
         coefficients: [N] what each completion's log-likelihood is weighted by.
-        advantages: [N] rewards minus their group's mean (the surrogate's).
         mask: [N, T] bool, True where a completion token counts.
         old_logps: [N, T] token log-probabilities of the rollout policy, or None if updates are not clipped.
         target: the target of each group, [G, K].
@@ -50,7 +77,6 @@ class Rollout:
     """
 
     coefficients: Tensor
-    advantages: Tensor
     mask: Tensor
     old_logps: Tensor | None
     target: Target
@@ -71,18 +97,13 @@ class Rollout:
         """
         old = None if self.old_logps is None else self.old_logps[rows]
         return self.rank_scale * self.objective.loss(
-            logps,
-            self.coefficients[rows],
-            self.mask[rows],
-            old_logps=old,
-            advantages=self.advantages[rows],
-            num_groups=self.num_groups,
+            logps, self.coefficients[rows], self.mask[rows], old_logps=old, num_groups=self.num_groups
         )
 
-    def token_weights(self) -> Tensor:
+    def token_coefficients(self) -> Tensor:
         """Return what each token's NLL is multiplied by in the loss, [N, T], while no update is clipped."""
-        return self.rank_scale * self.objective.token_weights(
-            self.coefficients, self.mask, num_groups=self.num_groups, advantages=self.advantages
+        return self.rank_scale * self.objective.token_coefficients(
+            self.coefficients, self.mask, num_groups=self.num_groups
         )
 
 
@@ -93,7 +114,7 @@ class MaxEntLoss(nn.Module):
     the loss is multiplied by their number because DDP, ZeRO and FSDP average gradients.
 
     Args:
-        config: the settings; by default the method as published.
+        method: the settings, or an objective made of them; by default the method as published.
         gradients_averaged: False where the ranks' gradients are summed instead.
         process_group: the ranks that hold different data; by default all.
 
@@ -103,54 +124,30 @@ class MaxEntLoss(nn.Module):
     >>> loss_fn = MaxEntLoss(MaxEntConfig(tau=1.0, q_eps=0.0))
     >>> logps = torch.tensor([[-1.0], [-2.0]], requires_grad=True)
     >>> mask = torch.ones(2, 1, dtype=torch.bool)
-    >>> loss, statistics = loss_fn(logps, [1.0, 0.0], mask, group_sizes=2)
+    >>> loss, statistics = loss_fn(logps, Rollout([1.0, 0.0], mask, group_sizes=2))
     >>> loss
     tensor(1.2689, grad_fn=<MulBackward0>)
     """
 
     def __init__(
         self,
-        config: MaxEntConfig | None = None,
+        method: MaxEntConfig | MaxEntObjective | None = None,
         *,
         gradients_averaged: bool = True,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.objective = MaxEntObjective(config or MaxEntConfig())
+        self.objective = method if isinstance(method, MaxEntObjective) else MaxEntObjective(method or MaxEntConfig())
         self.gradients_averaged = gradients_averaged
         self.process_group = process_group
 
-    def forward(
-        self,
-        logps: Tensor,
-        rewards: Rewards,
-        mask: Tensor,
-        *,
-        group_sizes: int | Sequence[int] | Tensor,
-        ref_logps: Tensor | None = None,
-        old_logps: Tensor | None = None,
-        ids: Tensor | None = None,
-        keys: Tensor | None = None,
-        num_groups: int | None = None,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-    ) -> tuple[Tensor, Statistics]:
+    def forward(self, logps: Tensor, rollout: Rollout, *, temperature: float = 1.0) -> tuple[Tensor, Statistics]:
         """Return the loss of whole groups and the statistics of their targets and of the policy on them.
 
         Args:
             logps: [N, T] token log-probabilities of the policy in training, or its logits [N, T, V] at the
-                positions that predict `ids`.
-            rewards: [N] floats; None or NaN where a completion could not be scored, which leaves its group.
-            mask: [N, T] bool, True where a completion token counts.
-            group_sizes: K, or the size of each group; groups are consecutive rows.
-            ref_logps: [N, T] token log-probabilities of the frozen reference; needed if β > 0.
-            old_logps: [N, T] those of the rollout policy. Given, updates are clipped; without them the
-                policy is taken to be the rollout policy.
-            ids: [N, T] completion tokens; needed with logits, and with dedup > 0 unless there are keys.
-            keys: [N] integers, equal where two completions are the same answer.
-            num_groups: prompts of the whole optimiser step over ranks and micro-batches; by default those of
-                this call, summed over ranks.
-            generator: for pruning, seeded by (seed, step).
+                positions that predict `rollout.ids`.
+            rollout: the completions and their rewards.
             temperature: logits are divided by it; log-probabilities are taken as they are.
 
         Raises:
@@ -158,43 +155,23 @@ class MaxEntLoss(nn.Module):
         """
         expect_tensor("logps", logps)
         if logps.ndim == 3:
-            if ids is None:
-                raise ValueError("Expected ids with logits [N, T, V], got ids=None.")
-            logps = token_logps(logps, ids, mask=mask, temperature=temperature)
-        _expect_rows(mask)
-        expect_shape("logps", logps, mask.shape)
-        rollout = self.rollout(
-            rewards,
-            mask,
-            group_sizes=group_sizes,
-            ref_logps=ref_logps,
-            old_logps=old_logps,
-            policy_logps=logps.detach(),
-            ids=ids,
-            keys=keys,
-            num_groups=num_groups,
-            generator=generator,
-        )
-        return rollout.loss(logps), rollout.statistics
+            ids = _expect_ids(rollout, "logits [N, T, V]")
+            logps = token_logps(logps, ids, mask=rollout.mask, temperature=temperature)
+        _expect_rows(rollout.mask)
+        expect_shape("logps", logps, rollout.mask.shape)
+        constants = self.prepare(rollout, policy_logps=logps.detach())
+        return constants.loss(logps), constants.statistics
 
     def from_hidden(
         self,
         hidden: Tensor,
         lm_head: nn.Module,
-        ids: Tensor,
-        rewards: Rewards,
-        mask: Tensor,
+        rollout: Rollout,
         *,
-        group_sizes: int | Sequence[int] | Tensor,
+        policy_logps: Tensor | None = None,
         temperature: float = 1.0,
         logit_scale: float = 1.0,
         softcap: float | None = None,
-        ref_logps: Tensor | None = None,
-        old_logps: Tensor | None = None,
-        policy_logps: Tensor | None = None,
-        keys: Tensor | None = None,
-        num_groups: int | None = None,
-        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Statistics]:
         """Return loss and statistics of whole groups from hidden states: logits exist a chunk at a time.
 
@@ -202,107 +179,97 @@ class MaxEntLoss(nn.Module):
         is 0. An update that is clipped needs the log-probabilities first and takes two.
 
         Args:
-            hidden: [N, T, D] the body's last hidden states at the positions that predict `ids`.
+            hidden: [N, T, D] the body's last hidden states at the positions that predict `rollout.ids`.
             lm_head: the linear layer that makes logits of them; call this inside the forward of DDP, ZeRO or
                 FSDP, whose hooks synchronise its gradient.
-            ids: [N, T] completion tokens.
-            rewards, mask, group_sizes, ref_logps, old_logps, keys, num_groups, generator: as `forward`.
-            temperature, logit_scale, softcap: of the model's logits, as in `linear_token_logps`.
+            rollout: the completions and their rewards.
             policy_logps: [N, T] token log-probabilities of the rollout policy where nothing is to be clipped.
                 The settings that need them are scored here if there are none; otherwise the statistics of the
                 policy are left out without them.
+            temperature, logit_scale, softcap: of the model's logits, as in `linear_token_logps`.
 
         Raises:
             ValueError: as `forward`; for a head that is quantised or has an adapter that is not merged.
         """
+        ids, mask, clipped = _expect_ids(rollout, "hidden states"), rollout.mask, rollout.old_logps is not None
         head: dict[str, Any] = {"temperature": temperature, "logit_scale": logit_scale, "softcap": softcap}
-        with gathered_head(lm_head, hidden.dtype, until_backward=old_logps is not None) as (weight, bias):
-            head["bias"] = bias
-            if old_logps is not None:
-                logps = linear_token_logps(hidden, weight, ids, mask=mask, **head)
-            elif policy_logps is None and self.objective.config.needs_old_logps:
-                policy_logps = linear_token_logps(hidden.detach(), weight.detach(), ids, mask=mask, **head).detach()
-            rollout = self.rollout(
-                rewards,
-                mask,
-                group_sizes=group_sizes,
-                ref_logps=ref_logps,
-                old_logps=old_logps,
-                policy_logps=policy_logps,
-                ids=ids,
-                keys=keys,
-                num_groups=num_groups,
-                generator=generator,
-            )
-            if old_logps is not None:
-                return rollout.loss(logps), rollout.statistics
-            result = linear_weighted_nll(hidden, weight, ids, rollout.token_weights(), mask=mask, **head)
-        return result.loss, rollout.statistics
+        with gathered_head(lm_head, hidden.dtype, until_backward=clipped) as (weight, bias):
+            head |= {"bias": bias, "mask": mask}
+            if clipped:
+                logps = linear_token_logps(hidden, weight, ids, **head)
+                constants = self.prepare(rollout, policy_logps=policy_logps)
+                return constants.loss(logps), constants.statistics
+            if policy_logps is None and self.objective.config.needs_old_logps:
+                policy_logps = linear_token_logps(hidden.detach(), weight.detach(), ids, **head).detach()
+            constants = self.prepare(rollout, policy_logps=policy_logps)
+            result = linear_weighted_nll(hidden, weight, ids, constants.token_coefficients(), **head)
+        return result.loss, constants.statistics
 
     @torch.no_grad()
-    def rollout(
-        self,
-        rewards: Rewards,
-        mask: Tensor,
-        *,
-        group_sizes: int | Sequence[int] | Tensor,
-        ref_logps: Tensor | None = None,
-        old_logps: Tensor | None = None,
-        policy_logps: Tensor | None = None,
-        ids: Tensor | None = None,
-        keys: Tensor | None = None,
-        num_groups: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Rollout:
-        """Return the constants of a rollout of whole groups; `forward` explains the arguments.
+    def prepare(self, rollout: Rollout, *, policy_logps: Tensor | None = None) -> RolloutConstants:
+        """Return the constants of a rollout of whole groups.
 
         Args:
-            policy_logps: [N, T] token log-probabilities of the rollout policy where `old_logps` are not given
-                because nothing is to be clipped.
-        """
-        _expect_rows(mask)
-        utilities = _as_utilities(rewards, mask)
-        self.objective.expect_utilities(utilities)
-        sizes = _each_size(group_sizes, len(mask))
-        per_group, present = pad_groups(torch.arange(len(mask), device=mask.device), sizes)
+            rollout: the completions and their rewards.
+            policy_logps: [N, T] token log-probabilities of the policy in training; without `rollout.old_logps` they
+                stand in for the rollout policy's, which some settings need.
 
-        def summed(name: str, logps: Tensor | None) -> Tensor | None:
+        Raises:
+            ValueError: as `forward`.
+        """
+        mask = rollout.mask
+        _expect_rows(mask)
+        utilities = _as_utilities(rollout.rewards, mask)
+        self.objective.expect_utilities(utilities)
+        sizes = _list_sizes(rollout.group_sizes, len(mask))
+        rows, present = pad_groups(torch.arange(len(mask), device=mask.device), sizes)
+
+        def sum_tokens(name: str, logps: Tensor | None) -> Tensor | None:
             """Return token log-probabilities [N, T] summed over each completion, [G, K]."""
             if logps is None:
                 return None
             expect_shape(name, logps, mask.shape)
-            return upcast(logps).masked_fill(~mask, 0.0).sum(-1)[per_group]
+            return upcast(logps).masked_fill(~mask, 0.0).sum(-1)[rows]
 
-        if keys is None and ids is not None:
-            keys = completion_keys(ids, mask)
+        keys = rollout.keys
+        if keys is None and rollout.ids is not None:
+            keys = completion_keys(rollout.ids, mask)
         if keys is not None:
             expect_shape("keys", keys, mask.shape[:1])
-        rollout_sums = summed("old_logps", policy_logps if old_logps is None else old_logps)
+        policy_sums, old_sums = sum_tokens("policy_logps", policy_logps), sum_tokens("old_logps", rollout.old_logps)
+        old_sums = policy_sums if old_sums is None else old_sums
         target = self.objective.target(
-            utilities[per_group],
-            mask=present & ~utilities.isnan()[per_group],
-            lengths=mask.sum(-1)[per_group],
-            ref_logps=summed("ref_logps", ref_logps),
-            old_logps=rollout_sums,
-            keys=None if keys is None else keys[per_group],
+            utilities[rows],
+            mask=present & ~utilities.isnan()[rows],
+            lengths=mask.sum(-1)[rows],
+            ref_logps=sum_tokens("ref_logps", rollout.ref_logps),
+            old_logps=old_sums,
+            keys=None if keys is None else keys[rows],
         )
-        coefficients = self.objective.coefficients(target, old_logps=rollout_sums, generator=generator)
-        policy_sums = rollout_sums if policy_logps is None else summed("policy_logps", policy_logps)
+        coefficients = self.objective.coefficients(target, old_logps=old_sums, generator=rollout.generator)
         ranks = dist.get_world_size(self.process_group) if dist.is_available() and dist.is_initialized() else 1
-        groups = num_groups
+        groups = rollout.num_groups
         if groups is None:
-            groups = _over_ranks(len(sizes), ranks, mask.device, self.process_group)
-        return Rollout(
+            groups = _sum_over_ranks(len(sizes), ranks, mask.device, self.process_group)
+        return RolloutConstants(
             coefficients=flatten_groups(coefficients, present),
-            advantages=flatten_groups(target.advantages, present),
             mask=mask,
-            old_logps=old_logps,
+            old_logps=rollout.old_logps,
             target=target,
-            statistics=self.objective.statistics(target, policy_logps=policy_sums),
+            statistics=self.objective.statistics(
+                target, policy_logps=old_sums if policy_sums is None else policy_sums
+            ),
             num_groups=groups,
             rank_scale=ranks if self.gradients_averaged else 1,
             objective=self.objective,
         )
+
+
+def _expect_ids(rollout: Rollout, source: str) -> Tensor:
+    """Return the tokens of a rollout whose log-probabilities are to be looked up."""
+    if rollout.ids is None:
+        raise ValueError(f"Expected ids with {source}, got ids=None.")
+    return rollout.ids
 
 
 def _expect_rows(mask: Tensor) -> None:
@@ -312,7 +279,7 @@ def _expect_rows(mask: Tensor) -> None:
     expect_mask("mask", mask, mask.shape)
 
 
-def _each_size(group_sizes: int | Sequence[int] | Tensor, rows: int) -> Sequence[int] | Tensor:
+def _list_sizes(group_sizes: int | Sequence[int] | Tensor, rows: int) -> Sequence[int] | Tensor:
     """Return the size of each group of `rows` completions."""
     size: Any = group_sizes
     if isinstance(size, Tensor) and size.ndim == 0:
@@ -324,7 +291,7 @@ def _each_size(group_sizes: int | Sequence[int] | Tensor, rows: int) -> Sequence
     return [int(size)] * (rows // size)
 
 
-def _as_utilities(rewards: Rewards, mask: Tensor) -> Tensor:
+def _as_utilities(rewards: Tensor | Sequence[float | None], mask: Tensor) -> Tensor:
     """Return rewards as a float tensor [N] on the mask's device, NaN where there is none."""
     if not isinstance(rewards, Tensor):
         rewards = torch.tensor(
@@ -335,7 +302,7 @@ def _as_utilities(rewards: Rewards, mask: Tensor) -> Tensor:
     return rewards.detach().to(mask.device, dtype)
 
 
-def _over_ranks(groups: int, ranks: int, device: torch.device, process_group: dist.ProcessGroup | None) -> int:
+def _sum_over_ranks(groups: int, ranks: int, device: torch.device, process_group: dist.ProcessGroup | None) -> int:
     """Return the number of groups of all ranks together."""
     if ranks == 1:
         return groups

@@ -75,9 +75,9 @@ PRESETS = {
 RESULTS = Path(__file__).parent / "results"
 VARIANTS: dict[str, dict[str, Any]] = {
     "maxent": {},
-    "maxent, pruned to half": {"maxent_prune": 0.5},
+    "maxent, pruned to half": {"maxent_keep_fraction": 0.5},
     "maxent, one-pass head": {"maxent_fused_head": True},
-    "maxent, one-pass head, pruned to half": {"maxent_fused_head": True, "maxent_prune": 0.5},
+    "maxent, one-pass head, pruned to half": {"maxent_fused_head": True, "maxent_keep_fraction": 0.5},
 }
 GOALS = {"maxent": 1.02, "maxent, pruned to half": 0.7}
 OFTEN = "maxent"

@@ -6,7 +6,7 @@
 
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.groups import answer_keys, completion_keys, flatten_groups, pad_groups, prune_candidates
-from maxent_grpo.loss import listwise_cross_entropy, maxent_weighted_nll, weighted_clipped_surrogate
+from maxent_grpo.loss import clipped_surrogate, listwise_cross_entropy, maxent_weighted_nll
 from maxent_grpo.objective import MaxEntObjective, Statistics, Target
 from maxent_grpo.potential import (
     effective_sample_size,
@@ -39,6 +39,7 @@ __all__ = [
     "Target",
     "answer_keys",
     "center_weights",
+    "clipped_surrogate",
     "completion_keys",
     "discount_duplicates",
     "discount_log_weights",
@@ -61,5 +62,4 @@ __all__ = [
     "tau_for_ess",
     "tempered_log_target",
     "tempered_target",
-    "weighted_clipped_surrogate",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from maxent_grpo._checks import expect, expect_in
 
 Anchor = Literal["reference", "old", "none"]
-Utilities = Literal["raw", "rank", "zscore"]
+UtilityTransform = Literal["raw", "rank", "zscore"]
 Projection = Literal["mle", "listwise", "surrogate"]
 Skip = Literal["none", "equal", "all_min"]
 NllReduction = Literal["sum", "mean", "max_length"]
@@ -34,26 +34,27 @@ class MaxEntConfig:
         q_eps: ε >= 0, the least probability in q; K·ε <= 1.
         length_normalize_ref: divide the reference's sequence log-probabilities by the candidates' lengths.
         anchor: whose log-probabilities make ρ: the frozen reference's, the rollout policy's, or nobody's (β = 0).
-        utilities: rewards as they are, their ranks in the group, or their z-scores in the group.
+        utility_transform: rewards as they are, their ranks in the group, or their z-scores in the group.
         projection: how the policy is fitted to the target: `mle` (coefficients π*), `listwise` (π* − p) or
-            `surrogate` (the clipped surrogate weighted by softmax(U/surrogate_tau); the target is not used).
+            `surrogate` (advantages times softmax(U/surrogate_tau), eq. (8); the target is not used).
         center: subtract 1/K from the `mle` coefficients.
         dedup: κ in [0, 1], the part of the sampling frequency that is taken back from duplicates.
-        group_scale: a >= 0; coefficients are multiplied by (the group's mean utility)^a, utilities in [0, 1]. With
+        success_power: a >= 0; coefficients are multiplied by (the group's mean utility)^a, utilities in [0, 1]. With
             a > 0 a negative utility makes the coefficients of its group NaN.
-        skip: which groups get coefficients of 0: none, those of equal utilities, or those at `min_utility`.
-        min_utility: the utility of a failure, for skip="all_min".
+        skip: which groups get coefficients of 0: none, those of equal utilities, or those without a success.
+        min_utility: the highest utility of a failure, for skip="all_min".
         nll_reduction: a candidate's NLL is a sum over tokens, their mean, or their sum over `max_length`.
         max_length: T_max, the constant of nll_reduction="max_length" and of the surrogate.
         clip_low: how far below 1 a token's ratio to the rollout policy may act, in [0, 1].
         clip_high: how far above 1 it may act.
         surrogate_tau: temperature of the surrogate's candidate weights, > 0; inf weighs them equally.
         target_ess: effective sample size of the target; replaces τ by each group's own where given.
-        prune: fraction of the non-zero coefficients that survive pruning, in (0, 1]; None prunes nothing.
+        keep_fraction: fraction of the non-zero coefficients that survive pruning, in (0, 1]; None prunes nothing.
 
     Raises:
         ValueError: naming the field and its value, on values out of range and on settings that exclude
-            one another: both τ and β infinite, β > 0 without an anchor, center outside `mle`.
+            one another: both τ and β infinite, β > 0 without an anchor, center outside `mle`, a surrogate
+            with an NLL per token or an effective sample size.
 
     >>> MaxEntConfig(tau=-1.0)
     Traceback (most recent call last):
@@ -66,11 +67,11 @@ class MaxEntConfig:
     q_eps: float = 1e-6
     length_normalize_ref: bool = True
     anchor: Anchor = "reference"
-    utilities: Utilities = "raw"
+    utility_transform: UtilityTransform = "raw"
     projection: Projection = "mle"
     center: bool = False
     dedup: float = 0.0
-    group_scale: float = 0.0
+    success_power: float = 0.0
     skip: Skip = "none"
     min_utility: float = 0.0
     nll_reduction: NllReduction = "sum"
@@ -79,7 +80,7 @@ class MaxEntConfig:
     clip_high: float = 0.2
     surrogate_tau: float = math.inf
     target_ess: float | None = None
-    prune: float | None = None
+    keep_fraction: float | None = None
 
     def __post_init__(self) -> None:
         """Check every field, then the fields against one another."""
@@ -101,20 +102,27 @@ class MaxEntConfig:
             expect_in(name, getattr(self, name), 0.0, open_low=True)
         for name in ("dedup", "clip_low"):
             expect_in(name, getattr(self, name), 0.0, 1.0)
-        expect_in("group_scale", self.group_scale, 0.0, _LARGEST)
+        expect_in("success_power", self.success_power, 0.0, _LARGEST)
         expect_in("min_utility", self.min_utility, -_LARGEST, _LARGEST)
         if self.max_length is not None:
             expect_in("max_length", self.max_length, 1)
         if self.target_ess is not None:
             expect_in("target_ess", self.target_ess, 1.0)
-        if self.prune is not None:
-            expect_in("prune", self.prune, 0.0, 1.0, open_low=True)
+        if self.keep_fraction is not None:
+            expect_in("keep_fraction", self.keep_fraction, 0.0, 1.0, open_low=True)
         expect(not self.tau == self.beta == math.inf, "tau or beta to be finite", tau=self.tau, beta=self.beta)
         expect(self.anchor != "none" or self.beta == 0, "beta=0 with anchor='none'", beta=self.beta)
         expect(
             not self.center or self.projection == "mle",
             "projection='mle' with center=True (the other projections are centred by themselves)",
             projection=self.projection,
+        )
+        expect(
+            self.projection != "surrogate" or (self.nll_reduction != "mean" and self.target_ess is None),
+            "nll_reduction other than 'mean' and target_ess=None with projection='surrogate' (it divides by "
+            "max_length and has no target)",
+            nll_reduction=self.nll_reduction,
+            target_ess=self.target_ess,
         )
         expect(
             self.target_ess is None or self.beta < math.inf,

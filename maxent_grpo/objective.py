@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from maxent_grpo._checks import expect, expect_candidates, expect_shape
 from maxent_grpo._masked import expectation, fill, log_softmax, mean, upcast
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.groups import prune_candidates
-from maxent_grpo.loss import maxent_weighted_nll, weighted_clipped_surrogate
+from maxent_grpo.loss import clipped_surrogate, maxent_weighted_nll
 from maxent_grpo.potential import effective_sample_size, forward_kl, improvement_gap, optimal_potential
 from maxent_grpo.target import (
     center_weights,
@@ -36,6 +37,7 @@ class Target:
     """What a rollout's groups are fitted to; everything detached.
 
     Attributes:
+        utilities: [..., K] transformed utilities, 0 where masked.
         log_q: [..., K] log q of the target's potential: with duplicates discounted, that of eq. (4b).
         log_weights: [..., K] log π*; for the surrogate, the logarithm of its candidate weights.
         weights: [..., K] π*, exactly 0 where masked.
@@ -43,11 +45,11 @@ class Target:
         mask: [..., K] bool, the candidates that count: given as such, and not empty.
         informative: [...] bool, False where all counted utilities are equal.
         scale: [...] what the group's coefficients are multiplied by; 0 where the group is skipped.
-        advantages: [..., K] utilities minus their mean in the group, of the surrogate.
         anchor_logps: [..., K] normalised anchor log-probabilities, or None if the target has none.
         lengths: [..., K] number of tokens of each candidate.
     """
 
+    utilities: Tensor
     log_q: Tensor
     log_weights: Tensor
     weights: Tensor
@@ -55,7 +57,6 @@ class Target:
     mask: Tensor
     informative: Tensor
     scale: Tensor
-    advantages: Tensor
     anchor_logps: Tensor | None
     lengths: Tensor
 
@@ -113,15 +114,15 @@ class MaxEntObjective:
     """
 
     def __init__(self, config: MaxEntConfig) -> None:
-        constant = config.nll_reduction == "max_length" or config.projection == "surrogate"
+        divided = config.nll_reduction == "max_length" or config.projection == "surrogate"
         expect(
-            not constant or config.max_length is not None,
+            not divided or config.max_length is not None,
             f"max_length, the generation limit in tokens, with nll_reduction={config.nll_reduction!r} "
             f"and projection={config.projection!r}",
             max_length=config.max_length,
         )
         self.config = config
-        self._max_length = float(config.max_length or 1) if constant else 1.0
+        self._max_length = config.max_length if divided else None
 
     def expect_utilities(self, utilities: Tensor) -> None:
         """Check what `target` would only show as NaN. Reads the tensor, so for adapters, once a rollout.
@@ -132,9 +133,9 @@ class MaxEntObjective:
         Raises:
             ValueError: on a negative utility with a group scale, which would turn its group's coefficients around.
         """
-        scale = self.config.group_scale
+        scale = self.config.success_power
         lowest = float(utilities.nan_to_num(nan=0.0).amin()) if scale > 0 and utilities.numel() else 0.0
-        expect(lowest >= 0, f"utilities >= 0 with group_scale={scale!r}", lowest_utility=lowest)
+        expect(lowest >= 0, f"utilities >= 0 with success_power={scale!r}", lowest_utility=lowest)
 
     @torch.no_grad()
     def target(
@@ -171,20 +172,22 @@ class MaxEntObjective:
             q_eps=config.q_eps,
         )
         counted = mask & (lengths > 0)
-        values = upcast(utilities)
+        raw = upcast(utilities)
+        values = fill(_TRANSFORMS[config.utility_transform](raw, counted), counted, 0.0)
         log_q = listwise_log_q(
-            _UTILITIES[config.utilities](values, counted),
+            values,
             temperature=config.q_temperature,
             eps=config.q_eps,
             mask=counted,
         )
-        informative = informative_groups(values, mask=counted)
+        informative = informative_groups(raw, mask=counted)
         anchors = self._anchors(lengths, ref_logps, old_logps)
         tau = self._tau(log_q, anchors, counted, informative)
         log_weights = tempered_log_target(log_q, anchors, tau=tau, beta=config.beta, mask=counted)
-        advantages = fill(values - mean(values, counted), counted, 0.0)
-        if config.projection == "surrogate":
-            returns = advantages * lengths / self._max_length  # Ū at the rollout policy, where every ratio is 1
+        if self._max_length is not None and config.projection == "surrogate":
+            returns = (
+                _advantages(values, counted, informative) * lengths / self._max_length
+            )  # U of eq. (8), where every ratio is 1
             log_weights = log_softmax(returns / config.surrogate_tau, counted)
         if config.dedup > 0:
             if keys is None:
@@ -196,14 +199,14 @@ class MaxEntObjective:
             copies = counts.clamp(min=1).to(log_q.dtype)  # the logarithm of an integer would be float32
             log_q = log_q - torch.where(heat.isfinite(), heat * config.dedup, 0.0) * copies.log()
         return Target(
+            utilities=values,
             log_q=log_q,
             log_weights=log_weights,
             weights=log_weights.exp(),
             tau=tau,
             mask=counted,
             informative=informative,
-            scale=self._scale(values, counted, informative),
-            advantages=advantages,
+            scale=self._scale(raw, counted, informative),
             anchor_logps=anchors,
             lengths=lengths,
         )
@@ -226,15 +229,21 @@ class MaxEntObjective:
         coefficients = target.weights
         if self.config.projection == "listwise":
             coefficients = coefficients - self._log_policy(target, "old_logps", old_logps).exp()
+        elif self.config.projection == "surrogate":
+            coefficients = coefficients * _advantages(target.utilities, target.mask, target.informative)
         elif self.config.center:
             coefficients = center_weights(coefficients, mask=target.mask)
+            if self.config.dedup == 0 and self.config.beta == 0:  # uniform up to rounding, which is no direction
+                coefficients = coefficients.masked_fill(~target.informative.unsqueeze(-1), 0.0)
         scale = target.scale.unsqueeze(-1)
         coefficients = (coefficients * scale).masked_fill(~target.mask | (scale == 0), 0.0)
-        if self.config.prune is None:
+        if self.config.keep_fraction is None:
             return coefficients
         if generator is None:
-            raise ValueError(f"Expected a generator with prune={self.config.prune!r}, got generator=None.")
-        return prune_candidates(coefficients, keep=self.config.prune, generator=generator)
+            raise ValueError(
+                f"Expected a generator with keep_fraction={self.config.keep_fraction!r}, got generator=None."
+            )
+        return prune_candidates(coefficients, keep=self.config.keep_fraction, generator=generator)
 
     def loss(
         self,
@@ -244,70 +253,48 @@ class MaxEntObjective:
         *,
         num_groups: float | Tensor,
         old_logps: Tensor | None = None,
-        advantages: Tensor | None = None,
-        token_weights: Tensor | None = None,
+        token_scale: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of any part of a batch; the losses of the parts add up to that of the whole.
 
         Args:
             logps: [..., T] token log-probabilities of the policy in training.
-            coefficients: [...], one a sequence.
+            coefficients: [...], one per sequence.
             token_mask: [..., T] bool, True where a completion token counts.
             num_groups: G, the prompts of the whole optimiser step over all ranks and micro-batches.
-            old_logps: [..., T] those of the rollout policy; clips the update, eq. (7c). The surrogate without
-                them takes the policy itself, at a ratio of 1.
-            advantages: [...] `Target.advantages`, needed by the surrogate.
-            token_weights: [..., T] constants on the token terms.
+            old_logps: [..., T] those of the rollout policy; clips the update, eq. (7c). Without them the policy is
+                taken to be the rollout policy, eq. (7).
+            token_scale: [..., T] constants on the token terms.
 
         Returns:
             scalar in the dtype of `logps`.
 
         Raises:
-            ValueError: on unequal shapes, num_groups <= 0, or a surrogate without advantages.
+            ValueError: on unequal shapes or num_groups <= 0.
         """
         config = self.config
-        if config.projection != "surrogate" and old_logps is None:
-            return maxent_weighted_nll(
-                logps,
-                coefficients,
-                token_mask,
-                length_normalize=config.nll_reduction == "mean",
-                max_length=self._max_length if config.nll_reduction == "max_length" else None,
-                num_groups=num_groups,
-                token_weights=token_weights,
-            )
-        if config.projection == "surrogate":
-            if advantages is None:
-                raise ValueError("Expected advantages with projection='surrogate', got advantages=None.")
-            gains, weights = advantages, coefficients
-        else:
-            gains, weights = coefficients, self._token_share(token_mask, coefficients.dtype)
-        return weighted_clipped_surrogate(
-            logps,
-            logps.detach() if old_logps is None else old_logps,
-            gains,
-            weights,
-            token_mask,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            max_length=self._max_length,
-            num_groups=num_groups,
-            token_weights=token_weights,
-        )
+        constants: dict[str, Any] = {
+            "length_normalize": config.nll_reduction == "mean",
+            "max_length": self._max_length,
+            "num_groups": num_groups,
+            "token_scale": token_scale,
+        }
+        if old_logps is None:
+            return maxent_weighted_nll(logps, coefficients, token_mask, **constants)
+        clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
+        return clipped_surrogate(logps, old_logps, coefficients, token_mask, **clips, **constants)
 
-    def token_weights(
+    def token_coefficients(
         self,
         coefficients: Tensor,
         token_mask: Tensor,
         *,
         num_groups: float | Tensor,
-        advantages: Tensor | None = None,
-        token_weights: Tensor | None = None,
+        token_scale: Tensor | None = None,
     ) -> Tensor:
         """Return what each token's NLL is multiplied by in an unclipped `loss`, for kernels that take it so.
 
-        Such a loss is linear in the token log-probabilities (the surrogate: at a ratio of 1), so these are minus
-        its gradient.
+        Such a loss is linear in the token log-probabilities, so these are minus its gradient.
 
         Args, Raises: as `loss`.
 
@@ -316,14 +303,7 @@ class MaxEntObjective:
         """
         with torch.enable_grad():
             logps = torch.zeros_like(token_mask, dtype=upcast(coefficients).dtype).requires_grad_()
-            loss = self.loss(
-                logps,
-                coefficients,
-                token_mask,
-                num_groups=num_groups,
-                advantages=advantages,
-                token_weights=token_weights,
-            )
+            loss = self.loss(logps, coefficients, token_mask, num_groups=num_groups, token_scale=token_scale)
             (gradient,) = torch.autograd.grad(loss, logps)
         return -gradient
 
@@ -404,27 +384,27 @@ class MaxEntObjective:
         A negative utility under a > 0 makes its group NaN: a negative p̂ would turn every coefficient around.
         """
         config = self.config
-        scale = mean(values, mask).squeeze(-1) ** config.group_scale
-        if config.group_scale > 0:
+        scale = mean(values, mask).squeeze(-1) ** config.success_power
+        if config.success_power > 0:
             scale = scale.masked_fill((fill(values, mask, 0.0) < 0).any(-1), math.nan)
         if config.skip == "equal":
             return scale.masked_fill(~informative, 0.0)
         if config.skip == "all_min":
-            failed = (fill(values, mask, config.min_utility) == config.min_utility).all(-1)
+            failed = (fill(values, mask, config.min_utility) <= config.min_utility).all(-1)
             return scale.masked_fill(failed, 0.0)
         return scale
 
-    def _token_share(self, token_mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return what a sequence's token terms are multiplied by, [...]: 1/length iff the NLL is a mean."""
-        lengths = token_mask.sum(-1).clamp(min=1).to(dtype)
-        return 1 / lengths if self.config.nll_reduction == "mean" else torch.ones_like(lengths)
 
-
-_UTILITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "raw": lambda values, mask: values,
     "rank": lambda values, mask: rank_utilities(values, mask=mask),
     "zscore": lambda values, mask: standardize_utilities(values, mask=mask),
 }
+
+
+def _advantages(utilities: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
+    """Return A of eq. (8), the utilities minus their group's mean, [..., K]; exactly 0 where all are equal."""
+    return fill(utilities - mean(utilities, mask), mask & informative.unsqueeze(-1), 0.0)
 
 
 def _mean(values: Tensor, present: Tensor) -> Tensor:

@@ -286,12 +286,21 @@ def _group_total(num_groups: int | None, present: Data) -> float:
     return float(_checked("num_groups", max(np.sum(present), 1) if num_groups is None else num_groups, "> 0"))
 
 
-def _token_scales(weights: Data, mask: Data, token_weights: Maybe, num_groups: int | None) -> Array:
-    """Return w_i · token weight / G for every token, 0 where it does not count."""
+def _token_scales(weights: Data, mask: Data, token_scale: Maybe, num_groups: int | None) -> Array:
+    """Return w_i · token scale / G for every token, 0 where it does not count."""
     counted = np.asarray(mask, dtype=np.bool_)
     total = _group_total(num_groups, counted.any(axis=(-2, -1)))
-    per_token = np.asarray(1.0 if token_weights is None else token_weights, dtype=np.float64)
+    per_token = np.asarray(1.0 if token_scale is None else token_scale, dtype=np.float64)
     return np.where(counted, np.asarray(weights, dtype=np.float64)[..., None] * per_token / total, 0.0)
+
+
+def _lengths(mask: Data, length_normalize: bool, max_length: float | None) -> Any:
+    """Return what each candidate's sum over tokens is divided by, broadcast to [..., K, T]."""
+    if length_normalize and max_length is not None:
+        raise ValueError(f"Expected length_normalize or max_length, got both, max_length={max_length:g}.")
+    if length_normalize:
+        return np.maximum(np.asarray(mask, dtype=np.bool_).sum(axis=-1, keepdims=True), 1.0)
+    return _checked("max_length", 1.0 if max_length is None else max_length, "> 0")
 
 
 @np.errstate(all="ignore")
@@ -303,15 +312,10 @@ def maxent_weighted_nll(
     length_normalize: bool = False,
     max_length: float | None = None,
     num_groups: int | None = None,
-    token_weights: Maybe = None,
+    token_scale: Maybe = None,
 ) -> float:
     """Return (7); what has no weight adds nothing, be its log-probabilities infinite."""
-    if length_normalize and max_length is not None:
-        raise ValueError(f"Expected length_normalize or max_length, got both, max_length={max_length:g}.")
-    lengths = _checked("max_length", 1.0 if max_length is None else max_length, "> 0")
-    if length_normalize:
-        lengths = np.maximum(np.asarray(mask, dtype=np.bool_).sum(axis=-1, keepdims=True), 1.0)
-    scales = _token_scales(weights, mask, token_weights, num_groups) / lengths
+    scales = _token_scales(weights, mask, token_scale, num_groups) / _lengths(mask, length_normalize, max_length)
     return -float(np.where(scales != 0, scales * np.asarray(logps), 0.0).sum())
 
 
@@ -329,26 +333,26 @@ def listwise_cross_entropy(
 
 
 @np.errstate(all="ignore")
-def weighted_clipped_surrogate(
+def clipped_surrogate(
     logps: Data,
     old_logps: Data,
-    advantages: Data,
-    weights: Data,
+    coefficients: Data,
     mask: Data,
     *,
     clip_low: float,
     clip_high: float,
-    max_length: float,
+    length_normalize: bool = False,
+    max_length: float | None = None,
     num_groups: int | None = None,
-    token_weights: Maybe = None,
+    token_scale: Maybe = None,
 ) -> float:
-    """Return (8), the clipped surrogate of every candidate times its weight."""
+    """Return (7c), of which (8) is the case of coefficients w·A."""
     low, high = 1 - _checked("clip_low", clip_low), 1 + _checked("clip_high", clip_high)
-    scales = _token_scales(weights, mask, token_weights, num_groups)
-    scales = scales / _checked("max_length", max_length, "> 0")
-    ratios, gains = np.exp(np.subtract(logps, old_logps)), np.asarray(advantages, dtype=np.float64)[..., None]
-    terms = np.minimum(ratios * gains, np.clip(ratios, low, high) * gains)
-    return -float(np.where(scales != 0, scales * terms, 0.0).sum())
+    counted = _token_scales(np.ones(np.shape(coefficients)), mask, token_scale, num_groups)
+    scales = counted / _lengths(mask, length_normalize, max_length)
+    ratios, c = np.exp(np.subtract(logps, old_logps)), np.asarray(coefficients, dtype=np.float64)[..., None]
+    terms = np.minimum(ratios * c, np.clip(ratios, low, high) * c)
+    return -float(np.where((scales != 0) & (c != 0), scales * terms, 0.0).sum())
 
 
 def group_coefficients(
@@ -368,24 +372,25 @@ def group_coefficients(
     lengths: Data = 1.0,
     max_length: float = 1.0,
     surrogate_tau: float = np.inf,
-    group_scale: float = 0.0,
+    success_power: float = 0.0,
     skip: Literal["none", "equal", "all_min"] = "none",
     min_utility: float = 0.0,
 ) -> Array:
     """Return the coefficients c [K] of one group whose K candidates all count.
 
     The anchors are normalised already; `listwise` needs the policy's scores [K], `surrogate` reads the lengths [K].
-    Advantages, the group scale and the skipping see the utilities as given, the target sees them transformed.
+    The group weight and the skipping see the utilities as given, target and advantages see them transformed.
     """
     u = np.asarray(utilities, dtype=np.float64)
-    if {"none": False, "equal": u.max() == u.min(), "all_min": np.all(u == min_utility)}[skip]:
+    if {"none": False, "equal": u.max() == u.min(), "all_min": np.all(u <= min_utility)}[skip]:
         return np.zeros(len(u))
-    scale = np.nan if group_scale > 0 and u.min() < 0 else u.mean() ** group_scale
+    scale = np.nan if success_power > 0 and u.min() < 0 else u.mean() ** success_power
     zscores = (u - u.mean()) / (u.std() if u.max() != u.min() else np.inf)
     seen = {"raw": u, "rank": rank_utilities(u), "zscore": zscores}[transform]
     if projection == "surrogate":
-        gains = (u - u.mean()) * np.asarray(lengths, dtype=np.float64) / max_length
-        target = np.exp(tempered_log_target(gains, tau=surrogate_tau))
+        advantages = seen - seen.mean()
+        returns = advantages * np.asarray(lengths, dtype=np.float64) / max_length
+        target = np.exp(tempered_log_target(returns, tau=surrogate_tau))
     else:
         q = listwise_q(seen, temperature=temperature, eps=eps)
         target = tempered_target(q, anchor_logps, tau=tau, beta=beta)
@@ -395,6 +400,8 @@ def group_coefficients(
         if policy_scores is None:
             raise ValueError("Expected policy_scores with projection='listwise', got None.")
         weights = weights - np.exp(_log_softmax(np.asarray(policy_scores, dtype=np.float64)))
+    elif projection == "surrogate":
+        weights = weights * advantages
     elif center:
         weights = center_weights(weights)
     return np.asarray(scale * weights)

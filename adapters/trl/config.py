@@ -12,7 +12,7 @@ from maxent_grpo._checks import expect, expect_in
 from maxent_grpo.config import MaxEntConfig
 
 _CHOSEN = "maxent_projection and maxent_nll_reduction choose the loss"
-_RAW = "the target is built from raw rewards; maxent_utilities='zscore' standardises them in their group"
+_RAW = "the target is built from raw rewards; maxent_utility_transform='zscore' standardises them in their group"
 _TOKENS = "the method weighs all tokens of a candidate alike"
 _CORRECTIONS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -77,7 +77,7 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
     | `entropy_coef` | honoured, as the mean over tokens, candidates and groups: TRL's mean over the tokens of a micro-batch depends on how the batch is split |
     | `loss_type`, `scale_rewards`, `multi_objective_aggregation`, `importance_sampling_level`, `delta`, `off_policy_mask_threshold`, `top_entropy_quantile`, `use_adaptive_entropy`, `use_liger_kernel`, `sapo_*`, `vespo_*` | refused unless left as they are here: `REFUSED` says why |
     | images in prompts or tool results | refused |
-    | β > 0 with the surrogate; `maxent_prune` beside `kl_penalty`, `entropy_coef` or a router's auxiliary loss | refused: the one would do nothing, the others need the candidates that are dropped |
+    | β > 0 with the surrogate; `maxent_keep_fraction` beside `kl_penalty`, `entropy_coef` or a router's auxiliary loss | refused: the one would do nothing, the others need the candidates that are dropped |
     | `save_strategy="best"`, `load_best_model_at_end` or `enable_jit_checkpoint` where an update can end in mid-rollout | refused: such a checkpoint cannot be resumed exactly |
     | `IterableDataset` | honoured; resumed bit by bit within the first epoch only, since a stream's later orders are not kept |
 
@@ -171,8 +171,8 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
     def _expect_terms_that_go_together(self, config: MaxEntConfig) -> None:
         whole_batch = self.kl_penalty != 0 or self.entropy_coef != 0
         expect(
-            config.prune is None or not whole_batch,
-            "kl_penalty=0 and entropy_coef=0 with maxent_prune (they need the candidates that it drops)",
+            config.keep_fraction is None or not whole_batch,
+            "kl_penalty=0 and entropy_coef=0 with maxent_keep_fraction (they need the candidates that it drops)",
             kl_penalty=self.kl_penalty,
             entropy_coef=self.entropy_coef,
         )

@@ -100,8 +100,8 @@ def _expect_router(args: MaxEntGRPOConfig, text_config: Any) -> None:
         router_aux_loss_coef=args.router_aux_loss_coef,
     )
     expect(
-        not (routed and coefficient) or args.maxent_config().prune is None,
-        "router_aux_loss_coef=0 with maxent_prune (the router's loss needs the candidates that it drops)",
+        not (routed and coefficient) or args.maxent_config().keep_fraction is None,
+        "router_aux_loss_coef=0 with maxent_keep_fraction (the router's loss needs the candidates that it drops)",
         router_aux_loss_coef=coefficient,
     )
 

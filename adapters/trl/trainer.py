@@ -147,7 +147,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Rows:
-        """Return TRL's rollout with a coefficient a candidate, and the surrogate's advantages."""
+        """Return TRL's rollout with a coefficient for each candidate in place of its advantage."""
         rows: Rows = super()._generate_and_score_completions(inputs)
         train, args, old = self.model.training, self.args, rows.get("old_per_token_logps")
         every = args.maxent_measure_every
@@ -169,7 +169,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         first = self.accelerator.process_index * len(rows["prompt_ids"])
         mine = slice(first, first + len(rows["prompt_ids"]))
         rows["maxent_coefficients"] = coefficients.flatten()[mine]
-        rows["advantages"] = target.advantages.flatten()[mine]
+        rows.pop("advantages")
         if not args.updates_off_policy:
             rows.pop("old_per_token_logps", None)  # nothing to clip: the ratio is 1
         rows.pop("sampling_per_token_logps", None)
@@ -198,8 +198,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         mask, ratio = token_mask(rows), rows.get("importance_sampling_ratio")
         constants = {
             "num_groups": groups,
-            "advantages": rows["advantages"],
-            "token_weights": None if ratio is None else ratio.expand(mask.shape),
+            "token_scale": None if ratio is None else ratio.expand(mask.shape),
         }
         if self._fused:
             return self._fused_loss(model, rows, mask, constants)
@@ -222,7 +221,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _fused_loss(self, model: Any, rows: Rows, mask: Tensor, constants: dict[str, Any]) -> Tensor:
         """Return the loss through the one-pass LM head."""
-        weights = self.objective.token_weights(rows["maxent_coefficients"], mask, **constants)
+        weights = self.objective.token_coefficients(rows["maxent_coefficients"], mask, **constants)
         sequences = whole_sequences(rows)
         with self.accelerator.autocast():
             result = model(
@@ -251,8 +250,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 values["kl"] = values["kl"] * (logps - (logps.detach() if old is None else old)).exp()
         if old is not None:
             config, ratio = self.objective.config, (logps.detach() - old).exp()
-            gain = rows["advantages" if config.projection == "surrogate" else "maxent_coefficients"].unsqueeze(-1)
-            low, high = (ratio < 1 - config.clip_low) & (gain < 0), (ratio > 1 + config.clip_high) & (gain > 0)
+            c = rows["maxent_coefficients"].unsqueeze(-1)
+            low, high = (ratio < 1 - config.clip_low) & (c < 0), (ratio > 1 + config.clip_high) & (c > 0)
             clipped = {"low": low, "high": high, "region": low | high}
             values |= {f"clip_ratio/{side}_mean": where for side, where in clipped.items()}
         return values

@@ -65,7 +65,7 @@ def _numbered(values: Sequence[Hashable], samples: Samples) -> Tensor:
 SURROGATE = MaxEntConfig(projection="surrogate")
 CENTRED = MaxEntConfig(center=True, nll_reduction="max_length")
 RAFT = MaxEntConfig(tau=0.0, skip="all_min")
-TPO = MaxEntConfig(tau=0.0, beta=1.0, anchor="old", projection="listwise", utilities="zscore", q_eps=0.0)
+TPO = MaxEntConfig(tau=0.0, beta=1.0, anchor="old", projection="listwise", utility_transform="zscore", q_eps=0.0)
 HALF = replace(CENTRED, dedup=0.5, skip="all_min")
 DIVERSE = MaxEntConfig.diverse()
 ANCHORED = {"beta": 0.05, "length_normalize_ref": False}
@@ -92,12 +92,12 @@ PLANNED = {
     "none_0": _variant("κ=0 a=0", HALF, "half_0", dedup=0.0),
     "quarter_0": _variant("κ=¼ a=0", HALF, "half_0", dedup=0.25),
     "half_0": _variant("κ=½ a=0", HALF),
-    "half_half": _variant("κ=½ a=½", HALF, "half_0", group_scale=0.5),
-    "half_1": _variant("κ=½ a=1", HALF, group_scale=1.0),
-    "pruned": _variant("κ=½ a=0, pruned to half", HALF, "half_0", prune=0.5),
+    "half_half": _variant("κ=½ a=½", HALF, "half_0", success_power=0.5),
+    "half_1": _variant("κ=½ a=1", HALF, success_power=1.0),
+    "pruned": _variant("κ=½ a=0, pruned to half", HALF, "half_0", keep_fraction=0.5),
     "full_0": _variant("κ=1 a=0", DIVERSE),
-    "full_half": _variant("κ=1 a=½", DIVERSE, "full_0", group_scale=0.5),
-    "full_1": _variant("κ=1 a=1", DIVERSE, "full_0", group_scale=1.0),
+    "full_half": _variant("κ=1 a=½", DIVERSE, "full_0", success_power=0.5),
+    "full_1": _variant("κ=1 a=1", DIVERSE, "full_0", success_power=1.0),
     "tau_0": _variant("κ=1 a=0 τ=0", DIVERSE, "full_0", tau=0.0),
     "tau_half": _variant("κ=1 a=0 τ=.5", DIVERSE, "full_0", tau=0.5),
     "tau_1": _variant("κ=1 a=0 τ=1", DIVERSE, "full_0", tau=1.0),

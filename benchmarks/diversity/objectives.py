@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxent_grpo import MaxEntObjective, Target, duplicate_counts
+from maxent_grpo import MaxEntObjective, Target, duplicate_counts, standardize_utilities
 
 
 class GrpoObjective(MaxEntObjective):
     """GRPO: coefficients z_i / K, z the z-scored rewards, and each completion's NLL a mean over its tokens.
 
-    The surrogate knows centred advantages alone, so the division by the deviation is made here.
+    The surrogate with z-scored utilities divides each NLL by a constant, so this mean is made here.
     """
 
     @torch.no_grad()
@@ -21,8 +21,7 @@ class GrpoObjective(MaxEntObjective):
     ) -> Tensor:
         """Return the z-scores over the number of candidates, [..., K]; 0 in a group of equal rewards."""
         counted = target.mask.sum(-1, keepdim=True).clamp(min=1)
-        deviation = (target.advantages.square().sum(-1, keepdim=True) / counted).sqrt()
-        return torch.where(deviation > 0, target.advantages / deviation, 0.0) / counted
+        return standardize_utilities(target.utilities, mask=target.mask) / counted
 
 
 class RareObjective(MaxEntObjective):

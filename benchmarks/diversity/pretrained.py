@@ -141,7 +141,7 @@ def maxent_fields(arm: Arm) -> dict[str, object]:
     return found | {"init_kl_coeff": arm.config.beta}
 
 
-_RECIPE_FIELDS = ("tau", "center", "dedup", "group_scale", "skip", "nll_reduction")
+_RECIPE_FIELDS = ("tau", "center", "dedup", "success_power", "skip", "nll_reduction")
 
 
 def launch(study: PretrainedStudy, launcher: str, *, dry_run: bool, command: str) -> None:

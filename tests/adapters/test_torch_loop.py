@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from maxent_grpo import MaxEntConfig
-from maxent_grpo.adapters.torch_loop import MaxEntLoss
+from maxent_grpo import MaxEntConfig, MaxEntObjective
+from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
 from support.golden_table import load_golden
 from support.ranks import RANKS, on_ranks
 
@@ -57,7 +57,7 @@ def log_probs(model: nn.Module, ids: Tensor) -> Tensor:
 
 def gradient_of_whole_batch(config: MaxEntConfig) -> Tensor:
     model, (ids, mask, rewards) = Bigram(), batch()
-    loss, _ = MaxEntLoss(config)(log_probs(model, ids), rewards, mask, group_sizes=K, ids=ids)
+    loss, _ = MaxEntLoss(config)(log_probs(model, ids), Rollout(rewards, mask, group_sizes=K, ids=ids))
     loss.backward()
     return model.table.weight.grad
 
@@ -66,19 +66,18 @@ def gradient_of_whole_batch(config: MaxEntConfig) -> Tensor:
 def test_loss_and_gradient_are_those_of_the_golden_table(name: str) -> None:
     row = GOLDEN.rows[name]
     logps = GOLDEN.policy_logps.clone().requires_grad_()
-    rollout = MaxEntLoss(row.config).rollout(
+    rollout = Rollout(
         GOLDEN.utilities,
         GOLDEN.mask,
         group_sizes=GOLDEN.group_sizes,
+        ids=GOLDEN.completion_ids,
         ref_logps=GOLDEN.reference_logps,
         old_logps=GOLDEN.old_logps if row.clipped else None,
-        policy_logps=GOLDEN.old_logps,
-        ids=GOLDEN.completion_ids,
-        generator=torch.Generator(),
     )
-    loss = rollout.loss(logps)
+    constants = MaxEntLoss(row.config).prepare(rollout, policy_logps=GOLDEN.old_logps)
+    loss = constants.loss(logps)
     loss.backward()
-    torch.testing.assert_close(rollout.coefficients, row.coefficients, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(constants.coefficients, row.coefficients, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(loss.detach(), row.loss, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(logps.grad, row.gradient, rtol=1e-12, atol=1e-12)
 
@@ -89,7 +88,8 @@ def test_micro_batches_of_whole_groups_add_up_to_the_whole(config: MaxEntConfig)
     loss_fn = MaxEntLoss(config)
     for rows in torch.arange(GROUPS * K).split(K):
         logps = log_probs(model, ids[rows])
-        loss, _ = loss_fn(logps, rewards[rows], mask[rows], group_sizes=K, ids=ids[rows], num_groups=GROUPS)
+        part = Rollout(rewards[rows], mask[rows], group_sizes=K, ids=ids[rows], num_groups=GROUPS)
+        loss, _ = loss_fn(logps, part)
         loss.backward()
     torch.testing.assert_close(model.table.weight.grad, gradient_of_whole_batch(config), rtol=1e-6, atol=1e-12)
 
@@ -98,9 +98,10 @@ def test_micro_batches_of_whole_groups_add_up_to_the_whole(config: MaxEntConfig)
 @pytest.mark.parametrize("size", [1, 5])
 def test_micro_batches_that_split_groups_add_up_to_the_whole(config: MaxEntConfig, size: int) -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
-    rollout = MaxEntLoss(config).rollout(rewards, mask, group_sizes=K, policy_logps=log_probs(model, ids), ids=ids)
+    rollout = Rollout(rewards, mask, group_sizes=K, ids=ids)
+    constants = MaxEntLoss(config).prepare(rollout, policy_logps=log_probs(model, ids))
     for rows in torch.arange(GROUPS * K).split(size):
-        rollout.loss(log_probs(model, ids[rows]), rows).backward()
+        constants.loss(log_probs(model, ids[rows]), rows).backward()
     torch.testing.assert_close(model.table.weight.grad, gradient_of_whole_batch(config), rtol=1e-6, atol=1e-12)
 
 
@@ -112,7 +113,7 @@ def rank_gradients(rank: int, folder: str) -> None:
     for name, config in SETTINGS.items():
         model = nn.parallel.DistributedDataParallel(Bigram())
         logps = log_probs(model, ids[rows])
-        loss, _ = MaxEntLoss(config)(logps, rewards[rows], mask[rows], group_sizes=K, ids=ids[rows])
+        loss, _ = MaxEntLoss(config)(logps, Rollout(rewards[rows], mask[rows], group_sizes=K, ids=ids[rows]))
         loss.backward()
         gradients[name] = model.module.table.weight.grad
     torch.save(gradients, f"{folder}/rank{rank}.pt")
@@ -130,8 +131,8 @@ def test_two_ranks_have_the_gradients_of_one(tmp_path: Path) -> None:
 def test_logits_and_ids_stand_in_for_log_probabilities() -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
     loss_fn = MaxEntLoss()
-    from_logits, _ = loss_fn(model(ids), rewards, mask, group_sizes=K, ids=ids)
-    from_logps, _ = loss_fn(log_probs(model, ids), rewards, mask, group_sizes=K)
+    from_logits, _ = loss_fn(model(ids), Rollout(rewards, mask, group_sizes=K, ids=ids))
+    from_logps, _ = loss_fn(log_probs(model, ids), Rollout(rewards, mask, group_sizes=K))
     torch.testing.assert_close(from_logits, from_logps, rtol=1e-12, atol=0)
 
 
@@ -143,14 +144,12 @@ def test_hidden_states_and_head_stand_in_for_log_probabilities(config: MaxEntCon
     head = nn.Linear(5, VOCABULARY, dtype=torch.float64)
     logps = (head(hidden) / 0.7).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     old = logps.detach() - 0.1 if clipped else None
-    given = {"group_sizes": K, "ids": ids, "old_logps": old}
-    expected, _ = MaxEntLoss(config)(logps, rewards, mask, **given)
+    rollout = Rollout(rewards, mask, group_sizes=K, ids=ids, old_logps=old)
+    expected, _ = MaxEntLoss(config)(logps, rollout)
     wanted = torch.autograd.grad(expected, (hidden, head.weight, head.bias))
-    given.pop("ids")
-    loss, statistics = MaxEntLoss(config).from_hidden(hidden, head, ids, rewards, mask, temperature=0.7, **given)
+    loss, statistics = MaxEntLoss(config).from_hidden(hidden, head, rollout, temperature=0.7)
     found = torch.autograd.grad(loss, (hidden, head.weight, head.bias))
-    if clipped or config.projection != "surrogate":  # at a ratio of 1 a surrogate's value is not that of its NLL
-        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
     assert (statistics.forward_kl is None) == (old is None and not config.needs_old_logps)
@@ -160,8 +159,9 @@ def test_logits_are_divided_by_the_temperature() -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
     logits = model(ids).detach().requires_grad_()
     logps = (logits / 0.7).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    expected, _ = MaxEntLoss()(logps, rewards, mask, group_sizes=K)
-    loss, _ = MaxEntLoss()(logits, rewards, mask, group_sizes=K, ids=ids, temperature=0.7)
+    rollout = Rollout(rewards, mask, group_sizes=K, ids=ids)
+    expected, _ = MaxEntLoss()(logps, rollout)
+    loss, _ = MaxEntLoss()(logits, rollout, temperature=0.7)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     found, wanted = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
@@ -184,9 +184,10 @@ def test_the_settings_of_a_models_logits_reach_the_loss_and_its_gradient(
         logits = softcap * (logits / softcap).tanh()
     logps = (logits / settings.get("temperature", 1.0)).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     loss_fn = MaxEntLoss(SETTINGS["listwise" if way == "scored first" else "published"])
-    given = {"group_sizes": K, "old_logps": logps.detach() - 0.1 if way == "clipped" else None}
-    expected, _ = loss_fn(logps, rewards, mask, **given)
-    loss, _ = loss_fn.from_hidden(hidden, head, ids, rewards, mask, **settings, **given)
+    old = logps.detach() - 0.1 if way == "clipped" else None
+    rollout = Rollout(rewards, mask, group_sizes=K, ids=ids, old_logps=old)
+    expected, _ = loss_fn(logps, rollout)
+    loss, _ = loss_fn.from_hidden(hidden, head, rollout, **settings)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
     leaves = (hidden, head.weight, head.bias)
     found, wanted = (torch.autograd.grad(value, leaves) for value in (loss, expected))
@@ -197,8 +198,8 @@ def test_the_settings_of_a_models_logits_reach_the_loss_and_its_gradient(
 def test_none_marks_a_candidate_that_could_not_be_scored() -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
     listed = [None if math.isnan(reward) else reward for reward in rewards.tolist()]
-    with_none, _ = MaxEntLoss()(log_probs(model, ids), listed, mask, group_sizes=K)
-    with_nan, _ = MaxEntLoss()(log_probs(model, ids), rewards.float(), mask, group_sizes=K)
+    with_none, _ = MaxEntLoss()(log_probs(model, ids), Rollout(listed, mask, group_sizes=K))
+    with_nan, _ = MaxEntLoss()(log_probs(model, ids), Rollout(rewards.float(), mask, group_sizes=K))
     assert with_none.isfinite()
     torch.testing.assert_close(with_none, with_nan)
 
@@ -206,29 +207,27 @@ def test_none_marks_a_candidate_that_could_not_be_scored() -> None:
 def test_weights_depend_on_the_policy_but_send_no_gradient_through_it() -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
     config = SETTINGS["listwise"]
-    rollout = MaxEntLoss(config).rollout(rewards, mask, group_sizes=K, policy_logps=log_probs(model, ids))
-    assert not rollout.coefficients.requires_grad
     logps = log_probs(model, ids)
-    (given,) = torch.autograd.grad(rollout.loss(logps), logps)
+    constants = MaxEntLoss(config).prepare(Rollout(rewards, mask, group_sizes=K), policy_logps=logps)
+    assert not constants.coefficients.requires_grad
+    (given,) = torch.autograd.grad(constants.loss(logps), logps)
     lengths = mask.sum(-1, keepdim=True).clamp(min=1)
-    by_hand = -(rollout.coefficients.unsqueeze(-1) * mask / lengths) / GROUPS
+    by_hand = -(constants.coefficients.unsqueeze(-1) * mask / lengths) / GROUPS
     torch.testing.assert_close(given, by_hand)
 
 
 def test_given_old_log_probabilities_clip_the_update() -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
     old = log_probs(model, ids).detach()
-    rollout = MaxEntLoss(MaxEntConfig(clip_low=0.0, clip_high=0.0)).rollout(
-        rewards, mask, group_sizes=K, old_logps=old
-    )
+    loss_fn = MaxEntLoss(MaxEntConfig(clip_low=0.0, clip_high=0.0))
     moved = (old + 0.5).requires_grad_()  # every ratio is above 1, every weight positive: all clipped
-    rollout.loss(moved).backward()
+    loss_fn.prepare(Rollout(rewards, mask, group_sizes=K, old_logps=old)).loss(moved).backward()
     assert torch.equal(moved.grad, torch.zeros_like(old))
 
 
 def test_statistics_are_of_the_targets_and_of_the_policy_on_them() -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
-    _, statistics = MaxEntLoss()(log_probs(model, ids), rewards, mask, group_sizes=K)
+    _, statistics = MaxEntLoss()(log_probs(model, ids), Rollout(rewards, mask, group_sizes=K))
     assert statistics.num_groups == GROUPS
     assert 1 <= statistics.ess <= K
     assert statistics.improvement_gap is not None
@@ -256,10 +255,10 @@ def test_statistics_are_of_the_targets_and_of_the_policy_on_them() -> None:
         ({"ref_logps": torch.zeros(12, 5)}, r"ref_logps of shape \[12, 6\]"),
         ({"config": MaxEntConfig(beta=0.1)}, "ref_logps"),
         ({"config": MaxEntConfig(dedup=0.5)}, "keys"),
-        ({"config": MaxEntConfig(prune=0.5)}, "generator"),
+        ({"config": MaxEntConfig(keep_fraction=0.5)}, "generator"),
         (
-            {"config": MaxEntConfig(group_scale=1.0), "rewards": [1.0, -1.0] * 6},
-            r"utilities >= 0 with group_scale=1\.0, got lowest_utility=-1\.0",
+            {"config": MaxEntConfig(success_power=1.0), "rewards": [1.0, -1.0] * 6},
+            r"utilities >= 0 with success_power=1\.0, got lowest_utility=-1\.0",
         ),
         ({"num_groups": 0}, "num_groups > 0"),
     ],
@@ -269,23 +268,23 @@ def test_bad_input_is_named(arguments: dict[str, object], message: str) -> None:
     call: dict[str, object] = {"rewards": rewards, "mask": mask, "group_sizes": K, **arguments}
     loss_fn = MaxEntLoss(call.pop("config", None))
     with pytest.raises(ValueError, match=message):
-        loss_fn(log_probs(model, ids), call.pop("rewards"), call.pop("mask"), **call)
+        loss_fn(log_probs(model, ids), Rollout(**call))
 
 
 def test_log_probabilities_of_another_shape_are_named() -> None:
     _, (_, mask, rewards) = Bigram(), batch()
     with pytest.raises(ValueError, match=r"logps of shape \[12, 6\], got logps of shape \[12, 5\]"):
-        MaxEntLoss()(torch.zeros(12, 5), rewards, mask, group_sizes=K)
+        MaxEntLoss()(torch.zeros(12, 5), Rollout(rewards, mask, group_sizes=K))
     with pytest.raises(ValueError, match=r"logps to be a torch\.Tensor"):
-        MaxEntLoss()([[0.0]], rewards, mask, group_sizes=K)
+        MaxEntLoss()([[0.0]], Rollout(rewards, mask, group_sizes=K))
 
 
 @pytest.mark.parametrize("size", [np.int64(K), torch.tensor(K)])
 def test_one_group_size_may_be_any_whole_number(size: Any) -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
     logps = log_probs(model, ids)
-    expected, _ = MaxEntLoss()(logps, rewards, mask, group_sizes=K)
-    torch.testing.assert_close(MaxEntLoss()(logps, rewards, mask, group_sizes=size)[0], expected)
+    expected, _ = MaxEntLoss()(logps, Rollout(rewards, mask, group_sizes=K))
+    torch.testing.assert_close(MaxEntLoss()(logps, Rollout(rewards, mask, group_sizes=size))[0], expected)
 
 
 def test_half_precision_log_probabilities_are_summed_in_float32() -> None:
@@ -293,8 +292,9 @@ def test_half_precision_log_probabilities_are_summed_in_float32() -> None:
     logps = (-torch.rand(4, 1000)).to(torch.bfloat16)
     mask, rewards = torch.ones(4, 1000, dtype=torch.bool), [1.0, 0.0, 0.0, 0.0]
     loss_fn = MaxEntLoss(MaxEntConfig(projection="listwise", anchor="old", beta=1.0, tau=0.5))
-    rounded = loss_fn.rollout(rewards, mask, group_sizes=4, policy_logps=logps).coefficients
-    exact = loss_fn.rollout(rewards, mask, group_sizes=4, policy_logps=logps.double()).coefficients
+    rollout = Rollout(rewards, mask, group_sizes=4)
+    rounded = loss_fn.prepare(rollout, policy_logps=logps).coefficients
+    exact = loss_fn.prepare(rollout, policy_logps=logps.double()).coefficients
     torch.testing.assert_close(rounded.double(), exact, atol=1e-4, rtol=0)
 
 
@@ -303,9 +303,11 @@ def test_statistics_speak_of_the_policy_where_it_has_left_the_rollout_policy() -
     old = log_probs(model, ids).detach()
     now = old * torch.linspace(0.5, 1.5, len(old))[:, None]
     loss_fn = MaxEntLoss(MaxEntConfig(tau=0.5))
-    both = loss_fn.rollout(rewards, mask, group_sizes=K, old_logps=old, policy_logps=now).statistics
-    of_now = loss_fn.rollout(rewards, mask, group_sizes=K, policy_logps=now).statistics
-    of_old = loss_fn.rollout(rewards, mask, group_sizes=K, old_logps=old).statistics
+    plain = Rollout(rewards, mask, group_sizes=K)
+    clipped = Rollout(rewards, mask, group_sizes=K, old_logps=old)
+    both = loss_fn.prepare(clipped, policy_logps=now).statistics
+    of_now = loss_fn.prepare(plain, policy_logps=now).statistics
+    of_old = loss_fn.prepare(clipped).statistics
     assert both.forward_kl == of_now.forward_kl != of_old.forward_kl
 
 
@@ -313,17 +315,19 @@ def test_a_loss_for_summed_gradients_is_that_of_averaged_ones_over_the_ranks(mon
     model, (ids, mask, rewards) = Bigram(), batch()
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
-    given = {"group_sizes": K, "num_groups": 2 * GROUPS}
+    rollout = Rollout(rewards, mask, group_sizes=K, num_groups=2 * GROUPS)
     logps = log_probs(model, ids)
-    averaged, _ = MaxEntLoss()(logps, rewards, mask, **given)
-    summed, _ = MaxEntLoss(gradients_averaged=False)(logps, rewards, mask, **given)
+    averaged, _ = MaxEntLoss()(logps, rollout)
+    summed, _ = MaxEntLoss(gradients_averaged=False)(logps, rollout)
     torch.testing.assert_close(averaged, 2 * summed)
 
 
 def test_logits_without_ids_are_refused() -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
     with pytest.raises(ValueError, match="Expected ids with logits"):
-        MaxEntLoss()(model(ids), rewards, mask, group_sizes=K)
+        MaxEntLoss()(model(ids), Rollout(rewards, mask, group_sizes=K))
+    with pytest.raises(ValueError, match="Expected ids with hidden states"):
+        MaxEntLoss().from_hidden(torch.zeros(12, 6, 5), nn.Linear(5, 11), Rollout(rewards, mask, group_sizes=K))
 
 
 def test_a_config_without_its_constant_length_is_refused_before_any_training() -> None:
@@ -347,9 +351,17 @@ def test_a_training_loop_of_thirty_lines_learns_the_rewarded_token() -> None:
         with torch.no_grad():
             logits = model(torch.zeros(32, 1, dtype=torch.long))[:, 0]
             ids = torch.multinomial(logits.softmax(-1), 1)
-        loss, _ = loss_fn(log_probs(model, ids), (ids[:, 0] == 7).double(), everyone, group_sizes=8)
+        loss, _ = loss_fn(log_probs(model, ids), Rollout((ids[:, 0] == 7).double(), everyone, group_sizes=8))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     assert before < 0.2
     assert share_of_favourite() > 0.9
+
+
+def test_an_objective_stands_in_for_its_settings() -> None:
+    model, (ids, mask, rewards) = Bigram(), batch()
+    rollout, objective = Rollout(rewards, mask, group_sizes=K), MaxEntObjective(MaxEntConfig(tau=0.7))
+    ours, settings = MaxEntLoss(objective), MaxEntLoss(MaxEntConfig(tau=0.7))
+    assert ours.objective is objective
+    torch.testing.assert_close(ours(log_probs(model, ids), rollout)[0], settings(log_probs(model, ids), rollout)[0])

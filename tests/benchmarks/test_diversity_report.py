@@ -167,5 +167,5 @@ def test_a_page_without_marks_is_refused():
 
 
 def test_variants_differ_from_the_recipe_in_what_they_name():
-    assert ARMS["full_half"].config == replace(HALF, dedup=1.0, group_scale=0.5)
-    assert ARMS["pruned"].config == replace(HALF, prune=0.5)
+    assert ARMS["full_half"].config == replace(HALF, dedup=1.0, success_power=0.5)
+    assert ARMS["pruned"].config == replace(HALF, keep_fraction=0.5)

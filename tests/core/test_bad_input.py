@@ -22,8 +22,8 @@ def nll(weights=Q, mask=TOKENS, logps=LOGPS, **options):
     return mg.maxent_weighted_nll(logps, weights, mask, **options)
 
 
-def surrogate(old=LOGPS, advantages=Q, weights=Q, mask=TOKENS, **options):
-    return mg.weighted_clipped_surrogate(LOGPS, old, advantages, weights, mask, **{**CLIPS, **options})
+def surrogate(old=LOGPS, coefficients=Q, mask=TOKENS, **options):
+    return mg.clipped_surrogate(LOGPS, old, coefficients, mask, **{**CLIPS, **options})
 
 
 def prune(keep, coefficients=Q):
@@ -206,9 +206,9 @@ TABLE = {
     ),
     "no maximal length": (lambda: nll(max_length=0), "Expected max_length > 0, got max_length=0."),
     "no groups": (lambda: nll(num_groups=0), "Expected num_groups > 0, got num_groups=0."),
-    "token weights of another shape": (
-        lambda: nll(token_weights=WIDE),
-        "Expected token_weights of shape [2, 2, 3], got token_weights of shape [2, 3].",
+    "token scale of another shape": (
+        lambda: nll(token_scale=WIDE),
+        "Expected token_scale of shape [2, 2, 3], got token_scale of shape [2, 3].",
     ),
     "cross-entropy weights of another shape": (
         lambda: mg.listwise_cross_entropy(Q, WIDE),
@@ -226,9 +226,9 @@ TABLE = {
         lambda: surrogate(old=WIDE),
         "Expected old_logps of shape [2, 2, 3], got old_logps of shape [2, 3].",
     ),
-    "advantages of another shape": (
-        lambda: surrogate(advantages=WIDE),
-        "Expected advantages of shape [2, 2], got advantages of shape [2, 3].",
+    "coefficients of another shape": (
+        lambda: surrogate(coefficients=WIDE),
+        "Expected coefficients of shape [2, 2], got coefficients of shape [2, 3].",
     ),
     "lower clip above one": (
         lambda: surrogate(clip_low=1.5),

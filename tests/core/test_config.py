@@ -11,9 +11,9 @@ INF, NAN = math.inf, math.nan
 
 PUBLISHED = {
     "tau": 0.2, "beta": 0.0, "q_temperature": 1.0, "q_eps": 1e-6, "length_normalize_ref": True,
-    "anchor": "reference", "utilities": "raw", "projection": "mle", "center": False, "dedup": 0.0,
-    "group_scale": 0.0, "skip": "none", "min_utility": 0.0, "nll_reduction": "sum", "max_length": None,
-    "clip_low": 0.2, "clip_high": 0.2, "surrogate_tau": INF, "target_ess": None, "prune": None,
+    "anchor": "reference", "utility_transform": "raw", "projection": "mle", "center": False, "dedup": 0.0,
+    "success_power": 0.0, "skip": "none", "min_utility": 0.0, "nll_reduction": "sum", "max_length": None,
+    "clip_low": 0.2, "clip_high": 0.2, "surrogate_tau": INF, "target_ess": None, "keep_fraction": None,
 }  # fmt: skip
 
 REFUSED = [
@@ -28,7 +28,10 @@ REFUSED = [
     ({"q_eps": -1e-6}, "Expected q_eps >= 0, got q_eps=-1e-06."),
     ({"length_normalize_ref": 1}, "Expected length_normalize_ref to be True or False, got length_normalize_ref=1."),
     ({"anchor": "frozen"}, "Expected anchor to be one of ['reference', 'old', 'none'], got anchor='frozen'."),
-    ({"utilities": "log"}, "Expected utilities to be one of ['raw', 'rank', 'zscore'], got utilities='log'."),
+    (
+        {"utility_transform": "log"},
+        "Expected utility_transform to be one of ['raw', 'rank', 'zscore'], got utility_transform='log'.",
+    ),
     ({"projection": "kl"}, "Expected projection to be one of ['mle', 'listwise', 'surrogate'], got projection='kl'."),
     ({"skip": None}, "Expected skip to be one of ['none', 'equal', 'all_min'], got skip=None."),
     (
@@ -39,9 +42,11 @@ REFUSED = [
     ({"anchor": "none", "beta": 0.1}, "Expected beta=0 with anchor='none', got beta=0.1."),
     ({"center": True, "projection": "listwise"}, "Expected projection='mle' with center=True "),
     ({"center": True, "projection": "surrogate"}, "got projection='surrogate'."),
+    ({"nll_reduction": "mean", "projection": "surrogate"}, "projection='surrogate' (it divides by max_length"),
+    ({"target_ess": 2.0, "projection": "surrogate"}, "got nll_reduction='sum', target_ess=2.0."),
     ({"dedup": 1.5}, "Expected dedup >= 0 and <= 1, got dedup=1.5."),
-    ({"group_scale": -1}, "Expected group_scale >= 0"),
-    ({"group_scale": INF}, "got group_scale=inf."),
+    ({"success_power": -1}, "Expected success_power >= 0"),
+    ({"success_power": INF}, "got success_power=inf."),
     ({"min_utility": NAN}, "got min_utility=nan."),
     ({"max_length": 0}, "Expected max_length >= 1, got max_length=0."),
     ({"clip_low": 1.1}, "Expected clip_low >= 0 and <= 1, got clip_low=1.1."),
@@ -49,8 +54,8 @@ REFUSED = [
     ({"surrogate_tau": 0.0}, "Expected surrogate_tau > 0, got surrogate_tau=0.0."),
     ({"target_ess": 0.5}, "Expected target_ess >= 1, got target_ess=0.5."),
     ({"target_ess": 2.0, "beta": INF}, "Expected a finite beta with target_ess"),
-    ({"prune": 0.0}, "Expected prune > 0 and <= 1, got prune=0.0."),
-    ({"prune": 1.1}, "Expected prune > 0 and <= 1, got prune=1.1."),
+    ({"keep_fraction": 0.0}, "Expected keep_fraction > 0 and <= 1, got keep_fraction=0.0."),
+    ({"keep_fraction": 1.1}, "Expected keep_fraction > 0 and <= 1, got keep_fraction=1.1."),
 ]
 
 
@@ -85,7 +90,7 @@ def test_bad_settings_are_refused_by_name_and_value(fields, message):
         {"tau": INF},
         {"beta": INF},
         {"tau": 0.0, "beta": 0.0},
-        {"prune": 1.0},
+        {"keep_fraction": 1.0},
         {"target_ess": 1},
         {"q_eps": 0},
     ],
@@ -153,7 +158,7 @@ class TestRecipe:
     def test_takes_every_field_as_yaml_or_text(self):
         recipe = {
             "maxent_tau": "0.5", "maxent_center": "true", "maxent_dedup": 0.5, "maxent_skip": "all_min",
-            "maxent_max_length": "256", "maxent_nll_reduction": "max_length", "maxent_prune": None,
+            "maxent_max_length": "256", "maxent_nll_reduction": "max_length", "maxent_keep_fraction": None,
             "maxent_target_ess": "none", "init_kl_coeff": "0.1", "learning_rate": 1e-6, "init_kl": 3,
         }  # fmt: skip
         expected = MaxEntConfig(
@@ -188,7 +193,7 @@ class TestRecipe:
             ({"maxent_max_length": 2.5}, "Expected maxent_max_length to be a int, got maxent_max_length=2.5."),
             ({"maxent_skip": "some"}, "Expected skip to be one of ['none', 'equal', 'all_min'], got skip='some'."),
             ({"init_kl_coeff": "big"}, "Expected init_kl_coeff to be a float, got init_kl_coeff='big'."),
-            ({"maxent_prune": 2}, "Expected prune > 0 and <= 1, got prune=2.0."),
+            ({"maxent_keep_fraction": 2}, "Expected keep_fraction > 0 and <= 1, got keep_fraction=2.0."),
         ],
     )
     def test_names_what_it_cannot_read(self, recipe, message):

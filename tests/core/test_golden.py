@@ -39,7 +39,6 @@ def test_objective_agrees_with_the_oracle(name):
         GOLDEN.mask,
         num_groups=GOLDEN.num_groups,
         old_logps=GOLDEN.old_logps if row.clipped else None,
-        advantages=flatten_groups(target.advantages, present),
     )
     loss.backward()
     for actual, expected in ((coefficients, row.coefficients), (loss, row.loss), (logps.grad, row.gradient)):

@@ -53,7 +53,6 @@ class Batch:
             self.tokens.flatten(0, 1),
             num_groups=G,
             old_logps=self.old.flatten(0, 1) if clipped else None,
-            advantages=target.advantages.flatten(),
         )
         return torch.autograd.grad(loss, logps)[0]
 
@@ -128,6 +127,14 @@ def tpo(logps, g):
     return -sum(target[i] * (scores[i] - scores.logsumexp(0)) for i in range(K))
 
 
+def grpo(logps, g):
+    """GRPO summed over the group, its rewards z-scored with the population deviation; the limit divides."""
+    gains = [float(r) for r in BATCH.rewards[g] - BATCH.rewards[g].mean()]
+    deviation = math.sqrt(sum(gain**2 for gain in gains) / K)
+    gains = [gain / deviation if deviation > 0 else 0.0 for gain in gains]
+    return -sum(clipped_term(logps, g, i, gains[i]) for i in range(K)) / K / LIMIT
+
+
 def dr_grpo(logps, g):
     """Dr.GRPO summed over the group: no length and no deviation divides; the limit does."""
     mean = float(BATCH.rewards[g].mean())
@@ -154,10 +161,11 @@ ON_POLICY = {
     "KL-regularised optimum": (MaxEntConfig(tau=0.0, beta=0.3, q_eps=0.0), kl_regularised(0.3)),
     "TPO": (
         MaxEntConfig(
-            tau=0.0, beta=1.0, anchor="old", projection="listwise", utilities="zscore", q_eps=0.0, nll_reduction="sum"
+            tau=0.0, beta=1.0, anchor="old", projection="listwise", utility_transform="zscore", q_eps=0.0
         ),
         tpo,
     ),
+    "GRPO": (MaxEntConfig(projection="surrogate", utility_transform="zscore", max_length=LIMIT), grpo),
     "Dr.GRPO": (MaxEntConfig(projection="surrogate", surrogate_tau=INF, max_length=LIMIT), dr_grpo),
     "xDr.GRPO": (MaxEntConfig(projection="surrogate", surrogate_tau=0.1, max_length=LIMIT), x_dr_grpo(0.1)),
 }  # fmt: skip
@@ -179,7 +187,7 @@ def test_maximum_likelihood_has_it_anywhere(name):
     )
 
 
-@pytest.mark.parametrize("name", ["Dr.GRPO", "xDr.GRPO"])
+@pytest.mark.parametrize("name", ["GRPO", "Dr.GRPO", "xDr.GRPO"])
 def test_surrogates_have_it_after_a_drift_that_clips(name):
     config, formula = ON_POLICY[name]
     expected = BATCH.gradient_of(formula, BATCH.drifted)
@@ -193,7 +201,7 @@ def test_dr_grpo_is_the_scaled_end_of_the_centred_family(drifted):
     """a = 1, κ = 0, τ → 0, centred, divided by the limit, binary rewards: the gradient of Dr.GRPO, clip included."""
     binary = Batch()
     binary.rewards[1] = torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0])
-    config = MaxEntConfig(tau=0.0, center=True, group_scale=1.0, nll_reduction="max_length", max_length=LIMIT)
+    config = MaxEntConfig(tau=0.0, center=True, success_power=1.0, nll_reduction="max_length", max_length=LIMIT)
     logps = binary.drifted if drifted else binary.old
 
     def formula(policy, g):
@@ -202,7 +210,7 @@ def test_dr_grpo_is_the_scaled_end_of_the_centred_family(drifted):
 
     expected = binary.gradient_of(formula, logps)
     assert_close(binary.gradient(config, logps, clipped=drifted), expected, rtol=1e-12, atol=1e-14)
-    nearly = MaxEntConfig(tau=1e-2, center=True, group_scale=1.0, nll_reduction="max_length", max_length=LIMIT)
+    nearly = MaxEntConfig(tau=1e-2, center=True, success_power=1.0, nll_reduction="max_length", max_length=LIMIT)
     assert_close(binary.gradient(nearly, logps, clipped=drifted), expected, rtol=0.0, atol=1e-12)
 
 

@@ -12,14 +12,14 @@ from torch.testing import assert_close
 import maxent_grpo as mg
 from maxent_grpo import reference
 from support.reference_gradients import (
+    clipped_surrogate_grad,
     listwise_cross_entropy_grad,
     maxent_weighted_nll_grad,
-    weighted_clipped_surrogate_grad,
 )
 from support.strategies import INF, mild_problems, policies, problems, tokens
 
 NAN = math.nan
-CLIPS = {"clip_low": 0.2, "clip_high": 0.3, "max_length": 4.0}
+CLIPS = {"clip_low": 0.2, "clip_high": 0.3}
 REDUCTIONS = [{}, {"length_normalize": True}, {"max_length": 7.0}]
 
 
@@ -39,7 +39,7 @@ class TestWeightedNll:
             groups += bool(batch.mask[g].any())
             for i in range(batch.mask.shape[1]):
                 counted = [t for t in range(batch.mask.shape[2]) if batch.mask[g, i, t]]
-                scale = [1.0 if batch.token_weights is None else float(batch.token_weights[g, i, t]) for t in counted]
+                scale = [1.0 if batch.token_scale is None else float(batch.token_scale[g, i, t]) for t in counted]
                 nll = -sum(s * float(batch.logps[g, i, t]) for s, t in zip(scale, counted, strict=True))
                 length = max(len(counted), 1) if reduction.get("length_normalize") else reduction.get("max_length", 1)
                 total += float(batch.weights[g, i]) * nll / length
@@ -47,7 +47,7 @@ class TestWeightedNll:
             batch.logps,
             batch.weights,
             batch.mask,
-            token_weights=batch.token_weights,
+            token_scale=batch.token_scale,
             num_groups=num_groups,
             **reduction,
         )
@@ -56,10 +56,10 @@ class TestWeightedNll:
     @given(tokens(), st.sampled_from(REDUCTIONS), st.none() | st.integers(1, 9))
     def test_value_and_gradient_equal_the_oracle(self, batch, reduction, num_groups):
         logps = batch.logps.clone().requires_grad_()
-        options = {**reduction, "num_groups": num_groups, "token_weights": batch.token_weights}
+        options = {**reduction, "num_groups": num_groups, "token_scale": batch.token_scale}
         loss = mg.maxent_weighted_nll(logps, batch.weights, batch.mask, **options)
         args = in_numpy(batch.logps, batch.weights, batch.mask)
-        options["token_weights"] = in_numpy(batch.token_weights)[0]
+        options["token_scale"] = in_numpy(batch.token_scale)[0]
         assert_close(loss.item(), reference.maxent_weighted_nll(*args, **options), rtol=1e-12, atol=1e-12)
         expected = torch.from_numpy(maxent_weighted_nll_grad(*args, **options))
         assert_close(gradient(loss, logps)[0], expected, rtol=1e-12, atol=1e-15)
@@ -83,7 +83,7 @@ class TestWeightedNll:
     def test_a_token_weight_of_zero_silences_any_log_probability(self):
         logps = torch.tensor([[-INF, -1.0]], requires_grad=True)
         silence = torch.tensor([[0.0, 2.0]])
-        loss = mg.maxent_weighted_nll(logps, torch.ones(1), torch.ones(1, 2, dtype=torch.bool), token_weights=silence)
+        loss = mg.maxent_weighted_nll(logps, torch.ones(1), torch.ones(1, 2, dtype=torch.bool), token_scale=silence)
         assert_close(loss.detach(), torch.tensor(2.0))
         assert_close(*gradient(loss, logps), torch.tensor([[0.0, -2.0]]))
 
@@ -122,31 +122,28 @@ class TestListwiseCrossEntropy:
 
 
 class TestClippedSurrogate:
-    @given(tokens(), st.none() | st.integers(1, 9), st.booleans())
-    def test_value_and_gradient_equal_the_oracle(self, batch, num_groups, on_policy):
+    @given(tokens(), st.none() | st.integers(1, 9), st.booleans(), st.sampled_from(REDUCTIONS))
+    def test_value_and_gradient_equal_the_oracle(self, batch, num_groups, on_policy, reduction):
         logps = (batch.old_logps if on_policy else batch.logps).clone().requires_grad_()
-        args = (batch.old_logps, batch.advantages, batch.weights, batch.mask)
-        options = {**CLIPS, "num_groups": num_groups, "token_weights": batch.token_weights}
-        loss = mg.weighted_clipped_surrogate(logps, *args, **options)
+        args = (batch.old_logps, batch.weights, batch.mask)
+        options = {**CLIPS, **reduction, "num_groups": num_groups, "token_scale": batch.token_scale}
+        loss = mg.clipped_surrogate(logps, *args, **options)
         args = in_numpy(logps.detach(), *args)
-        options["token_weights"] = in_numpy(batch.token_weights)[0]
-        assert_close(loss.item(), reference.weighted_clipped_surrogate(*args, **options), rtol=1e-12, atol=1e-12)
-        expected = torch.from_numpy(weighted_clipped_surrogate_grad(*args, **options))
+        options["token_scale"] = in_numpy(batch.token_scale)[0]
+        assert_close(loss.item(), reference.clipped_surrogate(*args, **options), rtol=1e-12, atol=1e-12)
+        expected = torch.from_numpy(clipped_surrogate_grad(*args, **options))
         assert_close(gradient(loss, logps)[0], expected, rtol=1e-11, atol=1e-14)
 
-    @given(tokens())
-    def test_at_the_rollout_policy_it_has_the_gradient_of_the_nll(self, batch):
-        """Eq. (7c): coefficients as advantages and weights of one are eq. (7) at r = 1."""
+    @given(tokens(), st.sampled_from(REDUCTIONS))
+    def test_at_the_rollout_policy_it_has_the_gradient_of_the_nll(self, batch, reduction):
         logps = batch.old_logps.clone().requires_grad_()
-        ones = torch.ones_like(batch.weights)
-        clipped = mg.weighted_clipped_surrogate(
-            logps, batch.old_logps, batch.weights, ones, batch.mask, **CLIPS, num_groups=3
-        )
-        plain = mg.maxent_weighted_nll(logps, batch.weights, batch.mask, max_length=4.0, num_groups=3)
+        args = (batch.weights, batch.mask)
+        clipped = mg.clipped_surrogate(logps, batch.old_logps, *args, **CLIPS, **reduction, num_groups=3)
+        plain = mg.maxent_weighted_nll(logps, *args, **reduction, num_groups=3)
         assert_close(gradient(clipped, logps)[0], gradient(plain, logps)[0], rtol=1e-12, atol=0.0)
 
     @pytest.mark.parametrize(
-        ("log_ratio", "advantage", "slope"),
+        ("log_ratio", "coefficient", "slope"),
         [
             (math.log(1.29), 2.0, -2.0 * 1.29),
             (math.log(1.31), 2.0, 0.0),
@@ -156,18 +153,16 @@ class TestClippedSurrogate:
             (math.log(0.79), 2.0, -2.0 * 0.79),
         ],
     )
-    def test_clip_stops_what_has_moved_far_enough(self, log_ratio, advantage, slope):
+    def test_clip_stops_what_has_moved_far_enough(self, log_ratio, coefficient, slope):
         logps = torch.tensor([[log_ratio - 1.0]], dtype=torch.float64, requires_grad=True)
         old = torch.tensor([[-1.0]], dtype=torch.float64)
-        loss = mg.weighted_clipped_surrogate(
+        loss = mg.clipped_surrogate(
             logps,
             old,
-            torch.tensor([advantage]),
-            torch.ones(1),
+            torch.tensor([coefficient]),
             torch.ones(1, 1, dtype=torch.bool),
             clip_low=0.2,
             clip_high=0.3,
-            max_length=1,
         )
         assert_close(gradient(loss, logps)[0], torch.tensor([[slope]], dtype=torch.float64))
 
@@ -177,7 +172,7 @@ class TestClippedSurrogate:
         logps = torch.zeros(2, 1, dtype=dtype, requires_grad=True)
         before = torch.tensor([[old], [0.0]], dtype=dtype)
         mask = torch.ones(2, 1, dtype=torch.bool)
-        loss = mg.weighted_clipped_surrogate(logps, before, torch.ones(2), torch.ones(2), mask, **CLIPS)
+        loss = mg.clipped_surrogate(logps, before, torch.ones(2), mask, **CLIPS, max_length=4)
         assert_close(loss.detach(), torch.tensor(-(1.3 + 1.0) / 4, dtype=dtype))
         assert_close(*gradient(loss, logps), torch.tensor([[0.0], [-0.25]], dtype=dtype))
 
@@ -192,9 +187,9 @@ class TestAllLosses:
 
         def losses(rows):
             pick = [tensor.flatten(0, 1)[rows] for tensor in (logps, batch.mask, batch.old_logps)]
-            weights, gains = batch.weights.flatten()[rows], batch.advantages.flatten()[rows]
+            weights = batch.weights.flatten()[rows]
             nll = mg.maxent_weighted_nll(pick[0], weights, pick[1], num_groups=G, **reduction)
-            clipped = mg.weighted_clipped_surrogate(pick[0], pick[2], gains, weights, pick[1], **CLIPS, num_groups=G)
+            clipped = mg.clipped_surrogate(pick[0], pick[2], weights, pick[1], **CLIPS, num_groups=G, **reduction)
             return nll + clipped
 
         whole = losses(list(range(G * K)))
@@ -219,49 +214,47 @@ class TestAllLosses:
         logps = draw(2, 3, 4).requires_grad_()
         old = logps.detach() + 0.1 * draw(2, 3, 4)
         mask = torch.rand(2, 3, 4, generator=generator) < 0.7
-        weights, gains = draw(2, 3), draw(2, 3)
+        weights = draw(2, 3)
         for reduction in REDUCTIONS:
             assert torch.autograd.gradcheck(
                 lambda x, r=reduction: mg.maxent_weighted_nll(x, weights, mask, **r), logps
             )
-        surrogate = lambda x: mg.weighted_clipped_surrogate(x, old, gains, weights, mask, **CLIPS)  # noqa: E731
-        assert torch.autograd.gradcheck(surrogate, logps)
+            assert torch.autograd.gradcheck(
+                lambda x, r=reduction: mg.clipped_surrogate(x, old, weights, mask, **CLIPS, **r), logps
+            )
         scores = draw(2, 3).requires_grad_()
         cross_entropy = lambda x: mg.listwise_cross_entropy(x, weights.softmax(-1), mask=mask[..., 0])  # noqa: E731
         assert torch.autograd.gradcheck(cross_entropy, scores)
 
     def test_everything_but_the_policy_is_a_constant(self):
         logps, old, per_token = (torch.randn(2, 3, 4, requires_grad=True) for _ in range(3))
-        weights, gains, scores = (torch.rand(2, 3, requires_grad=True) for _ in range(3))
+        weights, scores = (torch.rand(2, 3, requires_grad=True) for _ in range(2))
         mask = torch.ones(2, 3, 4, dtype=torch.bool)
-        nll = mg.maxent_weighted_nll(logps, weights, mask, token_weights=per_token)
-        clipped = mg.weighted_clipped_surrogate(logps, old, gains, weights, mask, **CLIPS, token_weights=per_token)
+        nll = mg.maxent_weighted_nll(logps, weights, mask, token_scale=per_token)
+        clipped = mg.clipped_surrogate(logps, old, weights, mask, **CLIPS, token_scale=per_token)
         listwise = mg.listwise_cross_entropy(scores, weights)
-        assert gradient(nll + clipped + listwise, weights, gains, old, per_token) == (None,) * 4
+        assert gradient(nll + clipped + listwise, weights, old, per_token) == (None,) * 3
 
     @pytest.mark.parametrize("junk", [NAN, INF, -INF])
     def test_masked_tokens_and_silenced_candidates_hold_anything(self, junk):
         logps, old = torch.full((2, 2, 2), -1.0), torch.full((2, 2, 2), -1.0)
-        per_token, gains = torch.ones(2, 2, 2), torch.ones(2, 2)
+        per_token = torch.ones(2, 2, 2)
         mask = torch.ones(2, 2, 2, dtype=torch.bool)
         mask[0, 0, 1] = False
         weights = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
         for tensor in (logps, old, per_token):
             tensor[0, 0, 1] = junk  # masked
             tensor[0, 1] = junk  # silenced by its weight of 0
-        gains[0, 1] = junk
         logps.requires_grad_()
-        nll = mg.maxent_weighted_nll(logps, weights, mask, token_weights=per_token, num_groups=1)
-        clipped = mg.weighted_clipped_surrogate(
+        nll = mg.maxent_weighted_nll(logps, weights, mask, token_scale=per_token, num_groups=1)
+        clipped = mg.clipped_surrogate(
             logps,
             old,
-            gains,
             weights,
             mask,
-            token_weights=per_token,
+            token_scale=per_token,
             clip_low=0.2,
             clip_high=0.2,
-            max_length=1,
             num_groups=1,
         )
         expected = -torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.5, 0.5], [0.5, 0.5]]])
@@ -270,29 +263,28 @@ class TestAllLosses:
         assert_close(gradient(nll, logps)[0], expected)
         assert_close(gradient(clipped, logps)[0], expected)
 
-    def test_an_advantage_of_zero_silences_infinite_ratios(self):
-        """A skipped candidate's coefficient is the advantage of eq. (7c), whatever its ratios are."""
+    def test_a_coefficient_of_zero_silences_infinite_ratios(self):
         logps = torch.full((1, 2, 1), -1.0, requires_grad=True)
         old = torch.tensor([[[-INF], [-1.0]]])
-        loss = mg.weighted_clipped_surrogate(
-            logps, old, torch.tensor([[0.0, 1.0]]), torch.ones(1, 2), torch.ones(1, 2, 1, dtype=torch.bool), **CLIPS
+        loss = mg.clipped_surrogate(
+            logps, old, torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, 1, dtype=torch.bool), **CLIPS
         )
-        assert_close(loss, torch.tensor(-1 / 4))
-        assert_close(gradient(loss, logps)[0], torch.tensor([[[0.0], [-1 / 4]]]))
+        assert_close(loss, torch.tensor(-1.0))
+        assert_close(gradient(loss, logps)[0], torch.tensor([[[0.0], [-1.0]]]))
 
     def test_a_nan_weight_stays_visible(self):
         logps, mask = -torch.ones(1, 2, 1), torch.ones(1, 2, 1, dtype=torch.bool)
         weights = torch.tensor([[NAN, 0.5]])
         assert mg.maxent_weighted_nll(logps, weights, mask).isnan()
         assert mg.listwise_cross_entropy(logps.squeeze(-1), weights).isnan()
-        assert mg.weighted_clipped_surrogate(logps, logps, weights, weights, mask, **CLIPS).isnan()
+        assert mg.clipped_surrogate(logps, logps, weights, mask, **CLIPS).isnan()
 
     def test_an_empty_batch_is_a_differentiable_zero(self):
         logps = torch.randn(2, 3, 4, requires_grad=True)
         weights, nothing = torch.rand(2, 3), torch.zeros(2, 3, 4, dtype=torch.bool)
         for loss in (
             mg.maxent_weighted_nll(logps, weights, nothing, length_normalize=True),
-            mg.weighted_clipped_surrogate(logps, logps.detach(), weights, weights, nothing, **CLIPS),
+            mg.clipped_surrogate(logps, logps.detach(), weights, nothing, **CLIPS),
             mg.listwise_cross_entropy(logps.sum(-1), torch.zeros(2, 3), mask=nothing[..., 0]),
         ):
             assert loss == 0
@@ -303,16 +295,16 @@ class TestAllLosses:
         generator = torch.Generator().manual_seed(1)
         logps = -torch.rand(2, 3, 300, generator=generator).to(dtype).requires_grad_()
         old = logps.detach() - (torch.rand(2, 3, 300, generator=generator) / 10).to(dtype)
-        weights, gains = torch.rand(2, 3, generator=generator), torch.randn(2, 3, generator=generator)
+        weights = torch.randn(2, 3, generator=generator)
         mask = torch.rand(2, 3, 300, generator=generator) < 0.9
         exact = [tensor.detach().double().numpy() for tensor in (logps, old)]
         nll = mg.maxent_weighted_nll(logps, weights, mask)
-        clipped = mg.weighted_clipped_surrogate(logps, old, gains, weights, mask, **CLIPS)
+        clipped = mg.clipped_surrogate(logps, old, weights, mask, **CLIPS)
         listwise = mg.listwise_cross_entropy(logps[..., 0], weights)
-        w, a, m = in_numpy(weights, gains, mask)
+        w, m = in_numpy(weights, mask)
         expected = [
             reference.maxent_weighted_nll(exact[0], w, m),
-            reference.weighted_clipped_surrogate(*exact, a, w, m, **CLIPS),
+            reference.clipped_surrogate(*exact, w, m, **CLIPS),
             reference.listwise_cross_entropy(exact[0][..., 0], w),
         ]
         precision = max(torch.finfo(dtype).eps, 1e-5)

@@ -2,6 +2,7 @@
 
 import inspect
 from math import exp, inf, log, nan, sqrt
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -235,7 +236,7 @@ def test_nll_is_summed_averaged_or_divided_by_a_constant() -> None:
     mean = reference.maxent_weighted_nll(logps, weights, mask, length_normalize=True)
     assert_close(mean, 0.5 * 3 / 2 - 0.25 * 3)
     assert_close(reference.maxent_weighted_nll(logps, weights, mask, max_length=4, num_groups=2), 0.75 / 8)
-    tilted = reference.maxent_weighted_nll(logps, weights, mask, token_weights=[[[1, 3], [2, nan], [nan, nan]]])
+    tilted = reference.maxent_weighted_nll(logps, weights, mask, token_scale=[[[1, 3], [2, nan], [nan, nan]]])
     assert_close(tilted, 0.5 * (1 + 3 * 2) - 0.25 * 2 * 3)
 
 
@@ -257,17 +258,17 @@ def test_groups_without_candidates_do_not_count() -> None:
 def test_surrogate_clips_only_what_would_gain() -> None:
     ratios = np.array([[2.0, 0.5, 1.1], [2.0, 0.5, 9.0]])
     mask = [[1, 1, 1], [1, 1, 0]]
-    loss = reference.weighted_clipped_surrogate(
-        np.log(ratios), np.zeros((2, 3)), [1.0, -2.0], [0.25, 0.75], mask, clip_low=0.2, clip_high=0.3, max_length=5
+    loss = reference.clipped_surrogate(
+        np.log(ratios), np.zeros((2, 3)), [0.25, -1.5], mask, clip_low=0.2, clip_high=0.3, max_length=5
     )
-    assert_close(loss, -(0.25 * (1.3 + 0.5 + 1.1) + 0.75 * -2 * (2.0 + 0.8)) / 5)
+    assert_close(loss, -(0.25 * (1.3 + 0.5 + 1.1) - 1.5 * (2.0 + 0.8)) / 5)
 
 
 @pytest.mark.parametrize("options", [{}, {"length_normalize": True}, {"max_length": 7.0, "num_groups": 5}])
 def test_gradient_of_the_nll_matches_its_differences(options: dict[str, float]) -> None:
     rng = np.random.default_rng(0)
     logps, weights, mask = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 3)), rng.random((2, 3, 4)) < 0.7
-    options = {**options, "token_weights": rng.random((2, 3, 4))}
+    options = {**options, "token_scale": rng.random((2, 3, 4))}
     assert_slopes(
         lambda x: reference.maxent_weighted_nll(x, weights, mask, **options),
         lambda x: gradients.maxent_weighted_nll_grad(x, weights, mask, **options),
@@ -286,20 +287,20 @@ def test_gradient_of_the_cross_entropy_matches_its_differences() -> None:
     )
 
 
-def test_gradient_of_the_surrogate_matches_its_differences() -> None:
+@pytest.mark.parametrize("reduction", [{}, {"length_normalize": True}, {"max_length": 6}])
+def test_gradient_of_the_surrogate_matches_its_differences(reduction: dict[str, Any]) -> None:
     rng = np.random.default_rng(2)
     logps, old, mask = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 3, 4)), rng.random((2, 3, 4)) < 0.7
-    advantages, weights, token_weights = rng.normal(size=(2, 3)), rng.random((2, 3)), rng.random((2, 3, 4))
-    fixed = (old, advantages, weights, mask)
-    options = {"clip_low": 0.2, "clip_high": 0.3, "max_length": 6, "token_weights": token_weights}
+    fixed = (old, rng.normal(size=(2, 3)), mask)
+    options = {"clip_low": 0.2, "clip_high": 0.3, "token_scale": rng.random((2, 3, 4)), **reduction}
     assert_slopes(
-        lambda x: reference.weighted_clipped_surrogate(x, *fixed, **options),
-        lambda x: gradients.weighted_clipped_surrogate_grad(x, *fixed, **options),
+        lambda x: reference.clipped_surrogate(x, *fixed, **options),
+        lambda x: gradients.clipped_surrogate_grad(x, *fixed, **options),
         logps,
     )
 
 
-@pytest.mark.parametrize("loss", ["maxent_weighted_nll", "listwise_cross_entropy", "weighted_clipped_surrogate"])
+@pytest.mark.parametrize("loss", ["maxent_weighted_nll", "listwise_cross_entropy", "clipped_surrogate"])
 def test_gradients_take_the_arguments_of_their_losses(loss: str) -> None:
     theirs = inspect.signature(getattr(gradients, loss + "_grad")).parameters
     assert list(theirs) == list(inspect.signature(getattr(reference, loss)).parameters)
@@ -307,7 +308,7 @@ def test_gradients_take_the_arguments_of_their_losses(loss: str) -> None:
 
 def test_centred_greedy_coefficients_scaled_by_the_mean_are_those_of_dr_grpo() -> None:
     u = np.array([1.0, 0.0, 0.0, 1.0, 0.0])
-    c = reference.group_coefficients(u, tau=0.0, center=True, group_scale=1.0)
+    c = reference.group_coefficients(u, tau=0.0, center=True, success_power=1.0)
     assert_close(c, (u - 2 / 5) / 5)
 
 
@@ -332,8 +333,9 @@ def test_coefficients_transform_utilities_before_the_target() -> None:
 def test_coefficients_discount_duplicates() -> None:
     c = reference.group_coefficients([1.0, 1.0, 1.0], keys=[4, 4, 9], dedup=1.0)
     assert_close(c, [1 / 4, 1 / 4, 1 / 2])
-    c = reference.group_coefficients([1.0, 1.0, 1.0], keys=[4, 4, 9], dedup=1.0, projection="surrogate")
-    assert_close(c, [1 / 4, 1 / 4, 1 / 2])
+    # Weights (¼, ¼, ½) of advantages ⅓, ⅓ and −⅔.
+    c = reference.group_coefficients([1.0, 1.0, 0.0], keys=[4, 4, 9], dedup=1.0, projection="surrogate")
+    assert_close(c, [1 / 12, 1 / 12, -1 / 3])
 
 
 def test_coefficients_of_skipped_groups_are_zero() -> None:
@@ -342,15 +344,18 @@ def test_coefficients_of_skipped_groups_are_zero() -> None:
         ("all_min", [1.0, 1.0], False),
         ("all_min", [0.0, 0.0], True),
         ("all_min", [0.0, 1.0], False),
+        ("all_min", [-1.0, 0.0], True),
         ("none", [0.0, 0.0], False),
     ]:
         assert reference.group_coefficients(utilities, skip=skip).any() != skipped
 
 
 def test_surrogate_weights_tilt_towards_long_gains() -> None:
-    # A = ±½, len/T_max = (1, ½): U = (½, −¼).
+    # A = ±½, len/T_max = (1, ½): U = (½, −¼), and c = w·A.
     c = reference.group_coefficients(
         [1.0, 0.0], projection="surrogate", lengths=[8, 4], max_length=8, surrogate_tau=0.5
     )
-    assert_close(c, np.array([exp(1.0), exp(-0.5)]) / (exp(1.0) + exp(-0.5)))
-    assert_close(reference.group_coefficients([1.0, 0.0], projection="surrogate"), [1 / 2, 1 / 2])
+    assert_close(c, np.array([exp(1.0), -exp(-0.5)]) / (exp(1.0) + exp(-0.5)) / 2)
+    assert_close(reference.group_coefficients([1.0, 0.0], projection="surrogate"), [1 / 4, -1 / 4])
+    standard = reference.group_coefficients([4.0, 0.0], projection="surrogate", transform="zscore")
+    assert_close(standard, [1 / 2, -1 / 2])

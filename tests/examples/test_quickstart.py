@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from maxent_grpo import MaxEntConfig, listwise_q, tempered_target
-from maxent_grpo.adapters.torch_loop import Rollout
+from maxent_grpo.adapters.torch_loop import RolloutConstants
 from maxent_grpo.pipeline.tasks import countdown
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny import demo as quickstart
@@ -60,12 +60,12 @@ def test_a_method_logs_every_update_and_leaves_a_checkpoint_that_loads(warm: Pat
     assert model(**tokenizer(prompt, return_tensors="pt")).logits.shape[1:] == (6, len(tokenizer))
 
 
-CHANGED = ["--tau", "0.3", "--beta", "0.1", "--dedup", "0.25", "--group-scale", "0.75"]
+CHANGED = ["--tau", "0.3", "--beta", "0.1", "--dedup", "0.25", "--success-power", "0.75"]
 
 
 @pytest.mark.parametrize("option", [None, *CHANGED[::2]])
 def test_every_method_trains_with_its_own_settings_and_the_flags_that_concern_it(option: str | None) -> None:
-    given = {"tau": 0.2, "beta": 0.0, "dedup": 1.0, "group_scale": 0.0}  # as published, and as measured
+    given = {"tau": 0.2, "beta": 0.0, "dedup": 1.0, "success_power": 0.0}  # as published, and as measured
     flags: list[str] = []
     if option is not None:
         value = CHANGED[CHANGED.index(option) + 1]
@@ -127,12 +127,12 @@ class Watched(Reinforcement):
 
     seen: list[tuple[Samples, torch.Tensor, float]]
 
-    def _loss(self, samples: Samples, rollout: Rollout | None = None):
+    def _loss(self, samples: Samples, constants: RolloutConstants | None = None):
         with torch.no_grad():
             logps = token_logps(self.model, samples.prompts, samples.ids)
-        loss, rollout = super()._loss(samples, rollout)
+        loss, constants = super()._loss(samples, constants)
         self.seen.append((samples, logps, loss.item()))
-        return loss, rollout
+        return loss, constants
 
 
 def test_the_pull_is_to_the_frozen_warm_start_after_the_policy_has_moved(
@@ -327,7 +327,7 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
         (["--beta", "nan", "--arms", "dr_grpo"], "got beta=nan."),
         (["--tau", "inf", "--beta", "inf"], "tau or beta to be finite"),
         (["--dedup", "2"], "got dedup=2.0."),
-        (["--group-scale", "-1"], "got group_scale=-1.0."),
+        (["--success-power", "-1"], "got success_power=-1.0."),
         (["--temperature", "0"], "Expected --temperature to be positive and finite, got 0.0."),
         (["--learning-rate", "-1"], "Expected --learning-rate to be positive and finite, got -1.0."),
         (["--learning-rate", "nan"], "Expected --learning-rate to be positive and finite, got nan."),

@@ -13,6 +13,7 @@ from matplotlib import image
 from transformers import PreTrainedModel
 
 from maxent_grpo import MaxEntConfig
+from maxent_grpo.adapters.torch_loop import Rollout
 from maxent_grpo.pipeline import tiny
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny.evaluation import coverage_at
@@ -148,9 +149,9 @@ def test_a_second_pass_is_clipped_at_the_policy_that_sampled() -> None:
     old = once._frozen_logps(once.model, samples)
     once.learn(samples)
     logps = once._log_probs(once.model, samples, slice(None)).gather(-1, samples.ids.unsqueeze(-1)).squeeze(-1)
-    rollout = once.loss_fn.rollout(samples.rewards, samples.mask, group_sizes=2, old_logps=old, ids=samples.ids)
+    rollout = Rollout(samples.rewards, samples.mask, group_sizes=2, old_logps=old, ids=samples.ids)
     once.optimizer.zero_grad()
-    rollout.loss(logps).backward()
+    once.loss_fn.prepare(rollout).loss(logps).backward()
     once.optimizer.step()
     twice.learn(samples)
     assert ((logps > old) & samples.mask).any()  # there is something to clip
@@ -163,9 +164,9 @@ def test_a_corrected_reference_is_divided_by_the_policy_that_sampled() -> None:
     config, (samples, _) = MaxEntConfig(beta=0.1, length_normalize_ref=False), scripted_samples()
     run = learner(config, num_samples=2, reference=build_model(TOKENIZER, seed=1), correct_reference=True)
     policy, reference = (run._frozen_logps(model, samples) for model in (run.model, run.reference))
-    _, rollout = run._loss(samples)
+    _, constants = run._loss(samples)
     sums = (reference - policy).masked_fill(~samples.mask, 0.0).sum(-1).view(-1, 2)
-    torch.testing.assert_close(rollout.target.anchor_logps, sums)
+    torch.testing.assert_close(constants.target.anchor_logps, sums)
 
 
 def test_logged_groups_are_the_first_that_tell_candidates_apart_with_the_methods_own_coefficients() -> None:
@@ -178,12 +179,12 @@ def test_logged_groups_are_the_first_that_tell_candidates_apart_with_the_methods
         rewards=torch.tensor([0.0, 0, 0, 0, 1, 0, 0, 0]),
     )
     surrogate = MaxEntConfig(projection="surrogate", max_length=3)
-    (row,) = group_rows(samples, learner(surrogate).rollout(samples), prompts)
+    (row,) = group_rows(samples, learner(surrogate).prepare(samples), prompts)
     assert (row["group"], row["prompt"], row["texts"]) == (1, "one right", ["2", "3", "3", "4"])
     assert row["rewards"] == [1, 0, 0, 0]
     assert row["coefficients"] == pytest.approx([(reward - 1 / 4) / 4 for reward in row["rewards"]])
 
-    (row,) = group_rows(samples, learner(MaxEntConfig(tau=0.5, dedup=1.0)).rollout(samples), prompts)
+    (row,) = group_rows(samples, learner(MaxEntConfig(tau=0.5, dedup=1.0)).prepare(samples), prompts)
     q = torch.tensor([1.0, 0, 0, 0]).softmax(-1)
     discounted = q**2 / torch.tensor([1.0, 2, 2, 1])
     assert row["q"] == pytest.approx(q.tolist(), rel=1e-4)

@@ -25,7 +25,7 @@ def _inputs() -> dict[str, Tensor]:
         "u": draw(2, 3), "q": q, "log_q": q.log(), "anchors": -draw(2, 3), "policy": draw(2, 3).softmax(-1),
         "mask": torch.tensor([[True, True, True], [True, False, True]]), "keys": torch.tensor([[1, 1, 2], [3, 3, 3]]),
         "tau": torch.tensor([0.0, 0.5]), "beta": torch.tensor([0.3, 0.0]), "logps": -draw(2, 3, 4),
-        "old": -draw(2, 3, 4), "tokens": draw(2, 3, 4) < 0.8, "weights": draw(2, 3), "gains": draw(2, 3) - 0.5,
+        "old": -draw(2, 3, 4), "tokens": draw(2, 3, 4) < 0.8, "weights": draw(2, 3),
     }  # fmt: skip
 
 
@@ -67,12 +67,12 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "effective_sample_size": (mg.effective_sample_size, "weights"),
     "maxent_weighted_nll": (mg.maxent_weighted_nll, "logps weights tokens"),
     "maxent_weighted_nll by length": (
-        lambda l, w, m: mg.maxent_weighted_nll(l, w, m, length_normalize=True, num_groups=3, token_weights=l),
+        lambda l, w, m: mg.maxent_weighted_nll(l, w, m, length_normalize=True, num_groups=3, token_scale=l),
         "logps weights tokens",
     ),
     "listwise_cross_entropy": (lambda s, w, m: mg.listwise_cross_entropy(s, w, mask=m), "anchors weights mask"),
-    "weighted_clipped_surrogate": (
-        lambda l, o, a, w, m: mg.weighted_clipped_surrogate(l, o, a, w, m, **_CLIPS), "logps old gains weights tokens"
+    "clipped_surrogate": (
+        lambda l, o, w, m: mg.clipped_surrogate(l, o, w, m, **_CLIPS), "logps old weights tokens"
     ),
 }  # fmt: skip
 

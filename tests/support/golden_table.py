@@ -3,7 +3,7 @@
 For the test of an adapter: feed `load_golden()`'s rollouts to the trainer in whatever shape it wants them, and
 compare its loss, and the gradient of the loss in `policy_logps`, with those of each `GoldenRow` it supports.
 The loss is divided by `num_groups`; a row with `clipped` is that of a later update, where the loss takes
-`old_logps`; without it the policy is taken at a ratio of 1. Everything is float64.
+`old_logps`. Everything is float64.
 """
 
 import json
@@ -27,7 +27,6 @@ class GoldenRow:
         config: the setting.
         clipped: whether the loss takes the rollout policy's log-probabilities, eq. (7c).
         coefficients: [N], 0 for candidates that do not count.
-        advantages: [N] utilities minus their group's mean, for the surrogate.
         loss: of the whole batch.
         gradient: [N, T] of the loss in `policy_logps`; 0 where masked.
     """
@@ -35,7 +34,6 @@ class GoldenRow:
     config: MaxEntConfig
     clipped: bool
     coefficients: Tensor
-    advantages: Tensor
     loss: Tensor
     gradient: Tensor
 
@@ -107,7 +105,7 @@ def load_golden() -> Golden:
 
 
 def _row(entry: dict[str, Any], length: int) -> GoldenRow:
-    numbers = {key: torch.tensor(entry[key], dtype=torch.float64) for key in ("coefficients", "advantages", "loss")}
+    numbers = {key: torch.tensor(entry[key], dtype=torch.float64) for key in ("coefficients", "loss")}
     gradient = _padded(entry["gradient"], length)
     return GoldenRow(config=MaxEntConfig(**entry["config"]), clipped=entry["clipped"], gradient=gradient, **numbers)
 

@@ -19,12 +19,12 @@ def maxent_weighted_nll_grad(
     length_normalize: bool = False,
     max_length: float | None = None,
     num_groups: float | None = None,
-    token_weights: Data | None = None,
+    token_scale: Data | None = None,
 ) -> Array:
-    """Return −c_i · token weight / (G · length) at every counted token of logps [..., K, T]."""
+    """Return −c_i · token scale / (G · length) at every counted token of logps [..., K, T]."""
     counted = np.asarray(mask, dtype=bool)
     c, G = np.asarray(weights, dtype=np.float64), _groups(counted.any(axis=(-2, -1)), num_groups)
-    per_token = np.broadcast_to(1.0 if token_weights is None else np.asarray(token_weights), counted.shape)
+    per_token = np.broadcast_to(1.0 if token_scale is None else np.asarray(token_scale), counted.shape)
     grad = np.zeros(np.shape(logps))
     for token in map(tuple, np.argwhere(counted)):
         candidate = token[:-1]
@@ -48,29 +48,30 @@ def listwise_cross_entropy_grad(
     return grad
 
 
-def weighted_clipped_surrogate_grad(
+def clipped_surrogate_grad(
     logps: Data,
     old_logps: Data,
-    advantages: Data,
-    weights: Data,
+    coefficients: Data,
     mask: Data,
     *,
     clip_low: float,
     clip_high: float,
-    max_length: float,
+    length_normalize: bool = False,
+    max_length: float | None = None,
     num_groups: float | None = None,
-    token_weights: Data | None = None,
+    token_scale: Data | None = None,
 ) -> Array:
-    """Return −w_i · token weight · r_t · A_i / (G · T_max) at every counted token that the clip leaves alone."""
+    """Return −c_i · token scale · r_t / (G · length) at every counted token that the clip leaves alone."""
     counted = np.asarray(mask, dtype=bool)
     now, old = np.asarray(logps, dtype=np.float64), np.asarray(old_logps, dtype=np.float64)
-    A, w = np.asarray(advantages, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    per_token = np.broadcast_to(1.0 if token_weights is None else np.asarray(token_weights), counted.shape)
-    G, grad = _groups(counted.any(axis=(-2, -1)), num_groups), np.zeros(now.shape)
+    c, G = np.asarray(coefficients, dtype=np.float64), _groups(counted.any(axis=(-2, -1)), num_groups)
+    per_token = np.broadcast_to(1.0 if token_scale is None else np.asarray(token_scale), counted.shape)
+    grad = np.zeros(now.shape)
     for token in map(tuple, np.argwhere(counted)):
         i = token[:-1]
         ratio = np.exp(now[token] - old[token])
-        clipped = (A[i] > 0 and ratio > 1 + clip_high) or (A[i] < 0 and ratio < 1 - clip_low)
-        if w[i] != 0 and not clipped:
-            grad[token] = -w[i] * per_token[token] * ratio * A[i] / (G * max_length)
+        clipped = (c[i] > 0 and ratio > 1 + clip_high) or (c[i] < 0 and ratio < 1 - clip_low)
+        length = counted[i].sum() if length_normalize else (max_length or 1)
+        if c[i] != 0 and not clipped:
+            grad[token] = -c[i] * per_token[token] * ratio / (G * length)
     return grad

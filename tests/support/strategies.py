@@ -166,8 +166,7 @@ class Tokens:
     old_logps: Tensor
     mask: Tensor
     weights: Tensor
-    advantages: Tensor
-    token_weights: Tensor | None
+    token_scale: Tensor | None
 
 
 @st.composite
@@ -184,6 +183,5 @@ def tokens(draw, max_groups: int = 3) -> Tokens:
         old_logps=torch.where(mask, old, junk),
         mask=mask,
         weights=draw(values_of(shape[:2], signed)),
-        advantages=draw(values_of(shape[:2], signed)),
-        token_weights=draw(st.none() | values_of(shape, st.floats(0.0, 2.0, allow_subnormal=False))),
+        token_scale=draw(st.none() | values_of(shape, st.floats(0.0, 2.0, allow_subnormal=False))),
     )

@@ -36,8 +36,8 @@ def token_logps(model: Any, prompt: list[int], completion: Completion, temperatu
 
 
 def coefficients(config: MaxEntConfig, u: np.ndarray, sums: np.ndarray, refs: np.ndarray, lengths: np.ndarray,
-                 names: list[int]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Return a group's coefficients and advantages, [K] each, with the oracle; a NaN utility leaves the group."""
+                 names: list[int]) -> np.ndarray:  # fmt: skip
+    """Return a group's coefficients [K] with the oracle; a NaN utility leaves the group."""
     mask = ~np.isnan(u) & (lengths > 0)
     u = np.where(mask, u, 0.0)
     scores = sums / np.maximum(lengths, 1) if config.nll_reduction == "mean" else sums
@@ -53,11 +53,13 @@ def coefficients(config: MaxEntConfig, u: np.ndarray, sums: np.ndarray, refs: np
         weights = reference.discount_duplicates(weights, counts, strength=config.dedup, mask=mask)
     if config.center:
         weights = reference.center_weights(weights, mask=mask)
+    if config.projection == "surrogate":
+        weights = weights * advantages
     if config.projection == "listwise":
         weights = weights - np.where(mask, np.exp(scores), 0) / np.exp(scores)[mask].sum()
-    if config.skip == "all_min" and (u[mask] == 0).all():
+    if config.skip == "all_min" and (u[mask] <= config.min_utility).all():
         weights = 0 * weights
-    return weights * u[mask].mean() ** config.group_scale, advantages
+    return weights * u[mask].mean() ** config.success_power
 
 
 def expected_gradient(
@@ -93,7 +95,7 @@ def expected_gradient(
             return [token_logps(model, *pair, temperature)[mask] for pair, mask in zip(group, kept, strict=True)]
 
         old, refs = [one.detach() for one in logps(sampled_by)], [one.detach() for one in logps(frozen)]
-        c, advantages = coefficients(
+        c = coefficients(
             config,
             u,
             np.array([one.sum().item() for one in old]),
@@ -103,17 +105,13 @@ def expected_gradient(
         )
         for i, now in enumerate(logps(policy)):
             scale = token_scale(group[i][1])[kept[i]]
-            divisor = {"sum": 1, "mean": max(len(now), 1), "max_length": config.max_length}[config.nll_reduction]
-            surrogate = config.projection == "surrogate"
-            gain = advantages[i] if surrogate else c[i]
-            if surrogate or rollout_policy is not None:
-                ratio = (now - (now.detach() if rollout_policy is None else old[i])).exp()
-                clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-                terms = torch.minimum(ratio * gain, clipped * gain)
-                weight = c[i] / config.max_length if surrogate else 1 / divisor
-            else:
-                terms, weight = now * gain, 1 / divisor
-            loss = loss - weight * (scale * terms).sum()
+            reduction = "max_length" if config.projection == "surrogate" else config.nll_reduction
+            divisor = {"sum": 1, "mean": max(len(now), 1), "max_length": config.max_length}[reduction]
+            terms = now * c[i]
+            if rollout_policy is not None:
+                ratio = (now - old[i]).exp()
+                terms = torch.minimum(ratio * c[i], ratio.clamp(1 - config.clip_low, 1 + config.clip_high) * c[i])
+            loss = loss - (scale * terms).sum() / divisor
     (loss / PROMPTS).backward()
     return torch.cat([parameter.grad.flatten() for parameter in policy.parameters()])
 

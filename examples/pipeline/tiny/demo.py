@@ -60,7 +60,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tau", type=float, default=published.tau, help="temperature of the target, both MaxEnt arms (%(default)s)")
     add("--beta", type=float, default=published.beta, help="pull to the warm start, both MaxEnt arms (%(default)s)")
     add("--dedup", type=float, default=diverse.dedup, help="κ, discount of duplicates, diverse arm (%(default)s)")
-    add("--group-scale", type=float, default=diverse.group_scale, help="a, diverse arm (%(default)s)")
+    add("--success-power", type=float, default=diverse.success_power, help="a, diverse arm (%(default)s)")
     add("--learning-rate", type=float, default=1e-4, help="of Adam, all methods (%(default)s)")
     add("--prompts", type=int, default=32, help="prompts an update (%(default)s)")
     add("--samples", type=int, default=8, help="completions a prompt, K (%(default)s)")
@@ -108,7 +108,7 @@ def arm_config(arm: str, options: argparse.Namespace) -> MaxEntConfig:
         tau=options.tau,
         beta=options.beta,
         dedup=options.dedup,
-        group_scale=options.group_scale,
+        success_power=options.success_power,
     )
 
 
@@ -334,7 +334,7 @@ def _log_groups(job: Job, run: Reinforcement, problems: Split[countdown.Problem]
     )
     log = job.log
     log.keep(lambda row: "group" not in row)
-    for row in group_rows(samples, run.rollout(samples), [countdown.prompt(problem) for problem in asked]):
+    for row in group_rows(samples, run.prepare(samples), [countdown.prompt(problem) for problem in asked]):
         log.append({"arm": job.arm, "seed": job.seed, **row})
 
 

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from maxent_grpo import listwise_q
-from maxent_grpo.adapters.torch_loop import Rollout
+from maxent_grpo.adapters.torch_loop import RolloutConstants
 from maxent_grpo.pipeline.tiny.sampling import Samples
 
 
-def group_rows(samples: Samples, rollout: Rollout, prompts: Sequence[str], *, limit: int = 3) -> list[dict[str, Any]]:
+def group_rows(
+    samples: Samples, rollout: RolloutConstants, prompts: Sequence[str], *, limit: int = 3
+) -> list[dict[str, Any]]:
     """Return the first groups whose rewards differ, as rows to log.
 
     Args:
@@ -18,19 +20,16 @@ def group_rows(samples: Samples, rollout: Rollout, prompts: Sequence[str], *, li
         limit: the most groups to return.
 
     Returns:
-        A row a group: its number, prompt, texts, rewards, q, weights π* (the surrogate's own weights), and
-        coefficients c, the surrogate's multiplied by its advantages: what moves each log-likelihood.
+        A row per group: its number, prompt, texts, rewards, q, weights π* (the surrogate's own weights), and
+        coefficients c: what moves each log-likelihood.
     """
     config, weights = rollout.objective.config, rollout.target.weights
-    coefficients = rollout.coefficients
-    if config.projection == "surrogate":
-        coefficients = coefficients * rollout.advantages
     rewards = samples.rewards.reshape(weights.shape)
     columns = {
         "rewards": rewards,
         "q": listwise_q(rewards, temperature=config.q_temperature, eps=config.q_eps),
         "weights": weights,
-        "coefficients": coefficients.reshape(weights.shape),
+        "coefficients": rollout.coefficients.reshape(weights.shape),
     }
     size = weights.shape[1]
     return [

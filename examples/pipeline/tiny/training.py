@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from maxent_grpo import MaxEntConfig, Statistics
-from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
+from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout, RolloutConstants
 from maxent_grpo.pipeline.tiny.sampling import Samples, Task, completion_logits, sample
 
 
@@ -123,18 +123,18 @@ class Reinforcement:
     def learn(self, samples: Samples) -> Statistics:
         """Take an optimiser step a pass on what was drawn."""
         self.model.train()
-        rollout = None
+        constants = None
         for _ in range(self.passes):
-            loss, rollout = self._loss(samples, rollout)
+            loss, constants = self._loss(samples, constants)
             if loss is None:
                 break
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
         self.step += 1
-        return rollout.statistics
+        return constants.statistics
 
-    def rollout(self, samples: Samples, policy_logps: Tensor | None = None) -> Rollout:
+    def prepare(self, samples: Samples, policy_logps: Tensor | None = None) -> RolloutConstants:
         """Return the constants of an update on these samples: targets, coefficients and their statistics.
 
         Args:
@@ -145,41 +145,43 @@ class Reinforcement:
         ref_logps = self._frozen_logps(self.reference, samples)
         if ref_logps is not None and policy_logps is not None and self.correct_reference:
             ref_logps = ref_logps - policy_logps
-        return self.loss_fn.rollout(
+        rollout = Rollout(
             samples.rewards,
             samples.mask,
             group_sizes=self.num_samples,
-            ref_logps=ref_logps,
-            old_logps=policy_logps if self.passes > 1 else None,
-            policy_logps=policy_logps,
             ids=samples.ids,
             keys=None if self.keys is None else self.keys(samples),
+            ref_logps=ref_logps,
+            old_logps=policy_logps if self.passes > 1 else None,
             generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.step),
         )
+        return self.loss_fn.prepare(rollout, policy_logps=policy_logps)
 
-    def _loss(self, samples: Samples, rollout: Rollout | None = None) -> tuple[Tensor | None, Rollout]:
+    def _loss(
+        self, samples: Samples, constants: RolloutConstants | None = None
+    ) -> tuple[Tensor | None, RolloutConstants]:
         """Return the loss of a batch, None where no completion has a coefficient, and the constants it is of.
 
         Args:
-            rollout: the constants from an earlier pass over the batch; in the first they are made here.
+            constants: those from an earlier pass over the batch; in the first they are made here.
         """
         rows: Tensor | slice = slice(None)
         if self.active_only and not self.entropy_bonus:
-            if rollout is None:
+            if constants is None:
                 scored = self.model if self._needs_policy_logps else None
-                rollout = self.rollout(samples, self._frozen_logps(scored, samples))
-            rows = rollout.token_weights().any(-1).nonzero().squeeze(-1)
+                constants = self.prepare(samples, self._frozen_logps(scored, samples))
+            rows = constants.token_coefficients().any(-1).nonzero().squeeze(-1)
             if len(rows) == 0:
-                return None, rollout
+                return None, constants
         log_probs = self._log_probs(self.model, samples, rows)
         logps = _chosen(log_probs, samples.ids[rows])
-        if rollout is None:
-            rollout = self.rollout(samples, logps.detach())
-        loss = rollout.loss(logps, rows)
+        if constants is None:
+            constants = self.prepare(samples, logps.detach())
+        loss = constants.loss(logps, rows)
         if self.entropy_bonus:
             entropy = -(log_probs.exp() * log_probs).sum(-1).masked_fill(~samples.mask, 0.0).sum(-1)
             loss = loss - self.entropy_bonus * entropy.mean() / self.max_new_tokens
-        return loss, rollout
+        return loss, constants
 
     @property
     def _needs_policy_logps(self) -> bool:

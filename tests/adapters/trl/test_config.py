@@ -160,8 +160,8 @@ def test_arguments_can_be_built_again_from_what_they_became(settings: dict[str, 
 
 @pytest.mark.parametrize("settings", [{"kl_penalty": 0.1}, {"entropy_coef": 0.1}])
 def test_pruning_is_refused_beside_what_needs_every_candidate(settings: dict[str, Any], tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match="with maxent_prune"):
-        trl_tiny.arguments(tmp_path, maxent_prune=0.5, **settings)
+    with pytest.raises(ValueError, match="with maxent_keep_fraction"):
+        trl_tiny.arguments(tmp_path, maxent_keep_fraction=0.5, **settings)
 
 
 def test_a_checkpoint_that_cannot_wait_for_the_end_of_a_rollout_is_refused(tmp_path: Any) -> None:

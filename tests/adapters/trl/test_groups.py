@@ -44,8 +44,8 @@ def test_every_rank_refuses_images_that_one_has() -> None:
 def test_negative_rewards_are_refused_where_a_group_scale_would_turn_them_around() -> None:
     groups = gathered_groups(GatheredWith(), rows(), None, generations=4)
     rewards, weights = torch.tensor([[1.0], [-1.0], [0.0], [0.0]]), torch.ones(1)
-    with pytest.raises(ValueError, match=r"utilities >= 0 with group_scale=1\.0, got lowest_utility=-1\.0"):
-        groups.target(MaxEntObjective(MaxEntConfig(group_scale=1.0)), rewards, weights)
+    with pytest.raises(ValueError, match=r"utilities >= 0 with success_power=1\.0, got lowest_utility=-1\.0"):
+        groups.target(MaxEntObjective(MaxEntConfig(success_power=1.0)), rewards, weights)
     assert groups.target(MaxEntObjective(MaxEntConfig()), rewards, weights).weights.isfinite().all()
 
 

@@ -29,7 +29,7 @@ def by_formula(names: list[list[int]]) -> np.ndarray:
     rows = []
     for group, u, named in zip(groups(), utilities(), names, strict=True):
         lengths = np.array([len(completion) for _, completion in group])
-        rows.append(coefficients(CONFIG, u, 0.0 * u, 0.0 * u, lengths, named)[0])
+        rows.append(coefficients(CONFIG, u, 0.0 * u, 0.0 * u, lengths, named))
     return np.array(rows)
 
 

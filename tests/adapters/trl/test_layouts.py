@@ -41,7 +41,7 @@ def layout(rows: int, accumulation: int = 1, per_generation: int | None = None, 
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, DIVERSE, LISTWISE, SURROGATE, {"maxent_prune": 0.5}, {"maxent_fused_head": True}]
+    "settings", [{}, DIVERSE, LISTWISE, SURROGATE, {"maxent_keep_fraction": 0.5}, {"maxent_fused_head": True}]
 )
 @pytest.mark.parametrize("split", [layout(4, 2), layout(2, 4), layout(1, 8)])
 def test_accumulation_leaves_the_gradient_alone(
@@ -83,8 +83,8 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "DDP, rollouts of half an update, groups over both ranks": (layout(2, 2, 1), {}),
     "DDP, rollouts of two updates, groups over both ranks": (layout(1, 2, 4, steps=2), {}),
     "DDP, one-pass head": (layout(2, 2), {"maxent_fused_head": True}),
-    "DDP, pruned": (layout(2, 2), {"maxent_prune": 0.5}),
-    "DDP, pruned to next to nothing": (layout(1, 4), {"maxent_prune": 0.13}),
+    "DDP, pruned": (layout(2, 2), {"maxent_keep_fraction": 0.5}),
+    "DDP, pruned to next to nothing": (layout(1, 4), {"maxent_keep_fraction": 0.13}),
     "DDP, diverse": (layout(1, 4), DIVERSE),
     "DDP, listwise": (layout(2, 2), LISTWISE),
     "DDP, surrogate": (layout(2, 2), SURROGATE),
@@ -102,14 +102,14 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "ZeRO-3, adapter, one-pass head": (layout(4), {"zero": 3, "adapter": True, "maxent_fused_head": True}),
     "ZeRO-3, adapter, anchored": (layout(2, 2), {"zero": 3, "adapter": True, "init_kl_coeff": 0.5}),
-    "ZeRO-3, pruned": (layout(2, 2), {"zero": 3, "maxent_prune": 0.5}),
+    "ZeRO-3, pruned": (layout(2, 2), {"zero": 3, "maxent_keep_fraction": 0.5}),
 }
 RESUMED: dict[str, dict[str, Any]] = {
     "plain": {"per_device_train_batch_size": 4},
     "pruned and clipped": {
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
-        "maxent_prune": 0.5,
+        "maxent_keep_fraction": 0.5,
         "num_iterations": 2,
     },
 }

@@ -159,8 +159,7 @@ def test_clip_ratios_are_shares_of_tokens_out_of_bounds_in_the_direction_of_thei
     for group, u in zip(groups(), utilities(), strict=True):
         old = [token_logps(before, *pair).detach() for pair in group]
         lengths = np.array([len(one) for one in old])
-        c, advantages = coefficients(config, u, lengths, lengths, lengths, [0] * 4)
-        gains = advantages if config.projection == "surrogate" else c
+        gains = coefficients(config, u, lengths, lengths, lengths, [0] * 4)
         for pair, then, gain in zip(group, old, gains, strict=True):
             ratio = (token_logps(after, *pair).detach() - then).exp().numpy()
             low.extend(((ratio < 1 - config.clip_low) & (gain < 0)).tolist())
@@ -203,7 +202,7 @@ def mean_forward_kl(model: Any) -> float:
     values = []
     for group, u in zip(groups(), utilities(), strict=True):
         scores = np.array([token_logps(model, *pair).sum().item() for pair in group])
-        weights, _ = coefficients(MaxEntConfig(), u, scores, scores, np.full(4, 1), [])
+        weights = coefficients(MaxEntConfig(), u, scores, scores, np.full(4, 1), [])
         log_p = scores - np.logaddexp.reduce(scores)
         values.append((weights * (np.log(weights) - log_p)).sum())
     return float(np.mean(values))

@@ -103,9 +103,11 @@ def test_models_and_their_tokenizer_are_loaded_by_name(tmp_path: Path, loads: li
 def test_pruning_is_refused_beside_a_routers_loss_and_allowed_without_it(
     settings: dict[str, Any], tmp_path: Path, loads: list[str]
 ) -> None:
-    path, common = str(tmp_path / "moe"), {"maxent_prune": 0.5, "max_steps": 1}
+    path, common = str(tmp_path / "moe"), {"maxent_keep_fraction": 0.5, "max_steps": 1}
     trl_tiny.mixture_of_experts().save_pretrained(path)
-    with pytest.raises(ValueError, match=r"router_aux_loss_coef=0 with maxent_prune .*got router_aux_loss_coef=0\."):
+    with pytest.raises(
+        ValueError, match=r"router_aux_loss_coef=0 with maxent_keep_fraction .*got router_aux_loss_coef=0\."
+    ):
         trl_tiny.trainer(tmp_path, policy=path, **common, **settings)
     assert loads == []
     trl_tiny.trainer(tmp_path, policy=path, router_aux_loss_coef=0.0, **common).train()

@@ -32,7 +32,7 @@ def losses(run: Any) -> list[float]:
     "settings",
     [
         {},
-        {"maxent_prune": 0.5, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+        {"maxent_keep_fraction": 0.5, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
         {"num_iterations": 2},
         {"per_device_train_batch_size": 4, "steps_per_generation": 2, "maxent_projection": "listwise"},
         {"count": 4},

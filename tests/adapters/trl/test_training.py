@@ -35,7 +35,7 @@ def test_pruned_candidates_see_no_forward_and_survivors_are_spread_over_micro_ba
     fused: bool, tmp_path: Any
 ) -> None:
     settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "maxent_fused_head": fused}
-    run = trl_tiny.trainer(tmp_path, maxent_prune=0.5, **settings)
+    run = trl_tiny.trainer(tmp_path, maxent_keep_fraction=0.5, **settings)
     rows = forwarded_rows(run)
     run.train()
     assert sum(rows) in (15, 16, 17)  # half of 32, up to the rounding of one draw
@@ -44,7 +44,9 @@ def test_pruned_candidates_see_no_forward_and_survivors_are_spread_over_micro_ba
 
 
 def test_a_micro_batch_without_survivors_still_runs_one_row(tmp_path: Any) -> None:
-    run = trl_tiny.trainer(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, maxent_prune=0.13)
+    run = trl_tiny.trainer(
+        tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, maxent_keep_fraction=0.13
+    )
     rows = forwarded_rows(run)
     run.train()
     assert rows == [1, 1, 1, 1]
@@ -67,6 +69,21 @@ def test_candidates_without_weight_see_no_forward(tmp_path: Any) -> None:
     run.train()
     assert rows == [sum(int((u == u.max()).sum()) for u in utilities())]
     assert run.state.log_history[0]["maxent/frac_trained_on"] == rows[0] / 8
+
+
+@pytest.mark.parametrize("settings", [{"maxent_projection": "surrogate"}, {"maxent_center": True}])
+def test_candidates_without_an_advantage_see_no_forward(settings: dict[str, Any], tmp_path: Any) -> None:
+    """One group is right altogether: its four candidates have no gradient, and were half of all forwards."""
+    run = trl_tiny.trainer(
+        tmp_path,
+        rewards=lambda completion_ids, **_: [0.1] * 4 + [float(number == 0) for number in range(4)],
+        maxent_anchor="none",
+        **settings,
+    )
+    rows = forwarded_rows(run)
+    run.train()
+    assert rows == [4]
+    assert run.state.log_history[0]["maxent/frac_trained_on"] == 4 / 8
 
 
 @pytest.mark.parametrize("settings", [{"kl_penalty": 0.1}, {"entropy_coef": 0.1}])
@@ -92,7 +109,7 @@ def test_every_candidate_is_trained_on_where_nothing_is_dropped(tmp_path: Any) -
         {},
         {"maxent_projection": "listwise"},
         {"num_iterations": 2},
-        {"maxent_prune": 0.5},
+        {"maxent_keep_fraction": 0.5},
         {"maxent_fused_head": True},
     ],
 )
@@ -156,7 +173,7 @@ def test_a_lora_is_anchored_at_the_model_without_it(fused: bool, tmp_path: Any) 
             refs = np.array([token_logps(run.model, *pair).sum().item() for pair in group])
         logps = [token_logps(run.model, *pair).sum() for pair in group]
         lengths = np.array([len(completion) for _, completion in group])
-        weights, _ = coefficients(config, u, refs, refs, lengths, [])
+        weights = coefficients(config, u, refs, refs, lengths, [])
         loss = loss - sum(weight * one for weight, one in zip(weights, logps, strict=True)) / 2
     trained = {name: parameter for name, parameter in run.model.named_parameters() if parameter.requires_grad}
     expected = torch.autograd.grad(loss, list(trained.values()))

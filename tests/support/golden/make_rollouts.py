@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from maxent_grpo import MaxEntConfig, reference
-from support.reference_gradients import maxent_weighted_nll_grad, weighted_clipped_surrogate_grad
+from support.reference_gradients import clipped_surrogate_grad, maxent_weighted_nll_grad
 
 PATH = Path(__file__).with_name("rollouts.json")
 MAX_LENGTH = 5
@@ -42,18 +42,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pulled to the summed reference": {"beta": 0.05, "length_normalize_ref": False},
     "pulled to the rollout policy": {"beta": 0.3, "anchor": "old"},
     "no anchor": {"anchor": "none", "q_temperature": 0.5, "q_eps": 1e-3},
-    "ranks": {"utilities": "rank"},
-    "z-scores, mean over tokens": {"utilities": "zscore", "nll_reduction": "mean"},
+    "ranks": {"utility_transform": "rank"},
+    "z-scores, mean over tokens": {"utility_transform": "zscore", "nll_reduction": "mean"},
     "centred, divided by the limit": {"center": True, "nll_reduction": "max_length", "max_length": MAX_LENGTH},
     "duplicates discounted": {"dedup": 0.5, "beta": 0.1},
     "diverse": {
         "center": True, "dedup": 1.0, "skip": "all_min", "nll_reduction": "max_length", "max_length": MAX_LENGTH,
     },
     "scaled by the success": {
-        "center": True, "dedup": 0.5, "group_scale": 1.0, "skip": "all_min", "nll_reduction": "max_length",
+        "center": True, "dedup": 0.5, "success_power": 1.0, "skip": "all_min", "nll_reduction": "max_length",
         "max_length": MAX_LENGTH,
     },
-    "equal groups skipped": {"skip": "equal", "group_scale": 0.5},
+    "equal groups skipped": {"skip": "equal", "success_power": 0.5},
     "listwise": {"projection": "listwise", "dedup": 1.0},
     "listwise by length": {"projection": "listwise", "nll_reduction": "mean", "anchor": "old", "beta": 0.2},
     "uniform": {"tau": float("inf")},
@@ -61,7 +61,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "RAFT": {"tau": 0.0, "beta": 0.0, "skip": "all_min"},
     "KL-regularised optimum": {"tau": 0.0, "beta": 0.5, "q_eps": 0.0},
     "TPO": {
-        "tau": 0.0, "beta": 1.0, "anchor": "old", "projection": "listwise", "utilities": "zscore", "q_eps": 0.0,
+        "tau": 0.0, "beta": 1.0, "anchor": "old", "projection": "listwise", "utility_transform": "zscore",
+        "q_eps": 0.0,
     },
     "xDr.GRPO": {"projection": "surrogate", "surrogate_tau": 0.2, "max_length": MAX_LENGTH},
     "Dr.GRPO": {"projection": "surrogate", "max_length": MAX_LENGTH},
@@ -100,8 +101,8 @@ def utility(rewards: list[float | None]) -> float:
     return sum(known) if known else float("nan")
 
 
-def coefficients_of(config: MaxEntConfig, rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the oracle's coefficients [N] and advantages [N]; zeros for candidates that do not count."""
+def compute_coefficients(config: MaxEntConfig, rows: list[dict[str, Any]]) -> np.ndarray:
+    """Return the oracle's coefficients [N]; zeros for candidates that do not count."""
     groups = np.array([row["group"] for row in rows])
     utilities = np.array([utility(row["rewards"]) for row in rows])
     lengths = np.array([len(row["completion_ids"]) for row in rows])
@@ -111,7 +112,7 @@ def coefficients_of(config: MaxEntConfig, rows: list[dict[str, Any]]) -> tuple[n
     per_token = np.maximum(lengths, 1)
     scores = old / per_token if config.nll_reduction == "mean" else old
     anchors = {"reference": ref / per_token if config.length_normalize_ref else ref, "old": scores, "none": 0 * old}
-    coefficients, advantages = np.zeros(len(rows)), np.zeros(len(rows))
+    coefficients = np.zeros(len(rows))
     for group in range(len(REWARDS)):
         at = (groups == group) & ~np.isnan(utilities) & (lengths > 0)
         u, a = utilities[at], anchors[config.anchor][at]
@@ -120,40 +121,36 @@ def coefficients_of(config: MaxEntConfig, rows: list[dict[str, Any]]) -> tuple[n
             log_q = reference.listwise_log_q(u, temperature=config.q_temperature, eps=config.q_eps)
             tau = float(reference.tau_for_ess(log_q, a, ess=config.target_ess, beta=config.beta))
         coefficients[at] = reference.group_coefficients(
-            u, a, transform=config.utilities, temperature=config.q_temperature, eps=config.q_eps, tau=tau,
+            u, a, transform=config.utility_transform, temperature=config.q_temperature, eps=config.q_eps, tau=tau,
             beta=config.beta, keys=keys[at], dedup=config.dedup, projection=config.projection, center=config.center,
             policy_scores=scores[at], lengths=lengths[at], max_length=config.max_length or 1,
-            surrogate_tau=config.surrogate_tau, group_scale=config.group_scale, skip=config.skip,
+            surrogate_tau=config.surrogate_tau, success_power=config.success_power, skip=config.skip,
             min_utility=config.min_utility,
         )  # fmt: skip
-        advantages[at] = u - u.mean()
-    return coefficients, advantages
+    return coefficients
 
 
-def row_of(config: MaxEntConfig, rows: list[dict[str, Any]], *, clipped: bool) -> dict[str, Any]:
-    """Return the oracle's coefficients, advantages, loss and gradient of one setting."""
-    coefficients, advantages = coefficients_of(config, rows)
+def make_row(config: MaxEntConfig, rows: list[dict[str, Any]], *, clipped: bool) -> dict[str, Any]:
+    """Return the oracle's coefficients, loss and gradient of one setting."""
+    coefficients = compute_coefficients(config, rows)
     mask = np.array([[t < len(row["completion_ids"]) for t in range(MAX_LENGTH)] for row in rows])
     logps, old = padded(rows, "policy_logps"), padded(rows, "old_logps")
-    groups, constant = len(REWARDS), config.max_length or 1
-    if clipped or config.projection == "surrogate":
-        share = 1 / np.maximum(mask.sum(-1), 1) if config.nll_reduction == "mean" else np.ones(len(rows))
-        pair = (advantages, coefficients) if config.projection == "surrogate" else (coefficients, share)
-        args = (logps, old if clipped else logps, *pair, mask)
-        options = {
-            "clip_low": config.clip_low, "clip_high": config.clip_high, "max_length": constant, "num_groups": groups,
-        }  # fmt: skip
-        loss = reference.weighted_clipped_surrogate(*args, **options)
-        gradient = weighted_clipped_surrogate_grad(*args, **options)
+    divided = config.nll_reduction == "max_length" or config.projection == "surrogate"
+    options: dict[str, Any] = {
+        "length_normalize": config.nll_reduction == "mean",
+        "max_length": config.max_length if divided else None,
+        "num_groups": len(REWARDS),
+    }
+    if clipped:
+        options |= {"clip_low": config.clip_low, "clip_high": config.clip_high}
+        loss = reference.clipped_surrogate(logps, old, coefficients, mask, **options)
+        gradient = clipped_surrogate_grad(logps, old, coefficients, mask, **options)
     else:
-        options = {"length_normalize": config.nll_reduction == "mean", "num_groups": groups}
-        options["max_length"] = constant if config.nll_reduction == "max_length" else None
         loss = reference.maxent_weighted_nll(logps, coefficients, mask, **options)
         gradient = maxent_weighted_nll_grad(logps, coefficients, mask, **options)
     return {
         "clipped": clipped,
         "coefficients": coefficients.tolist(),
-        "advantages": advantages.tolist(),
         "loss": loss,
         "gradient": [slopes[kept].tolist() for slopes, kept in zip(gradient, mask, strict=True)],
     }
@@ -166,7 +163,7 @@ def contents() -> dict[str, Any]:
     for name, fields in SETTINGS.items():
         for clipped in (False, True) if name in CLIPPED else (False,):
             label = f"{name}, clipped" if clipped else name
-            settings[label] = {"config": fields, **row_of(MaxEntConfig(**fields), rows, clipped=clipped)}
+            settings[label] = {"config": fields, **make_row(MaxEntConfig(**fields), rows, clipped=clipped)}
     return {
         "reward_weights": list(REWARD_WEIGHTS), "max_length": MAX_LENGTH, "num_groups": len(REWARDS),
         "rollouts": rows, "settings": settings,
