@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from maxent_grpo._checks import expect, expect_mask, expect_number, expect_shape, expect_tensor
 from maxent_grpo._masked import upcast
+from maxent_grpo._statistics import Statistics
 from maxent_grpo.adapters._head import gathered_head
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.groups import completion_keys, flatten_groups, pad_groups
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, token_logps
-from maxent_grpo.objective import MaxEntObjective, Statistics, Target
+from maxent_grpo.objective import MaxEntObjective, Target
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@
 `MaxEntConfig`. Adapters for trainers are in `maxent_grpo.adapters`, fused kernels in `maxent_grpo.kernels`.
 """
 
+from maxent_grpo._statistics import Statistics
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.groups import answer_keys, completion_keys, flatten_groups, pad_groups, prune_candidates
 from maxent_grpo.loss import clipped_surrogate, listwise_cross_entropy, maxent_weighted_nll
-from maxent_grpo.objective import MaxEntObjective, Statistics, Target
+from maxent_grpo.objective import MaxEntObjective, Target
 from maxent_grpo.potential import (
     effective_sample_size,
     forward_kl,

@@ -84,6 +84,10 @@ class MaxEntConfig:
 
     def __post_init__(self) -> None:
         """Check every field, then the fields against one another."""
+        self._expect_ranges()
+        self._expect_combinations()
+
+    def _expect_ranges(self) -> None:
         for name, choices in _CHOICES.items():
             expect(
                 getattr(self, name) in choices,
@@ -110,6 +114,8 @@ class MaxEntConfig:
             expect_in("target_ess", self.target_ess, 1.0)
         if self.keep_fraction is not None:
             expect_in("keep_fraction", self.keep_fraction, 0.0, 1.0, open_low=True)
+
+    def _expect_combinations(self) -> None:
         expect(not self.tau == self.beta == math.inf, "tau or beta to be finite", tau=self.tau, beta=self.beta)
         expect(self.anchor != "none" or self.beta == 0, "beta=0 with anchor='none'", beta=self.beta)
         expect(

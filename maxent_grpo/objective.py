@@ -4,7 +4,6 @@ Adapters call this and do no mathematics of their own. Target and coefficients a
 where the groups are whole; the loss then only multiplies, whatever micro-batch a sequence lands in.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect, expect_candidates, expect_shape
-from maxent_grpo._masked import expectation, fill, log_softmax, mean, upcast
+from maxent_grpo._masked import fill, log_softmax, mean, upcast
+from maxent_grpo._statistics import Statistics, measure_target
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.groups import prune_candidates
 from maxent_grpo.loss import clipped_surrogate, maxent_weighted_nll
-from maxent_grpo.potential import effective_sample_size, forward_kl, improvement_gap, optimal_potential
 from maxent_grpo.target import (
     center_weights,
     discount_log_weights,
@@ -59,41 +58,6 @@ class Target:
     scale: Tensor
     anchor_logps: Tensor | None
     lengths: Tensor
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Means over the groups with a candidate: scalars (shape []), detached; None where an input is missing.
-
-    Attributes:
-        ess: effective sample size of the target.
-        weight_entropy: entropy of the target, in nats.
-        max_weight: largest weight of the group.
-        frac_uninformative_groups: share of groups in which all utilities are equal.
-        kl_target_anchor: KL(π*‖ρ); needs anchors.
-        potential: J(π) of the policy on the candidates; needs its log-probabilities, a finite τ, and a projection
-            other than the surrogate, whose weights maximise no such potential.
-        improvement_gap: J* − J(π) = (τ+β)·KL(π‖π*); likewise.
-        forward_kl: KL(π*‖π), which weighted maximum likelihood lowers; needs the policy's log-probabilities.
-        num_groups: the number of groups with a candidate, to weigh means of several ranks by.
-    """
-
-    ess: Tensor
-    weight_entropy: Tensor
-    max_weight: Tensor
-    frac_uninformative_groups: Tensor
-    num_groups: Tensor
-    kl_target_anchor: Tensor | None = None
-    potential: Tensor | None = None
-    improvement_gap: Tensor | None = None
-    forward_kl: Tensor | None = None
-
-    def as_dict(self, prefix: str = "maxent/") -> dict[str, Tensor]:
-        """Return the entries that are there under their logged names, `maxent/ess` and so on."""
-        entries = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "num_groups"
-        }
-        return {prefix + name: value for name, value in entries.items() if value is not None}
 
 
 class MaxEntObjective:
@@ -173,31 +137,24 @@ class MaxEntObjective:
         )
         counted = mask & (lengths > 0)
         raw = upcast(utilities)
-        values = fill(_TRANSFORMS[config.utility_transform](raw, counted), counted, 0.0)
-        log_q = listwise_log_q(
-            values,
-            temperature=config.q_temperature,
-            eps=config.q_eps,
-            mask=counted,
-        )
         informative = informative_groups(raw, mask=counted)
-        anchors = self._anchors(lengths, ref_logps, old_logps)
-        tau = self._tau(log_q, anchors, counted, informative)
-        log_weights = tempered_log_target(log_q, anchors, tau=tau, beta=config.beta, mask=counted)
-        if self._max_length is not None and config.projection == "surrogate":
-            returns = (
-                _advantages(values, counted, informative) * lengths / self._max_length
-            )  # U of eq. (8), where every ratio is 1
-            log_weights = log_softmax(returns / config.surrogate_tau, counted)
+        # Utilities -> q, eq. (1).
+        values = fill(_TRANSFORMS[config.utility_transform](raw, counted), counted, 0.0)
+        log_q = listwise_log_q(values, temperature=config.q_temperature, eps=config.q_eps, mask=counted)
+        # q and anchor -> target, eq. (4), or the surrogate's weights of the candidates, eq. (8).
+        anchors = self._normalize_anchors(lengths, ref_logps, old_logps)
+        tau = self._choose_tau(log_q, anchors, counted, informative)
+        if config.projection == "surrogate":
+            log_weights = self._weigh_by_return(values, lengths, counted, informative)
+        else:
+            log_weights = tempered_log_target(log_q, anchors, tau=tau, beta=config.beta, mask=counted)
+        # Duplicates discounted, eq. (4b).
         if config.dedup > 0:
-            if keys is None:
-                raise ValueError(f"Expected keys with dedup={config.dedup!r}, got keys=None.")
-            expect_shape("keys", keys, utilities.shape)
-            counts = duplicate_counts(keys, mask=counted)
-            log_weights = discount_log_weights(log_weights, counts, strength=config.dedup, mask=counted)
+            copies = self._count_copies(keys, counted)
+            log_weights = discount_log_weights(log_weights, copies, strength=config.dedup, mask=counted)
             heat = (tau + config.beta).unsqueeze(-1)
-            copies = counts.clamp(min=1).to(log_q.dtype)  # the logarithm of an integer would be float32
-            log_q = log_q - torch.where(heat.isfinite(), heat * config.dedup, 0.0) * copies.log()
+            log_copies = copies.clamp(min=1).to(log_q.dtype).log()  # the logarithm of an integer would be float32
+            log_q = log_q - torch.where(heat.isfinite(), heat * config.dedup, 0.0) * log_copies
         return Target(
             utilities=values,
             log_q=log_q,
@@ -206,7 +163,7 @@ class MaxEntObjective:
             tau=tau,
             mask=counted,
             informative=informative,
-            scale=self._scale(raw, counted, informative),
+            scale=self._scale_groups(raw, counted, informative),
             anchor_logps=anchors,
             lengths=lengths,
         )
@@ -228,9 +185,9 @@ class MaxEntObjective:
         """
         coefficients = target.weights
         if self.config.projection == "listwise":
-            coefficients = coefficients - self._log_policy(target, "old_logps", old_logps).exp()
+            coefficients = coefficients - self._score_policy(target, "old_logps", old_logps).exp()
         elif self.config.projection == "surrogate":
-            coefficients = coefficients * _advantages(target.utilities, target.mask, target.informative)
+            coefficients = coefficients * _center_utilities(target.utilities, target.mask, target.informative)
         elif self.config.center:
             coefficients = center_weights(coefficients, mask=target.mask)
             if self.config.dedup == 0 and self.config.beta == 0:  # uniform up to rounding, which is no direction
@@ -281,8 +238,8 @@ class MaxEntObjective:
         }
         if old_logps is None:
             return maxent_weighted_nll(logps, coefficients, token_mask, **constants)
-        clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-        return clipped_surrogate(logps, old_logps, coefficients, token_mask, **clips, **constants)
+        constants |= {"clip_low": config.clip_low, "clip_high": config.clip_high}
+        return clipped_surrogate(logps, old_logps, coefficients, token_mask, **constants)
 
     def token_coefficients(
         self,
@@ -315,32 +272,12 @@ class MaxEntObjective:
             target: of whole groups.
             policy_logps: [..., K] log-probabilities of the policy, summed over tokens.
         """
-        beta, anchors, mask = self.config.beta, target.anchor_logps, target.mask
-        present = mask.any(-1)
-        entries: dict[str, Tensor | None] = {}
-        if anchors is not None:
-            entries["kl_target_anchor"] = _mean(
-                forward_kl(target.log_weights, log_softmax(anchors, mask), mask=mask), present
-            )
-        if policy_logps is not None:
-            log_policy = self._log_policy(target, "policy_logps", policy_logps)
-            entries["forward_kl"] = _mean(forward_kl(target.log_weights, log_policy, mask=mask), present)
-            if self.config.projection != "surrogate" and self.config.tau < math.inf and beta < math.inf:
-                gap = improvement_gap(log_policy, target.log_q, anchors, tau=target.tau, beta=beta, mask=mask)
-                best = optimal_potential(target.log_q, anchors, tau=target.tau, beta=beta, mask=mask)
-                bounded = present & ~target.tau.isinf()  # τ by ESS can be infinite in single groups
-                entries["improvement_gap"] = _mean(gap, bounded)
-                entries["potential"] = _mean(best - gap, bounded)
-        return Statistics(
-            ess=_mean(effective_sample_size(target.weights), present),
-            weight_entropy=_mean(-expectation(target.weights, target.log_weights), present),
-            max_weight=_mean(target.weights.amax(-1), present),
-            frac_uninformative_groups=_mean((~target.informative).to(target.weights.dtype), present),
-            num_groups=present.sum(),
-            **entries,
-        )
+        log_policy = None if policy_logps is None else self._score_policy(target, "policy_logps", policy_logps)
+        return measure_target(target, self.config, log_policy)
 
-    def _anchors(self, lengths: Tensor, ref_logps: Tensor | None, old_logps: Tensor | None) -> Tensor | None:
+    def _normalize_anchors(
+        self, lengths: Tensor, ref_logps: Tensor | None, old_logps: Tensor | None
+    ) -> Tensor | None:
         """Return the anchor's scores, [..., K]; those that the target does not need are optional."""
         config = self.config
         if config.anchor == "none":
@@ -356,20 +293,32 @@ class MaxEntObjective:
         expect_shape(name, logps, lengths.shape)
         if config.anchor == "reference":
             return logps / lengths.clamp(min=1) if config.length_normalize_ref else logps
-        return self._scores(logps, lengths)
+        return self._normalize_logps(logps, lengths)
 
-    def _scores(self, logps: Tensor, lengths: Tensor) -> Tensor:
+    def _normalize_logps(self, logps: Tensor, lengths: Tensor) -> Tensor:
         """Return the candidates' scores under a policy: per token iff the loss is, else summed."""
         return logps / lengths.clamp(min=1) if self.config.nll_reduction == "mean" else logps
 
-    def _log_policy(self, target: Target, name: str, logps: Tensor | None) -> Tensor:
+    def _score_policy(self, target: Target, name: str, logps: Tensor | None) -> Tensor:
         """Return log p, [..., K], the candidate policy of sequence log-probabilities."""
         if logps is None:
             raise ValueError(f"Expected {name} with projection={self.config.projection!r}, got {name}=None.")
         expect_shape(name, logps, target.mask.shape)
-        return log_softmax(self._scores(upcast(logps), target.lengths), target.mask)
+        return log_softmax(self._normalize_logps(upcast(logps), target.lengths), target.mask)
 
-    def _tau(self, log_q: Tensor, anchors: Tensor | None, mask: Tensor, informative: Tensor) -> Tensor:
+    def _count_copies(self, keys: Tensor | None, mask: Tensor) -> Tensor:
+        """Return how many candidates of the group are the same answer, [..., K]."""
+        if keys is None:
+            raise ValueError(f"Expected keys with dedup={self.config.dedup!r}, got keys=None.")
+        expect_shape("keys", keys, mask.shape)
+        return duplicate_counts(keys, mask=mask)
+
+    def _weigh_by_return(self, utilities: Tensor, lengths: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
+        """Return log w of eq. (8), [..., K]: U_i = A_i·length/T_max at the rollout policy, where every ratio is 1."""
+        returns = _center_utilities(utilities, mask, informative) * lengths / (self._max_length or 1)
+        return log_softmax(returns / self.config.surrogate_tau, mask)
+
+    def _choose_tau(self, log_q: Tensor, anchors: Tensor | None, mask: Tensor, informative: Tensor) -> Tensor:
         """Return τ of each group, [...]."""
         config = self.config
         constant = torch.full_like(log_q[..., 0], config.tau)
@@ -378,7 +327,7 @@ class MaxEntObjective:
         found = tau_for_ess(log_q, anchors, ess=config.target_ess, beta=config.beta, mask=mask)
         return torch.where(informative, found, constant)
 
-    def _scale(self, values: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
+    def _scale_groups(self, values: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
         """Return what multiplies each group's coefficients, [...]: p̂^a, or 0 in a skipped group.
 
         A negative utility under a > 0 makes its group NaN: a negative p̂ would turn every coefficient around.
@@ -402,11 +351,6 @@ _TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _advantages(utilities: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
+def _center_utilities(utilities: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
     """Return A of eq. (8), the utilities minus their group's mean, [..., K]; exactly 0 where all are equal."""
     return fill(utilities - mean(utilities, mask), mask & informative.unsqueeze(-1), 0.0)
-
-
-def _mean(values: Tensor, present: Tensor) -> Tensor:
-    """Return the mean of [...] over the groups that are present; 0 if none is."""
-    return values.masked_fill(~present, 0.0).sum() / present.sum().clamp(min=1)

@@ -196,7 +196,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         groups = len(inputs["prompt_ids"]) * accumulation / self._generations()
         rows = self._trained_on(inputs)
         mask, ratio = token_mask(rows), rows.get("importance_sampling_ratio")
-        constants = {
+        constants: dict[str, Any] = {
             "num_groups": groups,
             "token_scale": None if ratio is None else ratio.expand(mask.shape),
         }
