@@ -165,7 +165,7 @@ def answer_keys(answers: Sequence[str]) -> Tensor:
     """
     strangers = [answer for answer in answers if not isinstance(answer, str)]
     expect(not strangers, "answers to be texts", answers=strangers[:3])
-    digests = [hashlib.blake2b(answer.encode(), digest_size=8).digest() for answer in answers]
+    digests = [hashlib.blake2b(answer.encode(errors="surrogatepass"), digest_size=8).digest() for answer in answers]
     return torch.tensor([int.from_bytes(each, "big", signed=True) for each in digests], dtype=torch.int64)
 
 

@@ -2,7 +2,7 @@
 
     python -m maxent_grpo.preview rollouts.jsonl --plot rollouts.png
 
-One JSON object a line is one group: the K candidates of one prompt.
+One JSON object per line is one group: the K candidates of one prompt.
 
     {"rewards": [1, 0, null], "texts": ["6*7", "6+7", "?"], "ref_logps": [-3.1, -2.2, -9.0], "lengths": [4, 4, 2]}
 
@@ -12,7 +12,6 @@ One JSON object a line is one group: the K candidates of one prompt.
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import math
 import sys
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 from maxent_grpo.config import MaxEntConfig
-from maxent_grpo.groups import pad_groups
+from maxent_grpo.groups import answer_keys, pad_groups
 from maxent_grpo.objective import MaxEntObjective, Target
 from maxent_grpo.potential import effective_sample_size
 from maxent_grpo.target import duplicate_counts, tau_for_ess
@@ -64,25 +63,24 @@ def read_rollouts(file: Path) -> Rollouts:
             raise ValueError(f"Expected {name!r} in every group of {file} or in none.")
     sizes = [len(group["rewards"]) for group in groups]
 
-    def padded(name: str) -> Tensor | None:
+    def pad_entry(name: str) -> Tensor | None:
         if name not in groups[0]:
             return None
         return pad_groups(
             torch.tensor([value for group in groups for value in group[name]], dtype=torch.float64), sizes
         )[0]
 
-    rewards, lengths = padded("rewards"), padded("lengths")
+    rewards, lengths = pad_entry("rewards"), pad_entry("lengths")
     assert rewards is not None
     present = pad_groups(torch.ones(sum(sizes)), sizes)[1]
     keys = None
     if "texts" in groups[0]:
-        hashes = [_hash(text) for group in groups for text in group["texts"]]
-        keys = pad_groups(torch.tensor(hashes), sizes)[0]
+        keys = pad_groups(answer_keys([text for group in groups for text in group["texts"]]), sizes)[0]
     return Rollouts(
         rewards=rewards,
         scored=present & ~rewards.isnan(),
         lengths=present.to(torch.float64) if lengths is None else lengths,
-        ref_logps=padded("ref_logps"),
+        ref_logps=pad_entry("ref_logps"),
         keys=keys,
     )
 
@@ -100,10 +98,10 @@ def _parse_group(line: str, where: str) -> dict[str, list[Any]]:
     for name in [name for name in _ENTRIES if name in group]:
         values = group[name]
         if not isinstance(values, list) or len(values) != size:
-            raise ValueError(f"Expected {size} {name!r} at {where}, as many as rewards, got {_brief(values)}.")
+            raise ValueError(f"Expected {size} {name!r} at {where}, as many as rewards, got {_shorten(values)}.")
         for value in values:
-            if (expected := _complaint(name, value)) is not None:
-                raise ValueError(f"Expected {name!r} {expected} at {where}, got {_brief(value)}.")
+            if (expected := _describe_expected(name, value)) is not None:
+                raise ValueError(f"Expected {name!r} {expected} at {where}, got {_shorten(value)}.")
     return group
 
 
@@ -115,7 +113,7 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _complaint(name: str, value: object) -> str | None:
+def _describe_expected(name: str, value: object) -> str | None:
     """Return what one value of an entry should have been, None if it is all right."""
     kinds = _ENTRIES[name]
     if not isinstance(value, kinds):
@@ -128,17 +126,17 @@ def _complaint(name: str, value: object) -> str | None:
     return "to be at least 1" if name == "lengths" and value < 1 else None
 
 
-def _brief(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def mean_ess(rollouts: Rollouts, config: MaxEntConfig, groups: Tensor) -> float:
     """Return the effective sample size of the targets under a config, averaged over some groups."""
-    return effective_sample_size(_target(rollouts, config).weights)[groups].mean().item()
+    return effective_sample_size(_build_target(rollouts, config).weights)[groups].mean().item()
 
 
-def wanted_ess(rollouts: Rollouts) -> float:
+def choose_ess(rollouts: Rollouts) -> float:
     """Return the effective sample size to suggest a τ for: a quarter of the group, at least 2.
 
     Groups of two or fewer are met half-way between one candidate and all, since only τ = ∞ counts all of them alike.
@@ -171,53 +169,53 @@ def suggest_dedup(rollouts: Rollouts) -> tuple[float | None, str]:
     """Return κ by the share of candidates whose text occurs again in their group, and the reason."""
     if rollouts.keys is None:
         return None, "the file has no 'texts', so duplicates cannot be seen"
-    share = _share(duplicate_counts(rollouts.keys, mask=rollouts.scored) > 1, rollouts.scored)
+    share = _mean_among(duplicate_counts(rollouts.keys, mask=rollouts.scored) > 1, rollouts.scored)
     if share < _MANY_DUPLICATES:
         return 0.0, f"only {share:.1%} of the candidates are duplicates: a discount would change next to nothing"
-    return 0.5, (
+    return 1.0, (
         f"{share:.1%} of the candidates are duplicates, and frequent answers crowd out the others; "
-        "0.5 is the measured compromise, 1 keeps the most variety and costs accuracy"
+        "1 is the measured recipe, MaxEntConfig.diverse()"
     )
 
 
-def report(rollouts: Rollouts, config: MaxEntConfig, ess: float | None) -> str:
+def write_report(rollouts: Rollouts, config: MaxEntConfig, ess: float | None) -> str:
     """Return what there is to know about the rollouts under a config, as text."""
-    target = _target(rollouts, config)
-    lines = _counts(rollouts, config, target)
+    target = _build_target(rollouts, config)
+    lines = _count_groups(rollouts, config, target)
     if not target.informative.any():
         return "\n".join([*lines, "no group tells candidates apart: there is nothing to learn from these rewards"])
     return "\n".join(
         [
             *lines,
             "",
-            *_ess_by_tau(rollouts, config, target.informative),
+            *_tabulate_ess(rollouts, config, target.informative),
             "",
-            *_first_groups(rollouts, config, target),
+            *_show_groups(rollouts, config, target),
             "",
-            _suggestion("τ", *suggest_tau(target, config, wanted_ess(rollouts) if ess is None else ess)),
-            _suggestion("κ (dedup)", *suggest_dedup(rollouts)),
+            _phrase_suggestion("τ", *suggest_tau(target, config, choose_ess(rollouts) if ess is None else ess)),
+            _phrase_suggestion("κ (dedup)", *suggest_dedup(rollouts)),
         ]
     )
 
 
-def _counts(rollouts: Rollouts, config: MaxEntConfig, target: Target) -> list[str]:
+def _count_groups(rollouts: Rollouts, config: MaxEntConfig, target: Target) -> list[str]:
     sizes = rollouts.scored.sum(-1)
-    failed = ((rollouts.rewards == config.min_utility) | ~rollouts.scored).all(-1)
+    failed = ((rollouts.rewards <= config.min_utility) | ~rollouts.scored).all(-1)
     lines = [
         f"{len(sizes)} groups of {int(sizes.min())} to {int(sizes.max())} scored candidates, "
-        f"mean reward {_share(rollouts.rewards.nan_to_num(), rollouts.scored):.3f}",
+        f"mean reward {_mean_among(rollouts.rewards.nan_to_num(), rollouts.scored):.3f}",
         f"uninformative groups (all rewards equal): {(~target.informative).double().mean():.1%}, "
-        f"of which at the lowest reward {config.min_utility:g}: {failed.double().mean():.1%} of all groups",
+        f"without a reward above {config.min_utility:g}: {failed.double().mean():.1%} of all groups",
     ]
     if rollouts.keys is not None:
         repeated = duplicate_counts(rollouts.keys, mask=rollouts.scored) > 1
         lines.append(
-            f"duplicates (candidates whose text occurs again in the group): {_share(repeated, rollouts.scored):.1%}"
+            f"duplicates (candidates whose text occurs again in the group): {_mean_among(repeated, rollouts.scored):.1%}"
         )
     return lines
 
 
-def _ess_by_tau(rollouts: Rollouts, config: MaxEntConfig, informative: Tensor) -> list[str]:
+def _tabulate_ess(rollouts: Rollouts, config: MaxEntConfig, informative: Tensor) -> list[str]:
     lines = [
         f"effective sample size over the {int(informative.sum())} informative groups, by τ (β = {config.beta:g}):"
     ]
@@ -228,7 +226,7 @@ def _ess_by_tau(rollouts: Rollouts, config: MaxEntConfig, informative: Tensor) -
     return lines
 
 
-def _first_groups(rollouts: Rollouts, config: MaxEntConfig, target: Target) -> list[str]:
+def _show_groups(rollouts: Rollouts, config: MaxEntConfig, target: Target) -> list[str]:
     lines = [f"the first informative groups at τ = {config.tau:g}:"]
     rows = {"reward": rollouts.rewards, "q": target.log_q.exp(), "π*": target.weights}
     for group in target.informative.nonzero().flatten().tolist()[:_SHOWN]:
@@ -241,7 +239,7 @@ def _first_groups(rollouts: Rollouts, config: MaxEntConfig, target: Target) -> l
     return lines
 
 
-def _suggestion(name: str, value: float | None, reason: str) -> str:
+def _phrase_suggestion(name: str, value: float | None, reason: str) -> str:
     return f"suggested {name}: {'none' if value is None else f'{value:.2g}'}, because {reason}"
 
 
@@ -251,7 +249,7 @@ def save_plot(rollouts: Rollouts, config: MaxEntConfig, file: Path) -> None:
         import matplotlib.pyplot as plt  # noqa: PLC0415
     except ImportError as error:
         raise ImportError("--plot needs matplotlib: pip install 'maxent-grpo[examples]'") from error
-    target = _target(rollouts, config)
+    target = _build_target(rollouts, config)
     chosen = target.informative.nonzero().flatten().tolist()[:_SHOWN]
     figure, panels = plt.subplots(1, len(chosen) + 1, figsize=(4 * (len(chosen) + 1), 3.2), layout="constrained")
     *bars, histogram = panels if chosen else [panels]
@@ -269,7 +267,7 @@ def save_plot(rollouts: Rollouts, config: MaxEntConfig, file: Path) -> None:
     plt.close(figure)
 
 
-def _target(rollouts: Rollouts, config: MaxEntConfig) -> Target:
+def _build_target(rollouts: Rollouts, config: MaxEntConfig) -> Target:
     return MaxEntObjective(config).target(
         rollouts.rewards,
         mask=rollouts.scored,
@@ -279,11 +277,7 @@ def _target(rollouts: Rollouts, config: MaxEntConfig) -> Target:
     )
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), signed=True)
-
-
-def _share(values: Tensor, among: Tensor) -> float:
+def _mean_among(values: Tensor, among: Tensor) -> float:
     return values.double()[among].mean().item() if among.any() else math.nan
 
 
@@ -291,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     default = MaxEntConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rollouts", type=Path, help="JSON lines, one group a line")
+    parser.add_argument("rollouts", type=Path, help="JSON lines, one group per line")
     parser.add_argument("--tau", type=float, default=default.tau, help="τ to look at (%(default)s)")
     parser.add_argument("--beta", type=float, default=default.beta, help="β; above 0 needs ref_logps (%(default)s)")
     parser.add_argument("--q-temperature", type=float, default=default.q_temperature, help="T (%(default)s)")
@@ -307,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     file, ess, plot = options.pop("rollouts"), options.pop("ess"), options.pop("plot")
     try:
         rollouts, config = read_rollouts(file), MaxEntConfig(**options)
-        print(report(rollouts, config, ess))
+        print(write_report(rollouts, config, ess))
         if plot is not None:
             save_plot(rollouts, config, plot)
             print(f"picture: {plot}")

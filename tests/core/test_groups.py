@@ -166,5 +166,6 @@ def test_answer_keys_are_the_same_in_every_process_and_differ_between_answers():
     assert keys[0] == keys[2]
     assert len(keys.unique()) == 3
     assert answer_keys([]).shape == (0,)
+    assert answer_keys(["\ud800"]) != answer_keys(["\ud801"])  # half a surrogate pair, as models write them
     with pytest.raises(ValueError, match=r"Expected answers to be texts, got answers=\[3\]"):
         answer_keys([3])  # type: ignore[list-item]

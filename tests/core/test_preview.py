@@ -101,7 +101,7 @@ def test_without_any_difference_in_reward_it_says_that_there_is_nothing_to_learn
 
 
 @pytest.mark.parametrize(
-    ("texts", "kappa"), [(["a", "a", "b"], 0.5), (["a", "b", "c"], 0.0)], ids=["duplicates", "all different"]
+    ("texts", "kappa"), [(["a", "a", "b"], 1.0), (["a", "b", "c"], 0.0)], ids=["duplicates", "all different"]
 )
 def test_the_discount_is_suggested_where_there_are_duplicates(tmp_path: Path, texts: list[str], kappa: float) -> None:
     rollouts = read_rollouts(write(tmp_path, {"rewards": [1, 1, 0], "texts": texts}))
