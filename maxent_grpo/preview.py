@@ -209,9 +209,8 @@ def _count_groups(rollouts: Rollouts, config: MaxEntConfig, target: Target) -> l
     ]
     if rollouts.keys is not None:
         repeated = duplicate_counts(rollouts.keys, mask=rollouts.scored) > 1
-        lines.append(
-            f"duplicates (candidates whose text occurs again in the group): {_mean_among(repeated, rollouts.scored):.1%}"
-        )
+        share = _mean_among(repeated, rollouts.scored)
+        lines.append(f"duplicates (candidates whose text occurs again in the group): {share:.1%}")
     return lines
 
 
