@@ -18,7 +18,7 @@ setup: $(INSTALLED)  ## create .venv with everything that tests, demo and benchm
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable ".[trl,triton,examples,test,dev]"
+	$(BIN)/pip install --quiet --editable ".[pipeline,triton,test,dev]"
 	$(BIN)/pip install --quiet --no-build-isolation deepspeed==0.19.8
 	touch $@
 

@@ -247,7 +247,7 @@ def save_plot(rollouts: Rollouts, config: MaxEntConfig, file: Path) -> None:
     try:
         import matplotlib.pyplot as plt  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError("--plot needs matplotlib: pip install 'maxent-grpo[examples]'") from error
+        raise ImportError("--plot needs matplotlib: pip install 'maxent-grpo[pipeline]'") from error
     target = _build_target(rollouts, config)
     chosen = target.informative.nonzero().flatten().tolist()[:_SHOWN]
     figure, panels = plt.subplots(1, len(chosen) + 1, figsize=(4 * (len(chosen) + 1), 3.2), layout="constrained")

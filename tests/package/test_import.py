@@ -1,5 +1,6 @@
 """Importing the package is cheap: torch, and nothing of the frameworks it adapts to."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 import maxent_grpo
+import maxent_grpo.pipeline
 
 BUDGET = 0.2  # seconds on top of importing torch
 FRAMEWORKS = ("triton", "transformers", "trl", "openrlhf", "verl", "deepspeed", "vllm", "scipy", "matplotlib")
@@ -36,3 +38,9 @@ print(time.perf_counter() - start)
 
 def test_everything_public_is_there():
     assert [name for name in maxent_grpo.__all__ if not hasattr(maxent_grpo, name)] == []
+
+
+def test_the_pipeline_names_the_extra_that_brings_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("rich", "yaml") else name)
+    with pytest.raises(ImportError, match=r"Expected yaml, rich .*pip install 'maxent-grpo\[pipeline\]'"):
+        importlib.reload(maxent_grpo.pipeline)
