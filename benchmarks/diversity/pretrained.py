@@ -94,7 +94,7 @@ class PretrainedStudy:
             "entropy_coef": ARMS[arm].entropy_bonus,
             **({"num_iterations": ARMS[arm].passes} if ARMS[arm].passes > 1 else {}),
             **({} if arm == "grpo" else maxent_fields(ARMS[arm])),
-            **({"answer_keys": "countdown_mode"} if ARMS[arm].keys == "mode" else {}),
+            **({"key_func": "countdown_mode"} if ARMS[arm].keys == "mode" else {}),
         }
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         return [*python, "examples/train.py", *flags, *self.extra]
@@ -120,7 +120,7 @@ class PretrainedStudy:
 def expressible(arm: str) -> bool:
     """Return whether flags of `examples/train.py` say all that an arm is, so that its runs would be of that arm.
 
-    Answers are keys there already (`answer_keys` of the recipes), so the arm of that name is the recipe's.
+    Answers are keys there already (`key_func` of the recipes), so the arm of that name is the recipe's.
     """
     settings = ARMS[arm]
     own = settings.make is not MaxEntObjective and arm != "grpo"  # TRL's own trainer is GRPO

@@ -10,10 +10,10 @@ import torch
 from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
-from maxent_grpo.pipeline.checks import expect_arguments, missing_packages
-from maxent_grpo.pipeline.key_functions import keys_of
-from maxent_grpo.pipeline.recipes import as_arguments, as_flags, for_task, read_recipe
-from maxent_grpo.pipeline.rewards import Reward, reward_of
+from maxent_grpo.pipeline.checks import expect_arguments, find_missing_packages
+from maxent_grpo.pipeline.key_functions import KeyFunction, find_key_function
+from maxent_grpo.pipeline.recipes import convert_recipe, join_flags, parse_flags, read_recipe
+from maxent_grpo.pipeline.rewards import Reward, find_reward
 from maxent_grpo.pipeline.schema import expect_fields
 from maxent_grpo.pipeline.secrets import expect_no_secret_flags
 
@@ -31,11 +31,11 @@ class GRPOScriptArguments(ScriptArguments):
     reward_funcs: list[str] = field(
         default_factory=list, metadata={"help": "Names of `rewards.REWARDS`, or dotted paths to functions."}
     )
-    answer_keys: str | None = field(
+    key_func: str | None = field(
         default=None,
         metadata={
-            "help": "What maxent_dedup counts as the same answer: a name of `answers.ANSWER_KEYS`, or a dotted path "
-            "to a function; by default equal tokens, which reasoning rarely repeats."
+            "help": "What maxent_dedup counts as the same answer: a name of `key_functions.KEY_FUNCTIONS`, or a "
+            "dotted path to a function; by default equal tokens, which reasoning rarely repeats."
         },
     )
     datasets: list[dict[str, Any]] = field(
@@ -79,7 +79,7 @@ class Run:
     """A recipe as it will be run.
 
     Attributes:
-        answer_keys: what says which completions are the same answer, or None.
+        key_function: what says which completions are the same answer, or None.
         recipe: the file it comes from, or None.
         changed: what became of the fields that are for the other trainer.
         missing: packages that are not installed here, each with the field that asks for it; empty but in a preflight.
@@ -89,15 +89,15 @@ class Run:
     training: GRPOConfig
     model: ModelConfig
     rewards: tuple[Reward, ...]
-    answer_keys: Reward | None
+    key_function: KeyFunction | None
     recipe: Path | None
     changed: tuple[str, ...]
     missing: dict[str, str]
 
     @property
-    def functions(self) -> tuple[Reward, ...]:
+    def functions(self) -> tuple[Reward | KeyFunction, ...]:
         """All functions that read columns of the data."""
-        return self.rewards if self.answer_keys is None else (*self.rewards, self.answer_keys)
+        return self.rewards if self.key_function is None else (*self.rewards, self.key_function)
 
     @property
     def where(self) -> str:
@@ -105,15 +105,15 @@ class Run:
         return str(self.recipe or "command line")
 
 
-def run_of(arguments: Sequence[str]) -> Run:
+def parse_run(arguments: Sequence[str]) -> Run:
     """Return the run that a command line asks for: `--config recipe.yaml` and what overrides it.
 
     Raises:
         ValueError: naming the recipe or the command line, the field and its value, on anything that is wrong.
     """
-    flags = as_flags(arguments)
+    flags = parse_flags(arguments)
     expect_no_secret_flags(flags)
-    path = _config(flags)
+    path = _find_config(flags)
     flags = [flag for flag in flags if flag[0] != "config"]
     recipe = {} if path is None else read_recipe(path)
     for name, value in (recipe.pop("env", None) or {}).items():
@@ -122,20 +122,20 @@ def run_of(arguments: Sequence[str]) -> Run:
     task = (tasks or [recipe.get("task") or "maxent"])[-1]
     changed: tuple[str, ...] = ()
     if task in ("maxent", "grpo"):
-        recipe, flags, changed = for_task(task, recipe, flags)
+        recipe, flags, changed = convert_recipe(task, recipe, flags)
     parser = RecipeParser(GRPOConfig if task == "grpo" else MaxEntGRPOConfig, path)
-    script, training, model = parser.parsed(recipe, as_arguments(flags))
+    script, training, model = parser.parse_recipe(recipe, join_flags(flags))
     try:
         field_name = "reward_funcs"
-        rewards = tuple(reward_of(name) for name in script.reward_funcs)
-        field_name = "answer_keys"
-        answers = None if script.answer_keys is None else keys_of(script.answer_keys)
+        rewards = tuple(find_reward(name) for name in script.reward_funcs)
+        field_name = "key_func"
+        key_function = None if script.key_func is None else find_key_function(script.key_func)
     except ValueError as error:
         raise ValueError(f"{parser.source(field_name)}: {field_name}: {error}") from error
-    return Run(script, training, model, rewards, answers, path, changed, parser.missing)
+    return Run(script, training, model, rewards, key_function, path, changed, parser.missing)
 
 
-def _config(flags: Sequence[tuple[str, list[str]]]) -> Path | None:
+def _find_config(flags: Sequence[tuple[str, list[str]]]) -> Path | None:
     given = [values for name, values in flags if name == "config"]
     if not given:
         return None
@@ -158,7 +158,7 @@ class RecipeParser(TrlParser):
         self.flags: list[str] = []
         self.missing: dict[str, str] = {}
 
-    def parsed(self, recipe: dict[str, Any], flags: list[str]) -> tuple[Any, ...]:
+    def parse_recipe(self, recipe: dict[str, Any], flags: list[str]) -> tuple[Any, ...]:
         """Return the parsed dataclasses."""
         self.flags = flags
         self._expect_known(recipe)
@@ -172,13 +172,13 @@ class RecipeParser(TrlParser):
         preflight = values["preflight_only"]
         ranks = values["gpus"] if preflight else int(os.environ.get("WORLD_SIZE", "1"))
         expect_arguments(values, ranks, self.source)
-        self.missing = missing_packages(values)
+        self.missing = find_missing_packages(values)
         if self.missing and not preflight:
             package, name = next(iter(self.missing.items()))
             raise ValueError(f"{self.source(name.split('=')[0])}: Expected {package} to be installed, got {name}.")
         if preflight:
             script, kind, model = self.dataclass_types
-            self.dataclass_types = [script, _on_ranks(kind, ranks), model]
+            self.dataclass_types = [script, _assume_ranks(kind, ranks), model]
             if not torch.accelerator.is_available():
                 flags = [*flags, "--use_cpu", "true"]  # else a recipe for GPUs is refused where there is none
         try:
@@ -188,7 +188,7 @@ class RecipeParser(TrlParser):
 
     def source(self, name: str) -> str:
         """Return where a field's value comes from."""
-        given = {name for name, _ in as_flags(self.flags)}
+        given = {name for name, _ in parse_flags(self.flags)}
         return "command line" if self.path is None or name in given else str(self.path)
 
     def error(self, message: str) -> NoReturn:
@@ -205,6 +205,6 @@ class RecipeParser(TrlParser):
         expect_fields(recipe, self.dataclass_types, f"{self.path}: ", "this script", texts=True)
 
 
-def _on_ranks(kind: type[GRPOConfig], ranks: int) -> type[GRPOConfig]:
+def _assume_ranks(kind: type[GRPOConfig], ranks: int) -> type[GRPOConfig]:
     """Return a class of arguments as each of so many processes would see it."""
     return type(kind.__name__, (kind,), {"world_size": property(lambda self: ranks)})

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 logger = logging.getLogger(__name__)
 
 
-def checkpoint_of(args: Any) -> str | None:
+def find_checkpoint(args: Any) -> str | None:
     """Return the checkpoint to go on from: with `last`, the newest whole one if there is any.
 
     Raises:
@@ -22,15 +22,15 @@ def checkpoint_of(args: Any) -> str | None:
     if wanted in (None, "false", "False"):
         return None
     if wanted not in ("last", "true", "True"):
-        damage = damaged_file(Path(wanted))
+        damage = find_damaged_file(Path(wanted))
         if damage is not None:
             raise ValueError(
                 f"Expected a whole checkpoint, or last, got resume_from_checkpoint={wanted!r} without a readable "
                 f"{damage}."
             )
         return str(wanted)
-    for checkpoint in _newest_first(Path(args.output_dir)):
-        damage = damaged_file(checkpoint)
+    for checkpoint in _list_checkpoints(Path(args.output_dir)):
+        damage = find_damaged_file(checkpoint)
         if damage is None:
             return str(checkpoint)
         if args.process_index == 0:
@@ -38,7 +38,7 @@ def checkpoint_of(args: Any) -> str | None:
     return None
 
 
-def damaged_file(checkpoint: Path) -> str | None:
+def find_damaged_file(checkpoint: Path) -> str | None:
     """Return the name of a file that is missing from a checkpoint or cut off; None if it is whole.
 
     The trainer writes trainer_state.json last.
@@ -49,7 +49,7 @@ def damaged_file(checkpoint: Path) -> str | None:
     return next((str(file.relative_to(checkpoint)) for file in files if not _is_readable(file)), None)
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def _list_checkpoints(folder: Path) -> list[Path]:
     found = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
     steps = {path: int(match[1]) for path, match in found.items() if match and path.is_dir()}
     return sorted(steps, key=steps.__getitem__, reverse=True)

@@ -39,19 +39,19 @@ def expect_arguments(values: Values, ranks: int, source: Callable[[str], str]) -
     Raises:
         ValueError: naming the source, the field and its value.
     """
-    for check in (_ranges, _combinations, _whole_rollouts, _whole_evaluations):
+    for check in (_check_ranges, _check_combinations, _check_rollouts, _check_evaluations):
         for name, complaint in check(values, ranks):
             raise ValueError(f"{source(name)}: {complaint}")
 
 
-def missing_packages(values: Values) -> dict[str, str]:
+def find_missing_packages(values: Values) -> dict[str, str]:
     """Return the packages that a run needs and that are not installed, each with the field that asks for it."""
     needs = {
         "vllm": "use_vllm=True" if values["use_vllm"] else "",
         "math_verify": "reward_funcs" if "math_verify" in values["reward_funcs"] else "",
         "peft": "use_peft=True" if values["use_peft"] else "",
         "bitsandbytes": next((f"{name}=True" for name in ("load_in_4bit", "load_in_8bit") if values[name]), "")
-        or (f"optim={values['optim']}" if _of_bitsandbytes(str(values["optim"]).lower()) else ""),
+        or (f"optim={values['optim']}" if _needs_bitsandbytes(str(values["optim"]).lower()) else ""),
         "flash_attn": f"attn_implementation={values['attn_implementation']}"
         if values["attn_implementation"] == "flash_attention_2"
         else "",
@@ -59,11 +59,11 @@ def missing_packages(values: Values) -> dict[str, str]:
     return {package: field for package, field in needs.items() if field and find_spec(package) is None}
 
 
-def _of_bitsandbytes(optimiser: str) -> bool:
+def _needs_bitsandbytes(optimiser: str) -> bool:
     return "torch" not in optimiser and any(part in optimiser for part in ("8bit", "bnb", "paged"))
 
 
-def _ranges(values: Values, ranks: int) -> Complaints:
+def _check_ranges(values: Values, ranks: int) -> Complaints:
     for name in ("reward_funcs", "model_name_or_path"):
         if not values[name]:
             yield name, f"Expected {name}, got none."
@@ -79,7 +79,7 @@ def _ranges(values: Values, ranks: int) -> Complaints:
         yield "gpu_memory", f"Expected gpu_memory > 0, got gpu_memory={values['gpu_memory']}."
 
 
-def _combinations(values: Values, ranks: int) -> Complaints:
+def _check_combinations(values: Values, ranks: int) -> Complaints:
     weights, rewards = values["reward_weights"], values["reward_funcs"]
     if weights is not None and len(weights) != len(rewards):
         yield (
@@ -111,7 +111,7 @@ def _combinations(values: Values, ranks: int) -> Complaints:
         yield "chat_template", f"Expected a Jinja template or a file with one, got chat_template={template!r}."
 
 
-def _whole_rollouts(values: Values, ranks: int) -> Complaints:
+def _check_rollouts(values: Values, ranks: int) -> Complaints:
     candidates = values["num_generations"]
     size, accumulation, steps, rollout = (values[name] for name in BATCH)
     rollout = rollout or size * ranks * (steps or accumulation)
@@ -125,7 +125,7 @@ def _whole_rollouts(values: Values, ranks: int) -> Complaints:
     )
 
 
-def _whole_evaluations(values: Values, ranks: int) -> Complaints:
+def _check_evaluations(values: Values, ranks: int) -> Complaints:
     asked = values["num_generations_eval"] or values["num_generations"]
     evaluated = values["per_device_eval_batch_size"] * ranks
     if not values["do_eval"] or evaluated % asked == 0:

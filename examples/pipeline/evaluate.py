@@ -24,27 +24,27 @@ import transformers
 from rich.console import Console
 
 from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, GRPOScriptArguments
-from maxent_grpo.pipeline.data.prompts import rows_of
+from maxent_grpo.pipeline.data.prompts import load_rows
 from maxent_grpo.pipeline.data.sources import has_one_split
 from maxent_grpo.pipeline.data.tasks import TASKS
-from maxent_grpo.pipeline.evaluation.curves import metric_curve
+from maxent_grpo.pipeline.evaluation.curves import measure_curve
 from maxent_grpo.pipeline.evaluation.generation import (
     BATCH_TOKENS,
     ENGINES,
     Sampling,
-    engine_for,
-    prompt_texts,
-    tokenizer_of,
+    choose_engine,
+    load_tokenizer,
+    render_prompts,
 )
-from maxent_grpo.pipeline.evaluation.lighteval import lighteval_command, sbatch_command
-from maxent_grpo.pipeline.evaluation.report import rich_table, save_report
-from maxent_grpo.pipeline.evaluation.subjects import Subject, dataset_subject, task_subject
-from maxent_grpo.pipeline.rewards import reward_of
+from maxent_grpo.pipeline.evaluation.lighteval import build_lighteval_command, build_sbatch_command
+from maxent_grpo.pipeline.evaluation.report import build_table, save_report
+from maxent_grpo.pipeline.evaluation.subjects import Subject, build_dataset_subject, build_task_subject
+from maxent_grpo.pipeline.rewards import find_reward
 
 LARGEST_K = 64
 
 
-def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -85,14 +85,14 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     light.add_argument("--submit", action="store_true", help="send a Slurm job for each benchmark")
     light.add_argument("--sbatch", default="", help='options for sbatch, in one string: --sbatch="--gres=gpu:1"')
     options = parser.parse_args(arguments)
-    _check(parser, options)
+    _expect_options(parser, options)
     if options.lighteval is None:
         options.temperature = 1.0 if options.temperature is None else options.temperature
         options.max_new_tokens = options.max_new_tokens or 1024
     return options
 
 
-def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _expect_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with a message that names the option and its value where they do not fit."""
     for name in ("samples", "max_new_tokens", "prompts", "batch_prompts"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -103,24 +103,24 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("Expected one of --task, --dataset and --lighteval.")
     if options.lighteval is None and (options.dry_run or options.submit):
         parser.error("Expected --lighteval with --dry-run and --submit, got none.")
-    if options.lighteval is not None and not _benchmarks(options):
+    if options.lighteval is not None and not _split_benchmarks(options):
         parser.error(f"Expected benchmarks in --lighteval, got {options.lighteval!r}.")
     if options.dtype != "auto" and not isinstance(getattr(torch, options.dtype, None), torch.dtype):
         parser.error(f"Expected --dtype auto or a dtype of torch, got {options.dtype!r}.")
 
 
-def _benchmarks(options: argparse.Namespace) -> list[str]:
+def _split_benchmarks(options: argparse.Namespace) -> list[str]:
     return [name.strip() for name in options.lighteval.split(",") if name.strip()]
 
 
-def subject_of(options: argparse.Namespace, *, chat: bool) -> Subject:
+def build_subject(options: argparse.Namespace, *, chat: bool) -> Subject:
     """Return what the models are asked.
 
     Raises:
         ValueError: naming the dataset and the column where something is missing.
     """
     if options.task:
-        return task_subject(options.task, limit=options.prompts, chat=chat)
+        return build_task_subject(options.task, limit=options.prompts, chat=chat)
     script = GRPOScriptArguments(
         dataset_name=options.dataset,
         dataset_config=options.dataset_config,
@@ -130,24 +130,24 @@ def subject_of(options: argparse.Namespace, *, chat: bool) -> Subject:
         prompt_format="chat" if chat else "text",
         max_prompt_chars=options.max_prompt_chars,
     )
-    reward = reward_of(options.reward)
-    rows = rows_of(script, [reward])
+    reward = find_reward(options.reward)
+    rows = load_rows(script, [reward])
     if options.prompts is not None:
         rows = rows.select(range(min(len(rows), options.prompts)))
-    return dataset_subject(options.dataset, rows, reward, right=options.right)
+    return build_dataset_subject(options.dataset, rows, reward, right=options.right)
 
 
-def evaluated(model: str, options: argparse.Namespace, engine: str) -> tuple[Subject, Any, dict[str, Any]]:
+def evaluate_model(model: str, options: argparse.Namespace, engine: str) -> tuple[Subject, Any, dict[str, Any]]:
     """Return what a model was asked, its curve, and its other figures."""
-    template = tokenizer_of(model, options.revision).chat_template
+    template = load_tokenizer(model, options.revision).chat_template
     chat = options.prompt_format == "chat" or (options.prompt_format == "auto" and bool(template))
-    subject = subject_of(options, chat=chat)
+    subject = build_subject(options, chat=chat)
     sampler = ENGINES[engine](model, options.revision, options.dtype)
-    texts = prompt_texts(subject.prompts, sampler.tokenizer, options.system_prompt)
+    texts = render_prompts(subject.prompts, sampler.tokenizer, options.system_prompt)
 
     def verdicts(samples: int, temperature: float) -> list[Any]:
         sampling = Sampling(samples, temperature, options.max_new_tokens, options.seed, options.batch_prompts)
-        return subject.judge(sampler.texts(texts, sampling))
+        return subject.judge(sampler.sample_texts(texts, sampling))
 
     figures: dict[str, Any] = {"prompt_format": "chat" if chat else "text"}
     if options.greedy:
@@ -156,7 +156,7 @@ def evaluated(model: str, options: argparse.Namespace, engine: str) -> tuple[Sub
     sampled = verdicts(options.samples, options.temperature)
     figures["samples_without_verdict"] = sum(verdict is None for each in sampled for verdict in each)
     ks = range(1, min(options.samples, LARGEST_K) + 1)
-    return subject, metric_curve(sampled, subject.total_modes, ks=ks), figures
+    return subject, measure_curve(sampled, subject.total_modes, ks=ks), figures
 
 
 def run_evaluation(options: argparse.Namespace, console: Console) -> None:
@@ -165,21 +165,21 @@ def run_evaluation(options: argparse.Namespace, console: Console) -> None:
     Raises:
         ValueError: before anything is sampled, naming a model that cannot be read.
     """
-    engine = engine_for(options.engine)
+    engine = choose_engine(options.engine)
     for model in options.models:
-        tokenizer_of(model, options.revision)
+        load_tokenizer(model, options.revision)
     results = []
     for model in options.models:
-        subject, curve, figures = evaluated(model, options, engine)
+        subject, curve, figures = evaluate_model(model, options, engine)
         results.append((model, curve, figures))
         rows = save_report(
-            options.output, settings_of(options, subject, engine), results, has_modes=subject.has_modes
+            options.output, describe_settings(options, subject, engine), results, has_modes=subject.has_modes
         )
-    console.print(rich_table(rows))
+    console.print(build_table(rows))
     console.print(f"evaluation.json, .md and .png are in {options.output}/.")
 
 
-def settings_of(options: argparse.Namespace, subject: Subject, engine: str) -> dict[str, Any]:
+def describe_settings(options: argparse.Namespace, subject: Subject, engine: str) -> dict[str, Any]:
     """Return how an evaluation was made, for its report."""
     return {
         "subject": subject.name,
@@ -211,8 +211,8 @@ def run_lighteval(options: argparse.Namespace, console: Console) -> None:
     given = {name: value for name, value in given.items() if value is not None}
     failed = []
     for model in options.models:
-        for benchmark in _benchmarks(options):
-            command = lighteval_command(
+        for benchmark in _split_benchmarks(options):
+            command = build_lighteval_command(
                 benchmark,
                 model,
                 options.output,
@@ -222,7 +222,7 @@ def run_lighteval(options: argparse.Namespace, console: Console) -> None:
                 **given,
             )
             if options.submit:
-                command = sbatch_command(command, benchmark, options.output, shlex.split(options.sbatch))
+                command = build_sbatch_command(command, benchmark, options.output, shlex.split(options.sbatch))
             console.print(shlex.join(command), soft_wrap=True, highlight=False, markup=False)
             if not options.dry_run:
                 options.output.mkdir(parents=True, exist_ok=True)
@@ -234,7 +234,7 @@ def run_lighteval(options: argparse.Namespace, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate as the command line says."""
-    options, console = options_of(arguments), Console(width=None if sys.stdout.isatty() else 132)
+    options, console = parse_options(arguments), Console(width=None if sys.stdout.isatty() else 132)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     try:

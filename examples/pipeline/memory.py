@@ -4,8 +4,8 @@ With P parameters of which p are trained, N GPUs, h the hidden size, i the inter
 of keys and values, V the vocabulary, B rows of a micro-batch of S tokens:
 
     weights       2P with DeepSpeed; else 4P, and 2P more where autocast copies float32 to bfloat16. DDP is estimated
-                  with dtype float32, which it needs (`precision_warnings`), and FSDP 2 makes its weights float32;
-                  with an adapter they stay in dtype
+                  with dtype float32, which it needs (see `list_precision_warnings`), and FSDP 2 makes its weights
+                  float32; with an adapter they stay in dtype
     gradients     the trained weights once more
     optimiser     12p with DeepSpeed (float32 copy and two moments); else two moments in the weights' dtype
     activations   2BS·(L·h + 6h + 2k + 4i): inputs of all layers and one layer recomputed, or L of them without
@@ -31,7 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig, ModelConfig, get_peft_config
 
 from maxent_grpo.pipeline.arguments import Run
-from maxent_grpo.pipeline.starts import STARTS, start_config
+from maxent_grpo.pipeline.starts import STARTS, build_start_config
 
 SHAPES = Path(__file__).with_name("model_shapes.json")
 CHARACTERS_A_TOKEN = 3
@@ -58,7 +58,7 @@ LAYOUTS = {
 }
 
 
-def model_shape(run: Run) -> tuple[Any, str]:
+def load_shape(run: Run) -> tuple[Any, str]:
     """Return the model's configuration and where it is from: a folder, the Hub's cache, our table, or the Hub.
 
     Raises:
@@ -66,7 +66,7 @@ def model_shape(run: Run) -> tuple[Any, str]:
     """
     name = str(run.model.model_name_or_path)
     if name in STARTS:
-        return start_config(name), "the model made on the spot"
+        return build_start_config(name), "the model made on the spot"
     settings = {"revision": run.model.model_revision, "trust_remote_code": run.training.trust_remote_code}
     shapes = json.loads(SHAPES.read_text())
     try:
@@ -82,7 +82,7 @@ def model_shape(run: Run) -> tuple[Any, str]:
         ) from error
 
 
-def parameter_counts(shape: Any, model: ModelConfig) -> tuple[int, int]:
+def count_parameters(shape: Any, model: ModelConfig) -> tuple[int, int]:
     """Return how many parameters a model has, and how many of them are trained; nothing is allocated."""
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(shape)
@@ -95,15 +95,15 @@ def parameter_counts(shape: Any, model: ModelConfig) -> tuple[int, int]:
         return whole, sum(each.numel() for each in adapted.parameters() if each.requires_grad)
 
 
-def memory_parts(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str, float]:
+def estimate_memory(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str, float]:
     """Return the bytes that each part takes on one GPU, and their total at the worst moment."""
     args, text = run.training, shape.get_text_config()
-    whole, trained = parameter_counts(shape, run.model)
+    whole, trained = count_parameters(shape, run.model)
     width = 2 if layout.deepspeed or (run.model.dtype != "float32" and trained < whole) else 4
     copies = 2 * whole if width == 4 and args.bf16 else 0
-    rows, tokens = args.per_device_train_batch_size, _tokens(run)
+    rows, tokens = args.per_device_train_batch_size, _count_tokens(run)
     completion = args.max_completion_length or 0
-    kv = _key_value_width(text)
+    kv = _measure_key_values(text)
     one_layer = 6 * text.hidden_size + 2 * kv + 4 * text.intermediate_size
     recomputed = 1 if args.gradient_checkpointing else text.num_hidden_layers
     share = {True: gpus, False: 1}
@@ -112,10 +112,12 @@ def memory_parts(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str, f
         "weights": (whole * width + copies) / share[layout.shares_weights] + gathered,
         "gradients": trained * width / share[layout.shares_gradients],
         "optimiser": trained * (12 if layout.deepspeed else 2 * width) / share[layout.shares_optimiser],
-        "reference": _reference(run, trained == whole) * whole * width / share[layout.shares_weights],
+        "reference": _holds_reference(run, trained == whole) * whole * width / share[layout.shares_weights],
         "activations": 2.0 * rows * tokens * (text.num_hidden_layers * text.hidden_size + recomputed * one_layer),
         "logits": 4.0 * min(rows * completion, ROWS_OF_LOGITS) * text.vocab_size,
-        "generation": _generation(run, 4.0 * rows * tokens * text.num_hidden_layers * kv, 2.0 * whole, layout),
+        "generation": _estimate_generation(
+            run, 4.0 * rows * tokens * text.num_hidden_layers * kv, 2.0 * whole, layout
+        ),
     }
     states = sum(parts[name] for name in ("weights", "gradients", "optimiser", "reference"))
     training = parts["activations"] + parts["logits"]
@@ -124,19 +126,19 @@ def memory_parts(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str, f
     return parts | {"total": states + at_work}
 
 
-def memory_report(run: Run) -> str:
+def report_memory(run: Run) -> str:
     """Return the estimate for every layout as a table."""
-    shape, origin = model_shape(run)
-    whole, trained = parameter_counts(shape, run.model)
+    shape, origin = load_shape(run)
+    whole, trained = count_parameters(shape, run.model)
     gpus, memory = run.script.gpus, run.script.gpu_memory
-    held, line = _vllm_holds(run, shape.get_text_config(), whole)
+    held, line = _check_vllm_share(run, shape.get_text_config(), whole)
     lines = [
         f"{run.model.model_name_or_path}: {whole:,} parameters, {trained:,} of them trained (shape from {origin})",
-        *precision_warnings(run),
+        *list_precision_warnings(run),
         *line,
-        f"{_batch_line(run, gpus)}; memory on each of them, of {memory:g} GiB, estimated in GiB:",
+        f"{_describe_batches(run, gpus)}; memory on each of them, of {memory:g} GiB, estimated in GiB:",
     ]
-    table = {name: memory_parts(run, shape, layout, gpus) for name, layout in LAYOUTS.items()}
+    table = {name: estimate_memory(run, shape, layout, gpus) for name, layout in LAYOUTS.items()}
     lines.append(f"{'':8}" + "".join(f"{part:>12}" for part in table["ddp"]))
     for name, parts in table.items():
         verdict = "fits" if held and parts["total"] < 0.9 * memory * GIB else "too much"
@@ -144,7 +146,7 @@ def memory_report(run: Run) -> str:
     return "\n  ".join(lines)
 
 
-def precision_warnings(run: Run) -> list[str]:
+def list_precision_warnings(run: Run) -> list[str]:
     """Return what is wrong with the dtype of a full training, unless its launcher keeps float32 copies."""
     dtype, rate = run.model.dtype, run.training.learning_rate
     launched = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("DEEPSPEED", "FSDP"))
@@ -156,15 +158,15 @@ def precision_warnings(run: Run) -> list[str]:
     ]
 
 
-def _vllm_holds(run: Run, text: Any, whole: int) -> tuple[bool, list[str]]:
+def _check_vllm_share(run: Run, text: Any, whole: int) -> tuple[bool, list[str]]:
     """Return whether vLLM's share of a GPU holds its weights and one sequence, and a line that says so."""
     args = run.training
     if not args.use_vllm or args.vllm_mode != "colocate":
         return True, []
     length = args.vllm_max_model_length or text.max_position_embeddings
-    share, split = _generation(run, 0.0, 0.0, LAYOUTS["ddp"]), args.vllm_tensor_parallel_size
-    weights, cache = 2 * whole / split, 4 * length * text.num_hidden_layers * _key_value_width(text) / split
-    needed = _tokens(run)
+    share, split = _estimate_generation(run, 0.0, 0.0, LAYOUTS["ddp"]), args.vllm_tensor_parallel_size
+    weights, cache = 2 * whole / split, 4 * length * text.num_hidden_layers * _measure_key_values(text) / split
+    needed = _count_tokens(run)
     wrong = []
     if share < weights + cache:
         wrong.append("raise vllm_gpu_memory_utilization or lower vllm_max_model_length")
@@ -176,32 +178,32 @@ def _vllm_holds(run: Run, text: Any, whole: int) -> tuple[bool, list[str]]:
     ]
 
 
-def _key_value_width(text: Any) -> int:
+def _measure_key_values(text: Any) -> int:
     return text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
 
 
-def _batch_line(run: Run, gpus: int) -> str:
+def _describe_batches(run: Run, gpus: int) -> str:
     args = run.training
     completions = args.per_device_train_batch_size * gpus
     candidates = args.num_generations
     return (
         f"on {gpus} GPUs {completions * args.steps_per_generation / candidates:g} prompts x {candidates} candidates "
         f"per rollout, {completions * args.gradient_accumulation_steps / candidates:g} prompts per optimiser step, "
-        f"sequences of {_tokens(run)} tokens"
+        f"sequences of {_count_tokens(run)} tokens"
     )
 
 
-def _tokens(run: Run) -> int:
+def _count_tokens(run: Run) -> int:
     """Return how long a sequence may get: the longest prompt by its characters, and the completion."""
     return run.script.max_prompt_chars // CHARACTERS_A_TOKEN + (run.training.max_completion_length or 0)
 
 
-def _reference(run: Run, all_trained: bool) -> bool:
+def _holds_reference(run: Run, all_trained: bool) -> bool:
     """Return whether a second model is held: an adapter's reference is the model without it."""
     return all_trained and run.training.beta != 0
 
 
-def _generation(run: Run, cache: float, gathered: float, layout: Layout) -> float:
+def _estimate_generation(run: Run, cache: float, gathered: float, layout: Layout) -> float:
     args: GRPOConfig = run.training
     if args.use_vllm:
         return args.vllm_gpu_memory_utilization * run.script.gpu_memory * GIB if args.vllm_mode == "colocate" else 0.0

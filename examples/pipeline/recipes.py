@@ -62,10 +62,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def as_flags(arguments: Sequence[str]) -> Flags:
+def parse_flags(arguments: Sequence[str]) -> Flags:
     """Return the flags of a command line, each with its values; what stands before them all has the name "".
 
-    >>> as_flags(["--lr-scheduler=linear", "--names", "a", "b"])
+    >>> parse_flags(["--lr-scheduler=linear", "--names", "a", "b"])
     [('lr_scheduler', ['linear']), ('names', ['a', 'b'])]
     """
     flags: Flags = []
@@ -80,12 +80,12 @@ def as_flags(arguments: Sequence[str]) -> Flags:
     return flags
 
 
-def as_arguments(flags: Flags) -> list[str]:
+def join_flags(flags: Flags) -> list[str]:
     """Return the command line of some flags."""
     return [text for name, values in flags for text in ([f"--{name}"] if name else []) + values]
 
 
-def for_task(task: str, recipe: dict[str, Any], flags: Flags) -> tuple[dict[str, Any], Flags, tuple[str, ...]]:
+def convert_recipe(task: str, recipe: dict[str, Any], flags: Flags) -> tuple[dict[str, Any], Flags, tuple[str, ...]]:
     """Return a recipe and flags as a trainer takes them, and what became of the other trainer's fields.
 
     β is `beta` for TRL's trainer and `init_kl_coeff` for ours. What only ours has is left out for TRL's; what fixes
@@ -96,13 +96,13 @@ def for_task(task: str, recipe: dict[str, Any], flags: Flags) -> tuple[dict[str,
     renamed = NAMES_OF_BETA[task] if task == "grpo" or own == "grpo" else {}
     fixed = set() if own == task else set(REFUSED)
     given = [(name, value) for name, value in recipe.items() if value is not None or name not in renamed]
-    fields, told = _renamed(given, left_out | fixed, renamed)
-    kept, told_of_flags = _renamed(flags, left_out, renamed)
+    fields, told = _convert_fields(given, left_out | fixed, renamed)
+    kept, told_of_flags = _convert_fields(flags, left_out, renamed)
     defaults = {"loss_type": "grpo"} if task == "grpo" else {}
     return defaults | dict(fields), kept, (*told, *told_of_flags)
 
 
-def _renamed(
+def _convert_fields(
     given: Sequence[tuple[str, Any]], left_out: set[str], renamed: dict[str, str]
 ) -> tuple[list[tuple[str, Any]], list[str]]:
     told = [f"{name}={_text(value)} is {renamed[name]}" for name, value in given if name in renamed]

@@ -4,19 +4,17 @@ A reward takes completions (texts, or chats whose last message counts) and the c
 for each, or None where it cannot tell: such a completion is masked, which is not the same as being wrong.
 """
 
-import importlib
 import logging
-import os
 import re
-import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from maxent_grpo.pipeline.answers.text import canonical, given_answer, is_chain, tagged_answer
+from maxent_grpo.pipeline.answers.text import canonicalize, find_answer, find_tagged_answer, is_chain
 from maxent_grpo.pipeline.answers.verifier import Comparison, Verifier
+from maxent_grpo.pipeline.functions import find_function
 from maxent_grpo.pipeline.tasks import countdown as countdown_task
 from maxent_grpo.pipeline.tasks import graph_coloring as graph_coloring_task
 
@@ -38,9 +36,9 @@ def pure_accuracy_math(
     >>> pure_accuracy_math(["<answer>1/2</answer>", "1/2"], [r"$\frac12$"] * 2)
     [1.0, 0.0]
     """
-    answers = [canonical(tagged_answer(text_of(completion)) or "") for completion in completions]
+    answers = [canonicalize(find_tagged_answer(read_completion(completion)) or "") for completion in completions]
     return [
-        None if gold is None else float(answer != "" and answer == canonical(str(gold)))
+        None if gold is None else float(answer != "" and answer == canonicalize(str(gold)))
         for answer, gold in zip(answers, solution, strict=True)
     ]
 
@@ -57,7 +55,7 @@ def math_verify(
     that fails or takes too long, or has no solution to compare with, is None: it is
     counted (`math_verify/errors`) and logged, and too many of them stop the run.
     """
-    answers = [given_answer(text_of(completion)) for completion in completions]
+    answers = [find_answer(read_completion(completion)) for completion in completions]
     asked = [
         None
         if gold is None or answer is None or (is_chain(answer) and not is_chain(str(gold)))
@@ -79,7 +77,7 @@ def answer_format(completions: Sequence[Completion], **_: Any) -> list[float]:
     >>> answer_format(["<think>1+1</think> <answer>2</answer>", "<answer>2</answer>"])
     [1.0, 0.0]
     """
-    return [float(_FORMAT.fullmatch(text_of(completion)) is not None) for completion in completions]
+    return [float(_FORMAT.fullmatch(read_completion(completion)) is not None) for completion in completions]
 
 
 def countdown(
@@ -94,11 +92,11 @@ def countdown(
     >>> countdown([r"\boxed{(3+5)*2}", "3+5+2"], [[2, 3, 5]] * 2, [16, 16])
     [1.0, 0.0]
     """
-    problems = countdown_problems(numbers, target, whole_steps)
-    return [countdown_task.reward(p, text_of(c)) for p, c in zip(problems, completions, strict=True)]
+    problems = build_countdown_problems(numbers, target, whole_steps)
+    return [countdown_task.reward(p, read_completion(c)) for p, c in zip(problems, completions, strict=True)]
 
 
-def countdown_problems(
+def build_countdown_problems(
     numbers: Sequence[Sequence[int]], target: Sequence[int], whole_steps: Sequence[bool] | None
 ) -> list[countdown_task.Problem]:
     """Return the problems that columns hold."""
@@ -114,12 +112,12 @@ def graph_coloring(
         graph_coloring_task.Problem(tuple((a, b) for a, b in each), colors, ())
         for each, colors in zip(edges, partial, strict=True)
     ]
-    return [graph_coloring_task.reward(p, text_of(c)) for p, c in zip(problems, completions, strict=True)]
+    return [graph_coloring_task.reward(p, read_completion(c)) for p, c in zip(problems, completions, strict=True)]
 
 
 @dataclass(frozen=True)
 class Reward:
-    """A function of completions and the columns that it reads; None where that is not known: all are kept for it."""
+    """A function that scores completions, and the columns that it reads; None where they are not known: all."""
 
     function: Function
     columns: tuple[str, ...] | None = None
@@ -134,43 +132,19 @@ REWARDS = {
 }
 
 
-def reward_of(name: str) -> Reward:
-    """Return a reward by its name in `REWARDS`, or by a dotted path such as `my_package.rewards.brevity`.
-
-    The working directory is searched last: a module of its own named like one of examples/ (`rewards`, `tasks`,
-    `train`, `training`, `evaluation`, …) or like an installed package is not found; give it another name.
+def find_reward(name: str) -> Reward:
+    """Return a reward by its name in `REWARDS`, or by a dotted path such as `my_rewards.brevity`.
 
     Raises:
         ValueError: if there is none.
 
-    >>> reward_of("countdown").columns
+    >>> find_reward("countdown").columns
     ('numbers', 'target')
     """
-    return named(name, REWARDS)
+    return REWARDS[name] if name in REWARDS else Reward(find_function(name, REWARDS))
 
 
-def named(name: str, known: Mapping[str, Reward]) -> Reward:
-    """Return one of some known functions, or that of a dotted path.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    if name in known:
-        return known[name]
-    module, _, attribute = name.rpartition(".")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module), attribute) if module else None
-    except Exception as error:  # whatever a module of the user's may raise
-        told = f"{type(error).__name__}: {error}"
-        raise ValueError(f"Expected a dotted path that can be imported, got {name!r}: {told}.") from error
-    if not callable(function):
-        raise ValueError(f"Expected one of {', '.join(known)}, or a dotted path to a function, got {name!r}.")
-    return Reward(function)
-
-
-def text_of(completion: Completion) -> str:
+def read_completion(completion: Completion) -> str:
     """Return the text of a completion: itself, or the content of a chat's last message."""
     return completion if isinstance(completion, str) else str(completion[-1]["content"] or "")
 

@@ -5,7 +5,7 @@ import difflib
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from maxent_grpo.pipeline.secrets import shown
+from maxent_grpo.pipeline.secrets import show_field
 
 _PLAIN: dict[Any, Any] = {
     int: int,
@@ -50,10 +50,12 @@ def expect_fields(entry: dict[str, Any], kinds: Any, where: str, what: str, *, t
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"{where}Expected fields of {what}, got {shown(name, value)}{hint}.")
+            raise ValueError(f"{where}Expected fields of {what}, got {show_field(name, value)}{hint}.")
         if not fits(value, hints[name], texts=texts):
-            raise ValueError(f"{where}Expected {name} of type {_named(hints[name])}, got {shown(name, value)}.")
+            raise ValueError(
+                f"{where}Expected {name} of type {_name_type(hints[name])}, got {show_field(name, value)}."
+            )
 
 
-def _named(hint: Any) -> str:
+def _name_type(hint: Any) -> str:
     return str(hint).replace("typing.", "") if get_args(hint) else getattr(hint, "__name__", str(hint))

@@ -12,7 +12,7 @@ SPECIAL_TOKENS = frozenset(f"{kind}_token" for kind in ("bos", "eos", "pad", "un
 
 
 def is_secret(name: str, value: Any) -> bool:
-    """Return whether a value is one that must not be shown, by its own look or by the name of its field.
+    """Return whether a value is one that must not be show_field, by its own look or by the name of its field.
 
     >>> is_secret("HF_HUB_TOKEN", "x"), is_secret("name", "hf_x"), is_secret("eos_token", "</s>"), is_secret("token", True)
     (True, True, False, False)
@@ -23,16 +23,16 @@ def is_secret(name: str, value: Any) -> bool:
     return named and value is not None and not isinstance(value, bool)
 
 
-def shown(name: str, value: Any) -> str:
+def show_field(name: str, value: Any) -> str:
     """Return `name=value` for a message, without a value that may be secret.
 
-    >>> shown("max_steps", 3), shown("hub_tokn", "abc")
+    >>> show_field("max_steps", 3), show_field("hub_tokn", "abc")
     ('max_steps=3', 'hub_tokn (its value is not repeated here)')
     """
-    return f"{name} (its value is not repeated here)" if secret_in(value, name) else f"{name}={value!r}"
+    return f"{name} (its value is not repeated here)" if find_secret(value, name) else f"{name}={value!r}"
 
 
-def secret_in(value: Any, name: str) -> str | None:
+def find_secret(value: Any, name: str) -> str | None:
     """Return the path of the first secret in a value, through mappings, lists and JSON texts; None without one."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         with contextlib.suppress(ValueError):
@@ -46,7 +46,7 @@ def secret_in(value: Any, name: str) -> str | None:
     for path, key, each in inner:
         if is_secret(key, each):
             return path
-        if found := secret_in(each, path):
+        if found := find_secret(each, path):
             return found
     return None
 
@@ -57,7 +57,7 @@ def expect_no_secret(fields: dict[str, Any], where: Any) -> None:
     Raises:
         ValueError: naming the field, never its value.
     """
-    if found := secret_in(fields, ""):
+    if found := find_secret(fields, ""):
         raise ValueError(
             f"{where}: Expected the Hub login in the environment's HF_TOKEN or stored by `hf auth login`, got "
             f"{found} (its value is not repeated here)."

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from maxent_grpo.pipeline.data.tasks import problems_of
+from maxent_grpo.pipeline.data.tasks import split_problems
 from maxent_grpo.pipeline.tiny.demo import TOKENIZER, skewed_pairs
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
@@ -20,27 +20,27 @@ from maxent_grpo.pipeline.tiny.training import warm_start
 WARM_STEPS = 300
 
 
-def tiny_countdown(folder: Path) -> None:
+def make_tiny_countdown(folder: Path) -> None:
     """Make the demo's warm start with seed 0 in a folder."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so that it is the same one on any machine of this kind
     model = build_model(TOKENIZER)
-    for _ in warm_start(model, TOKENIZER, skewed_pairs(problems_of("countdown-wide").train), steps=WARM_STEPS):
+    for _ in warm_start(model, TOKENIZER, skewed_pairs(split_problems("countdown-wide").train), steps=WARM_STEPS):
         pass
     torch.set_num_threads(threads)
     save_checkpoint(model, TOKENIZER, folder)
 
 
-STARTS: dict[str, Callable[[Path], None]] = {"tiny-countdown": tiny_countdown}
+STARTS: dict[str, Callable[[Path], None]] = {"tiny-countdown": make_tiny_countdown}
 
 
-def start_config(name: str) -> Any:
+def build_start_config(name: str) -> Any:
     """Return the configuration of a model of `STARTS`, without its weights."""
     del name  # they are all of one architecture
     return build_model(TOKENIZER).config
 
 
-def start_folder(name: str, root: Path) -> str:
+def make_start(name: str, root: Path) -> str:
     """Return a model's name or, for one of `STARTS`, the folder under root where it is, made now if it is not."""
     if name not in STARTS:
         return name

@@ -25,12 +25,12 @@ from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.adapters.trl.preflight import preflight_report
-from maxent_grpo.pipeline.arguments import Run, run_of
-from maxent_grpo.pipeline.checkpoints import checkpoint_of
-from maxent_grpo.pipeline.data.prompts import prompts_of
+from maxent_grpo.pipeline.arguments import Run, parse_run
+from maxent_grpo.pipeline.checkpoints import find_checkpoint
+from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.data.sources import UnreachableError
-from maxent_grpo.pipeline.memory import memory_report, model_shape, precision_warnings
-from maxent_grpo.pipeline.starts import start_folder
+from maxent_grpo.pipeline.memory import list_precision_warnings, load_shape, report_memory
+from maxent_grpo.pipeline.starts import make_start
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ def preflight(run: Run) -> str:
     """
     datasets.disable_progress_bars()
     args = run.training
-    shape, _ = model_shape(run)
-    lines = [description(run), *(f"not installed here: {name} ({field})" for name, field in run.missing.items())]
+    shape, _ = load_shape(run)
+    lines = [describe_run(run), *(f"not installed here: {name} ({field})" for name, field in run.missing.items())]
     try:
-        train, evaluated = prompts_of(run)
+        train, evaluated = load_prompts(run)
         lines.append(
             f"prompts: {len(train)} to train on, {0 if evaluated is None else len(evaluated)} to evaluate on"
         )
@@ -55,33 +55,33 @@ def preflight(run: Run) -> str:
         lines.append(f"prompts: not looked at. {error}")
     if isinstance(args, MaxEntGRPOConfig):
         lines.append(preflight_report(args, shape, train, None))
-    return "\n".join([*lines, memory_report(run)])
+    return "\n".join([*lines, report_memory(run)])
 
 
-def description(run: Run) -> str:
+def describe_run(run: Run) -> str:
     """Return the trainer, the model and the rewards in a line, and what of the recipe is for the other trainer."""
     kind = "MaxEntGRPOTrainer" if isinstance(run.training, MaxEntGRPOConfig) else "TRL's GRPOTrainer"
     line = f"{run.where}: {kind} on {run.model.model_name_or_path}, rewards {run.script.reward_funcs}"
-    if run.answer_keys is not None:
-        line += f", the same answer by {run.script.answer_keys}"
+    if run.key_function is not None:
+        line += f", the same answer by {run.script.key_func}"
     return "\n".join([line, f"with --task {run.script.task}: {', '.join(run.changed)}"] if run.changed else [line])
 
 
-def trainer_of(run: Run) -> GRPOTrainer:
+def build_trainer(run: Run) -> GRPOTrainer:
     """Return the trainer of a run, its model loaded.
 
     Raises:
         ValueError: before the model is loaded, on data or a tokenizer that cannot be trained with.
     """
     args, model = run.training, run.model
-    model_shape(run)
+    load_shape(run)
     if args.disable_tqdm:
         datasets.disable_progress_bars()
     with args.main_process_first(local=False, desc="data and start"):
-        train, evaluated = prompts_of(run)
-        folder = start_folder(str(model.model_name_or_path), Path(args.output_dir).parent)
+        train, evaluated = load_prompts(run)
+        folder = make_start(str(model.model_name_or_path), Path(args.output_dir).parent)
     if args.process_index == 0:
-        logger.warning("\n".join([description(run), *precision_warnings(run)]))
+        logger.warning("\n".join([describe_run(run), *list_precision_warnings(run)]))
     args.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -90,21 +90,21 @@ def trainer_of(run: Run) -> GRPOTrainer:
     kind, more = GRPOTrainer, {}
     if isinstance(args, MaxEntGRPOConfig):
         kind = MaxEntGRPOTrainer
-        more = {"key_func": None if run.answer_keys is None else run.answer_keys.function}
+        more = {"key_func": None if run.key_function is None else run.key_function.function}
     return kind(
         folder,
         [reward.function for reward in run.rewards],
         args,
         train,
         eval_dataset=evaluated,
-        processing_class=tokenizer_of(run, folder),
+        processing_class=load_tokenizer(run, folder),
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
         **more,
     )
 
 
-def tokenizer_of(run: Run, folder: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(run: Run, folder: str) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model, with the chat template of the recipe if it has one.
 
     Raises:
@@ -131,12 +131,12 @@ def tokenizer_of(run: Run, folder: str) -> PreTrainedTokenizerBase:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
     try:
-        run = run_of(sys.argv[1:] if arguments is None else arguments)
+        run = parse_run(sys.argv[1:] if arguments is None else arguments)
         if run.script.preflight_only:
             print(preflight(run))
             return
-        checkpoint = checkpoint_of(run.training)
-        trainer = trainer_of(run)
+        checkpoint = find_checkpoint(run.training)
+        trainer = build_trainer(run)
     except ValueError as error:
         raise SystemExit(f"train.py: {error}") from error
     trainer.train(resume_from_checkpoint=checkpoint)

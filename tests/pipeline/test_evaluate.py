@@ -17,10 +17,10 @@ from datasets import Dataset
 from maxent_grpo.pipeline import evaluate
 from maxent_grpo.pipeline.answers.verifier import Comparison
 from maxent_grpo.pipeline.evaluation import curves, lighteval
-from maxent_grpo.pipeline.evaluation.curves import metric_curve
-from maxent_grpo.pipeline.evaluation.generation import Sampling, Transformers, engine_for, prompt_texts
-from maxent_grpo.pipeline.evaluation.subjects import dataset_subject
-from maxent_grpo.pipeline.rewards import Reward, reward_of
+from maxent_grpo.pipeline.evaluation.curves import measure_curve
+from maxent_grpo.pipeline.evaluation.generation import Sampling, Transformers, choose_engine, render_prompts
+from maxent_grpo.pipeline.evaluation.subjects import build_dataset_subject
+from maxent_grpo.pipeline.rewards import Reward, find_reward
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tasks.metrics import hit_probability
 from maxent_grpo.pipeline.tiny import demo as quickstart
@@ -88,14 +88,14 @@ def test_a_model_that_is_missing_is_named_before_another_is_sampled(demo: quicks
 def test_what_one_model_gave_is_kept_when_the_next_one_fails(
     demo: quickstart.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = evaluate.evaluated
+    real = evaluate.evaluate_model
 
     def fails_on_the_second(model: str, *rest: Any) -> Any:
         if model.endswith("/."):
             raise RuntimeError(model)
         return real(model, *rest)
 
-    monkeypatch.setattr(evaluate, "evaluated", fails_on_the_second)
+    monkeypatch.setattr(evaluate, "evaluate_model", fails_on_the_second)
     with pytest.raises(RuntimeError):
         evaluate.main([str(demo.folder), f"{demo.folder}/.", *ASKED, "--samples", "8", "--output", str(tmp_path)])
     assert [result["model"] for result in report(tmp_path)["results"]] == [str(demo.folder)]
@@ -125,10 +125,13 @@ def test_a_reward_that_cannot_tell_gives_no_verdict() -> None:
     def judge(completions: list[str], solution: list[str], **_: Any) -> list[float | None]:
         return [told[pair] for pair in zip(solution, completions, strict=True)]
 
-    subject = dataset_subject("s", rows, Reward(judge, ("solution",)))
+    subject = build_dataset_subject("s", rows, Reward(judge, ("solution",)))
     right = Verdict(correct=True, mode="right")
     assert subject.judge([["1", "x"], ["1", "x"]]) == [[right, WRONG], [None, WRONG]]
-    assert dataset_subject("s", rows, Reward(judge), right=0.5).judge([["1", "x"], ["x", "x"]])[0] == [right, right]
+    assert build_dataset_subject("s", rows, Reward(judge), right=0.5).judge([["1", "x"], ["x", "x"]])[0] == [
+        right,
+        right,
+    ]
 
 
 def test_answers_to_mathematics_are_judged_in_their_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +143,7 @@ def test_answers_to_mathematics_are_judged_in_their_worker(monkeypatch: pytest.M
 
     monkeypatch.setattr("maxent_grpo.pipeline.rewards._VERIFIER", SimpleNamespace(compare_all=compare_all))
     rows = Dataset.from_dict({"prompt": ["a"], "solution": ["1"]})
-    (verdicts,) = dataset_subject("s", rows, reward_of("math_verify")).judge([[r"\boxed{1}", "1"]])
+    (verdicts,) = build_dataset_subject("s", rows, find_reward("math_verify")).judge([[r"\boxed{1}", "1"]])
     assert [verdict.correct for verdict in verdicts if verdict] == [True, False]
     assert compared == [("1", "1")]
 
@@ -152,7 +155,7 @@ def verdicts(*rows: str) -> list[list[Verdict | None]]:
 
 
 def test_the_curve_is_the_unbiased_estimate_at_every_k() -> None:
-    curve = metric_curve(verdicts("aab.", "...."), [3, 1], ks=[1, 2, 3, 4])
+    curve = measure_curve(verdicts("aab.", "...."), [3, 1], ks=[1, 2, 3, 4])
     for k in (1, 2, 3, 4):
         passed, distinct = hit_probability(4, 3, k), hit_probability(4, 2, k) + hit_probability(4, 1, k)
         expected = {"mean": 3 / 4, "pass": passed, "distinct": distinct, "coverage": distinct / 3}
@@ -162,33 +165,33 @@ def test_the_curve_is_the_unbiased_estimate_at_every_k() -> None:
 
 
 def test_a_sample_without_a_verdict_is_left_out() -> None:
-    curve = metric_curve(verdicts("a?.?", "aaaa"), [1, 1], ks=[1, 2, 3])
+    curve = measure_curve(verdicts("a?.?", "aaaa"), [1, 1], ks=[1, 2, 3])
     assert curve.prompts == [2, 2, 1]
     assert curve.points["mean"][0].value == pytest.approx((1 / 2 + 1) / 2)
     assert curve.points["pass"][2].value == 1.0
-    assert metric_curve(verdicts("a?", "?a"), [1, 1], ks=[1, 2]).ks == [1]  # the rest of the evaluation is kept
+    assert measure_curve(verdicts("a?", "?a"), [1, 1], ks=[1, 2]).ks == [1]  # the rest of the evaluation is kept
     with pytest.raises(ValueError, match="samples that have a verdict, got none"):
-        metric_curve(verdicts("??"), [1], ks=[1])
+        measure_curve(verdicts("??"), [1], ks=[1])
 
 
 def test_the_interval_covers_the_mean_of_prompts_as_often_as_it_says() -> None:
     chance, covered = np.random.default_rng(0), 0
     for trial in range(200):
         rows = ["a" if right else "." for right in chance.random(60) < 0.4]
-        point = metric_curve(verdicts(*rows), [1] * 60, ks=[1], resamples=400, seed=trial).points["pass"][0]
+        point = measure_curve(verdicts(*rows), [1] * 60, ks=[1], resamples=400, seed=trial).points["pass"][0]
         covered += point.low <= 0.4 <= point.high
     assert 0.89 <= covered / 200 <= 0.99  # 95 %, give or take three standard errors and the grid of 60 prompts
 
 
 def test_prompts_alike_leave_no_doubt() -> None:
-    (point,) = metric_curve(verdicts("a.", "a.", "a."), [1] * 3, ks=[2]).points["pass"]
+    (point,) = measure_curve(verdicts("a.", "a.", "a."), [1] * 3, ks=[2]).points["pass"]
     assert (point.low, point.value, point.high) == (1.0, 1.0, 1.0)
 
 
 def test_the_same_seed_gives_the_same_completions_and_leaves_chance_alone(demo: quickstart.Job) -> None:
     sampler = Transformers(str(demo.folder), None, "float32")
     before = torch.get_rng_state()
-    one, again, other = (sampler.texts(["2 3 5 = 10 :"] * 3, Sampling(4, 1.0, 8, seed)) for seed in (0, 0, 1))
+    one, again, other = (sampler.sample_texts(["2 3 5 = 10 :"] * 3, Sampling(4, 1.0, 8, seed)) for seed in (0, 0, 1))
     assert one == again != other
     assert torch.equal(torch.get_rng_state(), before)
     assert [len(each) for each in one] == [4, 4, 4]
@@ -200,7 +203,7 @@ def test_what_a_checkpoint_prefers_does_not_change_its_samples(tmp_path: Path) -
     model.generation_config.update(do_sample=True, top_p=0.1, top_k=2, repetition_penalty=1.5, temperature=0.1)
     save_checkpoint(model, quickstart.TOKENIZER, tmp_path / "picky")
     drawn = [
-        Transformers(str(tmp_path / name), None, "float32").texts(["2 3 = 5 :"], Sampling(16, 1.0, 8, 0))
+        Transformers(str(tmp_path / name), None, "float32").sample_texts(["2 3 = 5 :"], Sampling(16, 1.0, 8, 0))
         for name in ("plain", "picky")
     ]
     assert drawn[0] == drawn[1]
@@ -212,8 +215,8 @@ def test_a_chat_goes_through_the_template_once() -> None:
         apply_chat_template=lambda chat, **_: "<s>" + "".join(f"[{each['role']}]{each['content']}" for each in chat),
     )
     chat = [{"role": "user", "content": "1+1"}]
-    assert prompt_texts([chat, "plain"], tokenizer, None) == ["[user]1+1", "plain"]  # type: ignore[arg-type]
-    assert prompt_texts([chat], tokenizer, "Think.") == ["[system]Think.[user]1+1"]  # type: ignore[arg-type]
+    assert render_prompts([chat, "plain"], tokenizer, None) == ["[user]1+1", "plain"]  # type: ignore[arg-type]
+    assert render_prompts([chat], tokenizer, "Think.") == ["[system]Think.[user]1+1"]  # type: ignore[arg-type]
 
 
 def test_vllm_is_asked_for_samples_of_the_model_itself(
@@ -247,8 +250,8 @@ def test_vllm_is_asked_for_samples_of_the_model_itself(
 def test_vllm_that_is_missing_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="vLLM to be installed"):
-        engine_for("vllm")
-    assert engine_for("auto") == "transformers"
+        choose_engine("vllm")
+    assert choose_engine("auto") == "transformers"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +268,7 @@ def test_vllm_that_is_missing_is_said_so(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_bad_options_are_named(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        evaluate.options_of(["model", *flags])
+        evaluate.parse_options(["model", *flags])
     assert complaint in capsys.readouterr().err
 
 
@@ -298,7 +301,7 @@ def test_lighteval_keeps_its_own_settings_unless_others_are_given(capsys: pytest
 
 def test_the_command_of_the_docstring_parses() -> None:
     (line,) = [line for line in str(evaluate.__doc__).splitlines() if "--submit" in line]
-    options = evaluate.options_of(shlex.split(line)[2:])
+    options = evaluate.parse_options(shlex.split(line)[2:])
     assert (options.submit, options.sbatch) == (True, "--gres=gpu:1")
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maxent_grpo.pipeline.arguments import run_of
-from maxent_grpo.pipeline.data.prompts import prompts_of
-from maxent_grpo.pipeline.key_functions import ANSWER_KEYS, countdown_mode, final_answer, keys_of
+from maxent_grpo.pipeline.arguments import parse_run
+from maxent_grpo.pipeline.data.prompts import load_prompts
+from maxent_grpo.pipeline.key_functions import KEY_FUNCTIONS, countdown_mode, final_answer, find_key_function
 
 TINY = Path(__file__).parents[2] / "examples/recipes/tiny-cpu/maxent/config_countdown.yaml"
 
@@ -34,19 +34,19 @@ def test_a_wrong_answer_is_never_taken_for_a_right_one() -> None:
     assert wrong != right
 
 
-@pytest.mark.parametrize("name", [*ANSWER_KEYS, "maxent_grpo.pipeline.key_functions.final_answer"])
-def test_a_recipe_names_its_answer_keys(name: str, tmp_path: Path) -> None:
-    run = run_of(recipe(tmp_path, answer_keys=name))
-    assert run.answer_keys == keys_of(name)
-    train, _ = prompts_of(run)
+@pytest.mark.parametrize("name", [*KEY_FUNCTIONS, "maxent_grpo.pipeline.key_functions.final_answer"])
+def test_a_recipe_names_its_key_function(name: str, tmp_path: Path) -> None:
+    run = parse_run(recipe(tmp_path, key_func=name))
+    assert run.key_function == find_key_function(name)
+    train, _ = load_prompts(run)
     assert {"numbers", "target"} <= set(train.column_names)
 
 
 def test_names_and_columns_that_are_not_there_are_refused_with_the_field(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"recipe\.yaml: answer_keys: Expected one of final_answer, .*'final_anser'"):
-        run_of(recipe(tmp_path, answer_keys="final_anser"))
+    with pytest.raises(ValueError, match=r"recipe\.yaml: key_func: Expected one of final_answer, .*'final_anser'"):
+        parse_run(recipe(tmp_path, key_func="final_anser"))
     data = tmp_path / "rows.jsonl"
     data.write_text('{"prompt": "x", "solution": "1"}\n')
     math = {"dataset_name": str(data), "reward_funcs": ["pure_accuracy_math"], "do_eval": False}
     with pytest.raises(ValueError, match="numbers"):
-        prompts_of(run_of(recipe(tmp_path, **math, answer_keys="countdown_mode")))
+        load_prompts(parse_run(recipe(tmp_path, **math, key_func="countdown_mode")))

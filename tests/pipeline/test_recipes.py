@@ -13,15 +13,15 @@ from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.preflight import preflight_report
 from maxent_grpo.pipeline import train
-from maxent_grpo.pipeline.arguments import Run, run_of
+from maxent_grpo.pipeline.arguments import Run, parse_run
 from maxent_grpo.pipeline.memory import (
     GIB,
     LAYOUTS,
-    memory_parts,
-    memory_report,
-    model_shape,
-    parameter_counts,
-    precision_warnings,
+    count_parameters,
+    estimate_memory,
+    list_precision_warnings,
+    load_shape,
+    report_memory,
 )
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -36,7 +36,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def loaded(recipe: Path, *flags: str) -> Run:
-    return run_of(["--config", str(recipe), "--preflight-only", *flags])
+    return parse_run(["--config", str(recipe), "--preflight-only", *flags])
 
 
 def named(path: Path) -> str:
@@ -70,7 +70,7 @@ def test_a_recipe_loads_and_its_batches_are_whole_groups(recipe: Path) -> None:
     assert args.per_device_eval_batch_size % (args.num_generations_eval or args.num_generations) == 0
     assert run.changed == ()
     if isinstance(args, MaxEntGRPOConfig):
-        shape, _ = model_shape(run)
+        shape, _ = load_shape(run)
         assert f"x {args.num_generations} candidates per rollout" in preflight_report(args, shape, None, None)
 
 
@@ -90,7 +90,7 @@ def test_a_recipe_of_ours_runs_the_plain_grpo_of_the_grpo_recipe(recipe: Path) -
     assert {"init_kl_coeff=0.0 is beta", "maxent_tau=0.7 is left out", "maxent_center=true is left out"} <= {
         *run.changed
     }
-    assert "maxent_tau=0.7 is left out" in train.description(run)
+    assert "maxent_tau=0.7 is left out" in train.describe_run(run)
 
 
 @pytest.mark.parametrize("recipe", [path for path in RECIPES if path.parent.name == "grpo"], ids=named)
@@ -164,16 +164,16 @@ def test_the_accelerate_files_are_the_layouts_of_the_memory_estimate() -> None:
 )
 def test_the_shapes_of_the_table_have_the_published_number_of_parameters(recipe: str, parameters: int) -> None:
     run = loaded(EXAMPLES / "recipes" / recipe / "maxent/config_math.yaml")
-    shape, origin = model_shape(run)
-    assert parameter_counts(shape, run.model) == (parameters, parameters)
+    shape, origin = load_shape(run)
+    assert count_parameters(shape, run.model) == (parameters, parameters)
     assert "model_shapes.json" in origin
 
 
 def test_the_states_are_shared_as_the_stages_of_zero_say() -> None:
     run = loaded(MATH_1B)
-    shape, _ = model_shape(run)
+    shape, _ = load_shape(run)
     count = 1_543_714_304
-    parts = {name: memory_parts(run, shape, layout, 8) for name, layout in LAYOUTS.items()}
+    parts = {name: estimate_memory(run, shape, layout, 8) for name, layout in LAYOUTS.items()}
     assert parts["ddp"]["weights"] == 6 * count  # float32, and autocast's copy
     assert parts["zero1"]["weights"] == parts["zero2"]["weights"] == 2 * count
     assert parts["zero3"]["weights"] == 2 * count / 8 + 2 * count / 28
@@ -185,7 +185,7 @@ def test_the_states_are_shared_as_the_stages_of_zero_say() -> None:
     ]
     assert [parts[name]["optimiser"] for name in LAYOUTS] == [8 * count, *[12 * count / 8] * 3, 8 * count / 8]
     assert all(each["reference"] == 0 for each in parts.values())
-    anchored = memory_parts(loaded(MATH_1B, "--init_kl_coeff", "0.1"), shape, LAYOUTS["zero3"], 8)
+    anchored = estimate_memory(loaded(MATH_1B, "--init_kl_coeff", "0.1"), shape, LAYOUTS["zero3"], 8)
     assert anchored["reference"] == 2 * count / 8
     assert parts["zero2"]["total"] == pytest.approx(
         2 * count + 2 * count / 8 + 12 * count / 8 + 0.25 * 80 * GIB
@@ -195,13 +195,13 @@ def test_the_states_are_shared_as_the_stages_of_zero_say() -> None:
 
 def test_training_in_bfloat16_without_float32_copies_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     run = loaded(MATH_1B)
-    (warning,) = precision_warnings(run)
+    (warning,) = list_precision_warnings(run)
     assert "dtype=bfloat16" in warning
-    assert warning in memory_report(run)
-    assert precision_warnings(loaded(MATH_1B, "--dtype", "float32")) == []
-    assert precision_warnings(loaded(MATH_1B, "--use_peft")) == []
+    assert warning in report_memory(run)
+    assert list_precision_warnings(loaded(MATH_1B, "--dtype", "float32")) == []
+    assert list_precision_warnings(loaded(MATH_1B, "--use_peft")) == []
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    assert precision_warnings(run) == []
+    assert list_precision_warnings(run) == []
 
 
 VLLM = [path for path in RECIPES if "tiny" not in str(path)]
@@ -209,17 +209,17 @@ VLLM = [path for path in RECIPES if "tiny" not in str(path)]
 
 @pytest.mark.parametrize("recipe", VLLM, ids=named)
 def test_the_share_of_vllm_holds_its_weights_and_a_whole_sequence(recipe: Path) -> None:
-    (line,) = [line for line in memory_report(loaded(recipe)).splitlines() if "vLLM's share" in line]
+    (line,) = [line for line in report_memory(loaded(recipe)).splitlines() if "vLLM's share" in line]
     assert line.endswith(": fits")
 
 
 def test_a_context_whose_cache_vllm_cannot_hold_is_said_so() -> None:
     recipe = EXAMPLES / "recipes/Llama-3.1-8B-Instruct/maxent/config_math.yaml"
-    whole = memory_report(loaded(recipe, "--vllm_max_model_length", "131072"))
+    whole = report_memory(loaded(recipe, "--vllm_max_model_length", "131072"))
     # 32 layers, keys and values of 1024 numbers of 2 bytes: 16 GiB beside 15 GiB of weights, in 24 GiB
     assert "weights of 15.0 and a KV cache of vllm_max_model_length=131072 of 16.0: raise" in whole
     assert whole.count("too much") == len(LAYOUTS)
-    short = memory_report(loaded(recipe, "--vllm_max_model_length", "1024"))
+    short = report_memory(loaded(recipe, "--vllm_max_model_length", "1024"))
     assert "vllm_max_model_length is under the 2730 tokens of a sequence" in short
 
 
@@ -239,10 +239,10 @@ def test_the_preflight_is_of_as_many_ranks_as_gpus(capsys: pytest.CaptureFixture
 
 def test_an_adapter_takes_states_for_its_own_parameters_alone() -> None:
     run = loaded(MATH_1B, "--use_peft", "--lora_r", "8", "--lora_target_modules", "q_proj", "k_proj")
-    shape, _ = model_shape(run)
+    shape, _ = load_shape(run)
     trained = 28 * 8 * ((1536 + 1536) + (1536 + 256))
-    assert parameter_counts(shape, run.model) == (1_543_714_304, trained)
-    assert memory_parts(run, shape, LAYOUTS["ddp"], 8)["gradients"] == 2 * trained
+    assert count_parameters(shape, run.model) == (1_543_714_304, trained)
+    assert estimate_memory(run, shape, LAYOUTS["ddp"], 8)["gradients"] == 2 * trained
 
 
 def test_the_memory_of_the_math_recipe_is_printed_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,16 +257,16 @@ def test_the_memory_of_the_math_recipe_is_printed_without_a_gpu(capsys: pytest.C
 
 def test_what_does_not_fit_is_said_so() -> None:
     recipe = EXAMPLES / "recipes/Llama-3.1-8B-Instruct/maxent/config_math.yaml"
-    rows = {line.split()[0]: line for line in memory_report(loaded(recipe)).splitlines()[4:]}
+    rows = {line.split()[0]: line for line in report_memory(loaded(recipe)).splitlines()[4:]}
     assert rows["zero1"].endswith("too much")
     assert rows["zero3"].endswith("fits")
-    assert memory_report(loaded(recipe, "--gpu_memory", "24")).count("too much") == len(LAYOUTS)
+    assert report_memory(loaded(recipe, "--gpu_memory", "24")).count("too much") == len(LAYOUTS)
 
 
 def test_a_model_that_nothing_knows_is_named() -> None:
     run = loaded(MATH_1B, "--model_name_or_path", "no/such-model")
     with pytest.raises(ValueError, match=r"config_math\.yaml: .*got model_name_or_path='no/such-model'"):
-        model_shape(run)
+        load_shape(run)
 
 
 def test_the_readers_of_recipes_leave_the_environment_alone() -> None:

@@ -4,7 +4,6 @@ import doctest
 import json
 import os
 import signal
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +15,9 @@ from hypothesis import example, given, strategies
 from maxent_grpo.pipeline import key_functions as answers
 from maxent_grpo.pipeline import rewards
 from maxent_grpo.pipeline.answers import text, worker
-from maxent_grpo.pipeline.answers.text import canonical, given_answer
+from maxent_grpo.pipeline.answers.text import canonicalize, find_answer
 from maxent_grpo.pipeline.answers.verifier import Comparison, Verifier
-from maxent_grpo.pipeline.rewards import ErrorCount, math_verify, pure_accuracy_math, reward_of
+from maxent_grpo.pipeline.rewards import ErrorCount, find_reward, math_verify, pure_accuracy_math
 
 PAIRS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("answer_pairs.json").read_text())
 HANGING = "9^{9^{9^{9}}}"
@@ -38,7 +37,7 @@ def verdicts(verifier: Verifier) -> list[bool]:
 
 
 def verdict(verifier: Verifier, pair: dict[str, Any]) -> bool:
-    answer = given_answer(pair["completion"])
+    answer = find_answer(pair["completion"])
     if answer is None:
         return False
     compared = verifier.compare(pair["gold"], answer)
@@ -76,7 +75,7 @@ def test_what_is_spelt_alike_is_equal() -> None:
 
 def test_the_canonical_spelling_is_its_own() -> None:
     for gold in (pair["gold"] for pair in PAIRS):
-        assert canonical(canonical(gold)) == canonical(gold)
+        assert canonicalize(canonicalize(gold)) == canonicalize(gold)
 
 
 def test_a_hanging_comparison_is_killed_in_time_and_the_next_one_is_answered() -> None:
@@ -137,18 +136,6 @@ def test_no_text_makes_a_reward_raise(answer: str, gold: str) -> None:
         assert rewards.answer_format([completion])[0] in (0.0, 1.0)
 
 
-def test_a_module_that_cannot_be_imported_is_named_and_the_working_directory_is_searched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "broken_reward.py").write_text("def broken(:\n")
-    (tmp_path / "own_reward.py").write_text("def brevity(completions, **_):\n    return [1.0 for _ in completions]\n")
-    monkeypatch.setattr("sys.path", sys.path.copy())
-    monkeypatch.chdir(tmp_path)
-    assert reward_of("own_reward.brevity").function(["x"]) == [1.0]
-    with pytest.raises(ValueError, match=r"'broken_reward\.broken': SyntaxError"):
-        reward_of("broken_reward.broken")
-
-
 def test_a_wall_of_errors_stops_the_run() -> None:
     errors = ErrorCount(window=100, least=5, share=0.5)
     failed, fine = Comparison(None, "broken"), Comparison(equal=False)
@@ -172,8 +159,8 @@ def test_countdown_and_colouring_rewards_read_their_columns() -> None:
 
 
 def test_a_reward_goes_by_its_name_or_its_dotted_path() -> None:
-    assert reward_of("countdown").columns == ("numbers", "target")
-    assert reward_of("maxent_grpo.pipeline.rewards.answer_format").function is rewards.answer_format
+    assert find_reward("countdown").columns == ("numbers", "target")
+    assert find_reward("maxent_grpo.pipeline.rewards.answer_format").function is rewards.answer_format
 
 
 @pytest.mark.parametrize(
@@ -187,7 +174,7 @@ def test_a_reward_goes_by_its_name_or_its_dotted_path() -> None:
 )
 def test_an_unknown_reward_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"Expected .*{name}"):
-        reward_of(name)
+        find_reward(name)
 
 
 @pytest.mark.parametrize("module", [rewards, answers, text, worker], ids=lambda module: module.__name__)

@@ -16,10 +16,16 @@ from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.torch_loop import Rollout
 from maxent_grpo.pipeline import tiny
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
-from maxent_grpo.pipeline.tiny.evaluation import coverage_at
-from maxent_grpo.pipeline.tiny.groups import group_rows
+from maxent_grpo.pipeline.tiny.evaluation import interpolate_coverage
+from maxent_grpo.pipeline.tiny.groups import describe_groups
 from maxent_grpo.pipeline.tiny.model import build_model, build_tokenizer
-from maxent_grpo.pipeline.tiny.report import groups_by_arm, matched_coverage, matched_level, save_picture, write_table
+from maxent_grpo.pipeline.tiny.report import (
+    collect_groups,
+    find_matched_level,
+    match_coverage,
+    save_picture,
+    write_table,
+)
 from maxent_grpo.pipeline.tiny.sampling import Samples, Task, sample, token_logps
 from maxent_grpo.pipeline.tiny.training import Reinforcement
 
@@ -179,12 +185,12 @@ def test_logged_groups_are_the_first_that_tell_candidates_apart_with_the_methods
         rewards=torch.tensor([0.0, 0, 0, 0, 1, 0, 0, 0]),
     )
     surrogate = MaxEntConfig(projection="surrogate", max_length=3)
-    (row,) = group_rows(samples, learner(surrogate).prepare(samples), prompts)
+    (row,) = describe_groups(samples, learner(surrogate).prepare(samples), prompts)
     assert (row["group"], row["prompt"], row["texts"]) == (1, "one right", ["2", "3", "3", "4"])
     assert row["rewards"] == [1, 0, 0, 0]
     assert row["coefficients"] == pytest.approx([(reward - 1 / 4) / 4 for reward in row["rewards"]])
 
-    (row,) = group_rows(samples, learner(MaxEntConfig(tau=0.5, dedup=1.0)).prepare(samples), prompts)
+    (row,) = describe_groups(samples, learner(MaxEntConfig(tau=0.5, dedup=1.0)).prepare(samples), prompts)
     q = torch.tensor([1.0, 0, 0, 0]).softmax(-1)
     discounted = q**2 / torch.tensor([1.0, 2, 2, 1])
     assert row["q"] == pytest.approx(q.tolist(), rel=1e-4)
@@ -205,16 +211,16 @@ TRAINED = {"maxent": {0.6: row(0.7, 0.2), 1.0: row(0.5, 0.3)}, "dr_grpo": {0.6: 
 
 def test_coverage_at_a_level_is_read_between_neighbouring_temperatures() -> None:
     frontier = {0.6: row(0.6, 0.2), 1.0: row(0.4, 0.4)}
-    assert coverage_at(0.5, frontier) == pytest.approx(0.3)
-    assert coverage_at(0.6, frontier) == pytest.approx(0.2)
-    assert coverage_at(0.61, frontier) is None  # reached at no temperature
-    assert coverage_at(0.3, frontier) == pytest.approx(0.4)  # no hotter one was tried: taken at the hottest
+    assert interpolate_coverage(0.5, frontier) == pytest.approx(0.3)
+    assert interpolate_coverage(0.6, frontier) == pytest.approx(0.2)
+    assert interpolate_coverage(0.61, frontier) is None  # reached at no temperature
+    assert interpolate_coverage(0.3, frontier) == pytest.approx(0.4)  # no hotter one was tried: taken at the hottest
 
 
 def test_methods_are_compared_at_the_highest_accuracy_that_all_of_them_reach() -> None:
-    assert matched_level(TRAINED) == 0.6
+    assert find_matched_level(TRAINED) == 0.6
     rows = [row for arm, frontier in TRAINED.items() for row in final_rows(arm, 0, frontier)]
-    level, coverage = matched_coverage([*rows, *final_rows("warm_start", 0, {1.0: row(0.1, 0.9)})])
+    level, coverage = match_coverage([*rows, *final_rows("warm_start", 0, {1.0: row(0.1, 0.9)})])
     assert level == 0.6
     assert coverage == {"maxent": pytest.approx(0.25), "dr_grpo": pytest.approx(0.4)}
 
@@ -246,7 +252,7 @@ def test_the_picture_shows_the_logged_groups_of_the_first_seed(tmp_path: Path) -
         for arm in TRAINED
         for number in (4, 2)
     ]
-    assert groups_by_arm(logged) == [
+    assert collect_groups(logged) == [
         {row["arm"]: row for row in logged if (row["seed"], row["group"]) == (0, number)} for number in (2, 4)
     ]
     final = final_rows("maxent", 0, TRAINED["maxent"])

@@ -22,9 +22,9 @@ from trl import GRPOTrainer
 
 from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
 from maxent_grpo.pipeline import train
-from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, run_of
-from maxent_grpo.pipeline.checkpoints import checkpoint_of
-from maxent_grpo.pipeline.data.prompts import prompts_of
+from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, parse_run
+from maxent_grpo.pipeline.checkpoints import find_checkpoint
+from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.tiny.demo import TOKENIZER
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
@@ -48,7 +48,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", loaded)
-    monkeypatch.setattr(train, "start_folder", loaded)
+    monkeypatch.setattr(train, "make_start", loaded)
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_a_file_that_is_no_recipe_is_named(text: str, complaint: str, tmp_path: 
 
 
 def prompts(folder: Path, **fields: Any) -> tuple[Dataset, Dataset | None]:
-    return prompts_of(run_of(["--config", str(recipe(folder, **fields))]))
+    return load_prompts(parse_run(["--config", str(recipe(folder, **fields))]))
 
 
 def test_local_files_of_every_kind_give_the_same_prompts(tmp_path: Path) -> None:
@@ -344,10 +344,10 @@ def test_the_warning_of_long_prompts_is_one_for_all_datasets_and_ranks(
     long = rows(tmp_path, prompt=["a" * 2049, "b"], solution=["1"] * 2)
     other = rows(tmp_path, "other.jsonl", prompt=["c" * 2049], solution=["1"])
     both = {"dataset_name": long, "do_eval": True, "eval_datasets": [{"path": other}], "max_prompt_chars": 2048}
-    run = run_of(["--config", str(recipe(tmp_path, **MATH | both))])
+    run = parse_run(["--config", str(recipe(tmp_path, **MATH | both))])
     for rank in (0, 1):
         args = SimpleNamespace(do_eval=True, seed=0, process_index=rank)
-        prompts_of(dataclasses.replace(run, training=args))  # type: ignore[arg-type]
+        load_prompts(dataclasses.replace(run, training=args))  # type: ignore[arg-type]
     told = [record.getMessage() for record in caplog.records if record.name == "maxent_grpo.pipeline.data.prompts"]
     assert told == ["2 of 3 prompts are longer than max_prompt_chars=2048 and were cut."]
 
@@ -384,15 +384,15 @@ def test_a_model_that_nothing_knows_is_refused_before_data_is_read(tmp_path: Pat
 def test_a_recipe_may_leave_its_environment_empty(tmp_path: Path) -> None:
     file = recipe(tmp_path)
     file.write_text(file.read_text() + "env:\n")
-    assert run_of(["--config", str(file)]).recipe == file
+    assert parse_run(["--config", str(file)]).recipe == file
 
 
 @pytest.mark.parametrize(("task", "kind"), [("maxent", MaxEntGRPOTrainer), ("grpo", GRPOTrainer)])
 def test_either_trainer_trains_evaluates_and_saves(task: str, kind: type, start: Path) -> None:
     rewards = ["countdown", "support.trl_tiny.reward"]  # an untrained model is never right
-    varied = {"reward_funcs": rewards, "answer_keys": "countdown_mode"}
+    varied = {"reward_funcs": rewards, "key_func": "countdown_mode"}
     flags = ["--config", str(recipe(start, **varied)), "--task", task, *SHORT]
-    trainer = train.trainer_of(run_of(flags))
+    trainer = train.build_trainer(parse_run(flags))
     assert type(trainer) is kind
     train.main(flags)
     logged = json.loads((start / "run/trainer_state.json").read_text())["log_history"]
@@ -421,8 +421,8 @@ def test_chats_without_a_template_are_refused_before_the_model_loads(
         train.main(["--config", str(recipe(start, prompt_format="chat"))])
     template = start / "template.jinja"
     template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
-    run = run_of(["--config", str(recipe(start, prompt_format="chat", chat_template=str(template)))])
-    assert train.tokenizer_of(run, str(start / "tiny-countdown")).chat_template == template.read_text()
+    run = parse_run(["--config", str(recipe(start, prompt_format="chat", chat_template=str(template)))])
+    assert train.load_tokenizer(run, str(start / "tiny-countdown")).chat_template == template.read_text()
 
 
 def command(folder: Path, *flags: str, launcher: str = "") -> list[str]:
@@ -439,20 +439,20 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
 ) -> None:
     flags = ["--config", str(recipe(start, save_total_limit=3)), *SHORT]
     train.main([*flags, "--max_steps", "4"])
-    args = run_of([*flags, "--resume_from_checkpoint", "last"]).training
+    args = parse_run([*flags, "--resume_from_checkpoint", "last"]).training
     older, newest = start / "run/checkpoint-2", start / "run/checkpoint-4"
-    assert checkpoint_of(args) == str(newest)
+    assert find_checkpoint(args) == str(newest)
     for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
         whole = (newest / name).read_bytes()
         (newest / name).write_bytes(whole[: len(whole) // 2])
         caplog.clear()
-        assert checkpoint_of(args) == str(older)
+        assert find_checkpoint(args) == str(older)
         assert f"no readable {name}: skipped" in caplog.text
         (newest / name).write_bytes(whole)
     (newest / "trainer_state.json").unlink()
     args.resume_from_checkpoint = str(newest)
     with pytest.raises(ValueError, match=r"checkpoint-4' without a readable trainer_state\.json"):
-        checkpoint_of(args)
+        find_checkpoint(args)
     train.main([*flags, "--resume_from_checkpoint", "last"])
     logged = json.loads((start / "run/trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in logged if "reward" in entry] == [1, 2, 3, 4, 5, 6]

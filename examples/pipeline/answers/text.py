@@ -1,6 +1,6 @@
 r"""The answer that a completion gives, and one spelling for answers that are written alike.
 
-Nothing here does mathematics: `canonical` joins spellings (`\dfrac12`, `\frac{1}{2}`, `1/2`), not values.
+Nothing here does mathematics: `canonicalize` joins spellings (`\dfrac12`, `\frac{1}{2}`, `1/2`), not values.
 """
 
 import re
@@ -19,24 +19,24 @@ _BRACES = re.compile(r"\\[{}]")
 _DROPPED = re.compile(r"\$|\\left(?![a-z])|\\right(?![a-z])|\\\(|\\\)|\\\[|\\\]|\^\{?\\circ\}?|°")
 
 
-def tagged_answer(completion: str) -> str | None:
+def find_tagged_answer(completion: str) -> str | None:
     """Return what stands in the last <answer>...</answer>, or None.
 
-    >>> tagged_answer("<answer>1</answer>, no: <answer> 2 </answer>")
+    >>> find_tagged_answer("<answer>1</answer>, no: <answer> 2 </answer>")
     '2'
     """
     found = TAGGED.findall(completion)
     return found[-1].strip() if found else None
 
 
-def given_answer(completion: str) -> str | None:
+def find_answer(completion: str) -> str | None:
     r"""Return the tagged answer, or else what stands in the last \boxed{...}; None without one or with open braces.
 
-    >>> given_answer(r"so \boxed{\frac{1}{2}}."), given_answer("it is 3")
+    >>> find_answer(r"so \boxed{\frac{1}{2}}."), find_answer("it is 3")
     ('\\frac{1}{2}', None)
     """
-    tagged = tagged_answer(completion)
-    answer = boxed_answer(completion) if tagged is None else boxed_answer(tagged) or tagged
+    tagged = find_tagged_answer(completion)
+    answer = find_boxed_answer(completion) if tagged is None else find_boxed_answer(tagged) or tagged
     return answer if answer and _BRACES.sub("", answer).count("{") == _BRACES.sub("", answer).count("}") else None
 
 
@@ -49,7 +49,7 @@ def is_chain(answer: str) -> bool:
     return _CHAIN.search(answer) is not None
 
 
-def boxed_answer(text: str) -> str | None:
+def find_boxed_answer(text: str) -> str | None:
     r"""Return what stands in the last \boxed{...} that is closed, or None."""
     start = text.rfind(BOX)
     if start < 0:
@@ -62,16 +62,16 @@ def boxed_answer(text: str) -> str | None:
     return None
 
 
-def canonical(answer: str) -> str:
+def canonicalize(answer: str) -> str:
     r"""Return an answer in the one spelling that all ways of writing it share.
 
     Dropped: dollar signs, boxes, \left and \right, \text and its like, spaces, degree signs, a full stop at the end,
     thousands separators, a leading plus, needless zeros. Capitals and the order of terms stay.
 
-    >>> canonical(r"$\dfrac12$"), canonical("1/2"), canonical("1{,}000.50"), canonical(" .5")
+    >>> canonicalize(r"$\dfrac12$"), canonicalize("1/2"), canonicalize("1{,}000.50"), canonicalize(" .5")
     ('\\frac{1}{2}', '\\frac{1}{2}', '1000.5', '0.5')
     """
-    text = boxed_answer(answer) or answer
+    text = find_boxed_answer(answer) or answer
     text = text.replace("−", "-").replace("{,}", ",").replace("\\%", "%").replace("\\$", "")
     text = re.sub(r"\\[dt]frac(?![a-z])", r"\\frac", text)
     text = _DROPPED.sub("", _WORDS.sub(r"\1", text))
@@ -84,13 +84,13 @@ def canonical(answer: str) -> str:
         text = text.replace(",", "")
     if fraction := _SLASH.fullmatch(text):
         sign, numerator, denominator = fraction.groups()
-        return f"{sign.replace('+', '')}\\frac{{{_plain(numerator)}}}{{{_plain(denominator)}}}"
+        return f"{sign.replace('+', '')}\\frac{{{_strip_zeros(numerator)}}}{{{_strip_zeros(denominator)}}}"
     if text and (number := _DECIMAL.fullmatch(text)) and (number[2] or number[3]):
         sign, whole, part = number.groups()
         part = (part or "").rstrip("0")
-        return f"{sign.replace('+', '')}{_plain(whole)}{'.' + part if part else ''}"
+        return f"{sign.replace('+', '')}{_strip_zeros(whole)}{'.' + part if part else ''}"
     return text
 
 
-def _plain(digits: str) -> str:
+def _strip_zeros(digits: str) -> str:
     return digits.lstrip("0") or "0"  # no int(): it refuses thousands of digits

@@ -37,7 +37,7 @@ class _Worker:
         command = [sys.executable, str(WORKER), str(theirs.fileno()), str(seconds)]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
-        if self._received(START_SECONDS) != b"ready":
+        if self._receive(START_SECONDS) != b"ready":
             self.kill()
             raise RuntimeError(
                 f"Expected a worker that compares answers, got none: {' '.join(command)} did not start."
@@ -47,7 +47,7 @@ class _Worker:
         """Return what the process says, or why it says nothing; a process that said nothing is dead."""
         try:
             self.pipe.send_bytes(json.dumps([gold, answer]).encode())
-            said = self._received(self.seconds)
+            said = self._receive(self.seconds)
         except OSError:
             said = b""
         if said:
@@ -55,13 +55,13 @@ class _Worker:
         self.kill()
         return Comparison(None, f"no verdict on {answer[:80]!r} within {self.seconds:g} s")
 
-    def _received(self, seconds: float) -> bytes:
+    def _receive(self, seconds: float) -> bytes:
         try:
             return self.pipe.recv_bytes() if self.pipe.poll(seconds) else b""
         except (EOFError, OSError):
             return b""
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self.process.poll() is None
 
     def kill(self) -> None:
@@ -91,11 +91,11 @@ class Verifier:
         """Return whether an answer equals the reference; waits for an idle worker. Any thread may call it."""
         worker = self._idle.get()
         try:
-            if worker is None or not worker.alive():
+            if worker is None or not worker.is_alive():
                 worker = _Worker(self.seconds)
             return worker.compare(gold, answer)
         finally:
-            self._idle.put(worker if worker is not None and worker.alive() else None)
+            self._idle.put(worker if worker is not None and worker.is_alive() else None)
 
     def compare_all(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
         """Return the comparison of each (reference, answer), all workers at once."""

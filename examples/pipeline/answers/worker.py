@@ -17,35 +17,35 @@ from math_verify import parse, verify
 MEMORY = 4 * 2**30
 
 
-def verdict(gold: str, answer: str) -> dict[str, object]:
+def compare_answers(gold: str, answer: str) -> dict[str, object]:
     """Return {"equal": bool}, or {"error": text} where the comparison itself failed."""
     try:
-        expected = parse(as_latex(gold), parsing_timeout=None, raise_on_error=True)
+        expected = parse(mark_formula(gold), parsing_timeout=None, raise_on_error=True)
         if not expected:
             return {"error": f"the reference {gold!r} cannot be read"}
-        given = parse(as_latex(answer), parsing_timeout=None, raise_on_error=True)
+        given = parse(mark_formula(answer), parsing_timeout=None, raise_on_error=True)
         return {"equal": bool(verify(expected, given, timeout_seconds=None, raise_on_error=True))}
     except (Exception, RecursionError, MemoryError) as error:
         return {"error": f"{type(error).__name__}: {error}"[:300]}
 
 
-def as_latex(text: str) -> str:
+def mark_formula(text: str) -> str:
     r"""Return the text as a formula that math-verify finds, unless it marks its own.
 
     Dollars of money, a full stop and the degree sign are what it stumbles over.
 
-    >>> as_latex(r"\frac12"), as_latex("$2$"), as_latex(r"\$5.")
+    >>> mark_formula(r"\frac12"), mark_formula("$2$"), mark_formula(r"\$5.")
     ('\\boxed{\\frac12}', '$2$', '\\boxed{5}')
     """
     text = text.replace("\\$", "").replace("°", "^\\circ").strip().removesuffix(".")
     return text if "$" in text or "\\boxed" in text or "\\(" in text else f"\\boxed{{{text}}}"
 
 
-def serve(connection: Connection, seconds: float) -> None:
+def serve_requests(connection: Connection, seconds: float) -> None:
     """Answer requests until the other end is closed."""
     logging.disable(logging.WARNING)  # math-verify says at length that its own timeout is off
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    verdict("1", "1")
+    compare_answers("1", "1")
     connection.send_bytes(b"ready")
     while True:
         try:
@@ -54,8 +54,8 @@ def serve(connection: Connection, seconds: float) -> None:
             return
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 2, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-        connection.send_bytes(json.dumps(verdict(*pair)).encode())
+        connection.send_bytes(json.dumps(compare_answers(*pair)).encode())
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), float(sys.argv[2]))
+    serve_requests(Connection(int(sys.argv[1])), float(sys.argv[2]))

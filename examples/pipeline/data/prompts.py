@@ -8,13 +8,13 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments, Run
-from maxent_grpo.pipeline.data.sources import Source, eval_sources, loaded, train_sources
+from maxent_grpo.pipeline.data.sources import Source, list_eval_sources, list_train_sources, load_source
 from maxent_grpo.pipeline.rewards import Reward
 
 logger = logging.getLogger(__name__)
 
 
-def prompts_of(run: Run) -> tuple[Dataset, Dataset | None]:
+def load_prompts(run: Run) -> tuple[Dataset, Dataset | None]:
     """Return the rows to train on and, if the run evaluates, those to evaluate on.
 
     Raises:
@@ -22,42 +22,44 @@ def prompts_of(run: Run) -> tuple[Dataset, Dataset | None]:
     """
     script, seed, evaluated = run.script, run.training.seed, None
     try:
-        sources = train_sources(script)
-        held_out = eval_sources(script) if run.training.do_eval and not script.eval_share else None
-        train = _mixed(sources, script, run.functions, seed)
+        sources = list_train_sources(script)
+        held_out = list_eval_sources(script) if run.training.do_eval and not script.eval_share else None
+        train = _mix_sources(sources, script, run.functions, seed)
         if held_out is not None:
-            evaluated = _mixed(held_out, script, run.functions, seed)
+            evaluated = _mix_sources(held_out, script, run.functions, seed)
         elif run.training.do_eval:
-            train, evaluated = _parted(train, script.eval_share, seed)
+            train, evaluated = _hold_out(train, script.eval_share, seed)
     except ValueError as error:
         raise type(error)(f"{run.where}: {error}") from error
     if evaluated is not None and 0 < script.eval_limit < len(evaluated):
         evaluated = evaluated.shuffle(seed=seed).select(range(script.eval_limit))
     parts = [train] if evaluated is None else [train, evaluated]
     if run.training.process_index == 0:
-        _warn_of_long(parts, script.max_prompt_chars)
-    made = [_formatted_rows(part, script) for part in parts]
+        _warn_of_long_prompts(parts, script.max_prompt_chars)
+    made = [_format_rows(part, script) for part in parts]
     return made[0], None if evaluated is None else made[1]
 
 
-def rows_of(script: GRPOScriptArguments, rewards: Sequence[Reward]) -> Dataset:
+def load_rows(script: GRPOScriptArguments, rewards: Sequence[Reward]) -> Dataset:
     """Return the rows of the sources to train on: a `prompt` in its format, and the columns that rewards read.
 
     Raises:
         ValueError: naming the dataset and the column, where one is missing, empty or unreadable.
     """
-    mixed = _mixed(train_sources(script), script, rewards, seed=0)
-    _warn_of_long([mixed], script.max_prompt_chars)
-    return _formatted_rows(mixed, script)
+    mixed = _mix_sources(list_train_sources(script), script, rewards, seed=0)
+    _warn_of_long_prompts([mixed], script.max_prompt_chars)
+    return _format_rows(mixed, script)
 
 
-def _mixed(sources: Sequence[Source], script: GRPOScriptArguments, rewards: Sequence[Reward], seed: int) -> Dataset:
+def _mix_sources(
+    sources: Sequence[Source], script: GRPOScriptArguments, rewards: Sequence[Reward], seed: int
+) -> Dataset:
     """Return the rows of all sources, checked, under the names that prompts and rewards need."""
     needed = {"prompt"}.union(*(reward.columns or () for reward in rewards))
     parts = []
     for source in sources:
-        rows = _with_columns(source, loaded(source, script), needed)
-        parts.append(_checked_rows(source, rows, needed, script))
+        rows = _rename_columns(source, load_source(source, script), needed)
+        parts.append(_keep_whole_rows(source, rows, needed, script))
     shared = set.intersection(*(set(part.column_names) for part in parts))
     if all(reward.columns is not None for reward in rewards):
         shared &= needed | {"whole_steps"}
@@ -71,10 +73,10 @@ def _mixed(sources: Sequence[Source], script: GRPOScriptArguments, rewards: Sequ
                     f"Expected column {name!r} of one type in all datasets ({parts[0].features[name]} in "
                     f"{sources[0].path!r}), got {part.features[name]} in {source.path!r}."
                 )
-    return concatenate_datasets(_weighted(parts, sources, seed))
+    return concatenate_datasets(_sample_by_weight(parts, sources, seed))
 
 
-def _with_columns(source: Source, rows: Dataset, needed: set[str]) -> Dataset:
+def _rename_columns(source: Source, rows: Dataset, needed: set[str]) -> Dataset:
     """Return the rows with the columns under the names that prompts and rewards need."""
     for name, own in ({name: name for name in sorted(needed)} | source.columns).items():
         if own not in rows.column_names:
@@ -85,7 +87,7 @@ def _with_columns(source: Source, rows: Dataset, needed: set[str]) -> Dataset:
     return rows.rename_columns(taken)
 
 
-def _checked_rows(source: Source, rows: Dataset, needed: set[str], script: GRPOScriptArguments) -> Dataset:
+def _keep_whole_rows(source: Source, rows: Dataset, needed: set[str], script: GRPOScriptArguments) -> Dataset:
     """Return the rows that hold all that rewards need; refuse prompts that are none."""
     for place, prompt in enumerate(rows["prompt"]):
         if not _is_prompt(prompt, chat=script.prompt_format == "chat"):
@@ -120,7 +122,7 @@ def _is_prompt(prompt: Any, *, chat: bool) -> bool:
     )
 
 
-def _weighted(parts: Sequence[Dataset], sources: Sequence[Source], seed: int) -> list[Dataset]:
+def _sample_by_weight(parts: Sequence[Dataset], sources: Sequence[Source], seed: int) -> list[Dataset]:
     """Return a seeded sample of each part, in shares of the weights, as many rows as no part has to repeat."""
     weights = [source.weight for source in sources if source.weight is not None]
     if not weights:
@@ -132,7 +134,7 @@ def _weighted(parts: Sequence[Dataset], sources: Sequence[Source], seed: int) ->
     ]
 
 
-def _parted(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Return the rows without and with a share of the prompts: a prompt that occurs twice is on one side only."""
     limit = int(share * 2**64)
     digests = (hashlib.sha256(f"{seed} {prompt}".encode()).digest() for prompt in rows["prompt"])
@@ -143,24 +145,24 @@ def _parted(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     return rows.select(sides[0]), rows.select(sides[1])
 
 
-def _warn_of_long(parts: Sequence[Dataset], limit: int) -> None:
-    asked = [_asked(prompt) for part in parts for prompt in part["prompt"]]
+def _warn_of_long_prompts(parts: Sequence[Dataset], limit: int) -> None:
+    asked = [_read_question(prompt) for part in parts for prompt in part["prompt"]]
     if too_long := sum(len(text) > limit for text in asked):
         logger.warning(
             "%d of %d prompts are longer than max_prompt_chars=%d and were cut.", too_long, len(asked), limit
         )
 
 
-def _asked(prompt: Any) -> str:
+def _read_question(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 
 
-def _formatted_rows(rows: Dataset, script: GRPOScriptArguments) -> Dataset:
+def _format_rows(rows: Dataset, script: GRPOScriptArguments) -> Dataset:
     settings = {"limit": script.max_prompt_chars, "chat": _chats(script), "system": script.system_prompt}
-    return rows.map(_formatted, fn_kwargs=settings, remove_columns=["prompt"], load_from_cache_file=False)
+    return rows.map(_format_row, fn_kwargs=settings, remove_columns=["prompt"], load_from_cache_file=False)
 
 
-def _formatted(row: dict[str, Any], limit: int, chat: bool, system: str | None) -> dict[str, Any]:
+def _format_row(row: dict[str, Any], limit: int, chat: bool, system: str | None) -> dict[str, Any]:
     """Return the prompt as the trainer takes it: a text, or a chat that ends with the user's message."""
     prompt = row["prompt"]
     if not chat:

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset, load_dataset, load_from_disk
 
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
-from maxent_grpo.pipeline.data.tasks import PREFIX, task_dataset
+from maxent_grpo.pipeline.data.tasks import PREFIX, build_task_dataset
 from maxent_grpo.pipeline.schema import expect_fields
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -53,20 +53,20 @@ def has_one_split(path: str) -> bool:
     return Path(path).suffix in BUILDERS or (Path(path) / "state.json").exists()
 
 
-def train_sources(script: GRPOScriptArguments) -> list[Source]:
+def list_train_sources(script: GRPOScriptArguments) -> list[Source]:
     """Return what is trained on.
 
     Raises:
         ValueError: naming the field, on sources that cannot be.
     """
     if script.datasets:
-        return _sources(script.datasets, "datasets")
+        return _read_sources(script.datasets, "datasets")
     if not script.dataset_name:
         raise ValueError("Expected dataset_name or datasets, got neither.")
-    return [_named_source(script, "dataset_train_split")]
+    return [_make_source(script, "dataset_train_split")]
 
 
-def eval_sources(script: GRPOScriptArguments) -> list[Source]:
+def list_eval_sources(script: GRPOScriptArguments) -> list[Source]:
     """Return what is evaluated on, where no share of the prompts to train on is held out for that.
 
     Raises:
@@ -74,13 +74,13 @@ def eval_sources(script: GRPOScriptArguments) -> list[Source]:
     """
     field = "eval_datasets"
     if script.eval_datasets:
-        sources = _sources(script.eval_datasets, field)
+        sources = _read_sources(script.eval_datasets, field)
     elif script.datasets:
         raise ValueError("Expected eval_datasets or eval_share with datasets and do_eval=True, got neither.")
     else:
         field = "dataset_test_split"
-        sources = [_named_source(script, field)]
-    trained = {source.rows for source in train_sources(script)}
+        sources = [_make_source(script, field)]
+    trained = {source.rows for source in list_train_sources(script)}
     for source in sources:
         if source.rows in trained:
             raise ValueError(
@@ -90,21 +90,21 @@ def eval_sources(script: GRPOScriptArguments) -> list[Source]:
     return sources
 
 
-def _named_source(script: GRPOScriptArguments, field: str) -> Source:
+def _make_source(script: GRPOScriptArguments, field: str) -> Source:
     columns = {"prompt": script.prompt_column}
     if script.solution_column:
         columns["solution"] = script.solution_column
     split = getattr(script, field)
-    return _checked(Source(script.dataset_name, script.dataset_config, split, columns=columns), field)
+    return _expect_source(Source(script.dataset_name, script.dataset_config, split, columns=columns), field)
 
 
-def _sources(entries: Sequence[dict[str, Any]], name: str) -> list[Source]:
+def _read_sources(entries: Sequence[dict[str, Any]], name: str) -> list[Source]:
     sources = []
     for place, entry in enumerate(entries):
         if "path" not in entry:
             raise ValueError(f"Expected path in {name}[{place}], got {', '.join(map(str, entry)) or 'nothing'}.")
         expect_fields(entry, [Source], f"{name}[{place}]: ", "a dataset")
-        sources.append(_checked(Source(**entry), f"{name}[{place}].split"))
+        sources.append(_expect_source(Source(**entry), f"{name}[{place}].split"))
     weights = [source.weight for source in sources]
     if any(weight is not None for weight in weights) and not all(_is_share(weight) for weight in weights):
         raise ValueError(f"{name}: Expected weight > 0 in all sources or in none, got {weights}.")
@@ -115,7 +115,7 @@ def _is_share(weight: float | None) -> bool:
     return weight is not None and weight > 0 and math.isfinite(weight)
 
 
-def _checked(source: Source, field: str) -> Source:
+def _expect_source(source: Source, field: str) -> Source:
     if has_one_split(source.path) and source.split != "train":
         raise ValueError(
             f"Expected {field}='train' of {source.path!r}, which has no other rows (eval_datasets or eval_share say "
@@ -127,7 +127,7 @@ def _checked(source: Source, field: str) -> Source:
     return source
 
 
-def loaded(source: Source, script: GRPOScriptArguments) -> Dataset:
+def load_source(source: Source, script: GRPOScriptArguments) -> Dataset:
     """Return the rows of a source as they are.
 
     Raises:
@@ -136,7 +136,7 @@ def loaded(source: Source, script: GRPOScriptArguments) -> Dataset:
     """
     nothing = f"Expected prompts in dataset {source.path!r}, got 0 rows."
     try:
-        rows = _read(source, script)
+        rows = _read_rows(source, script)
     except Exception as error:  # whatever the Hub client, the readers of formats or a missing split may raise
         if isinstance(error, IndexError) or "no data" in str(error):  # so `datasets` says that there are no rows
             raise ValueError(nothing) from error
@@ -149,10 +149,10 @@ def loaded(source: Source, script: GRPOScriptArguments) -> Dataset:
     return rows
 
 
-def _read(source: Source, script: GRPOScriptArguments) -> Dataset:
+def _read_rows(source: Source, script: GRPOScriptArguments) -> Dataset:
     path, settings = Path(source.path), asdict(source)
     if source.path.startswith(PREFIX):
-        return task_dataset(source.path, source.split, boxed=script.prompt_format == "chat")
+        return build_task_dataset(source.path, source.split, boxed=script.prompt_format == "chat")
     if path.is_dir() and any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
         saved = load_from_disk(source.path)
         return saved if isinstance(saved, Dataset) else saved[source.split]

@@ -48,7 +48,7 @@ TASKS = {
 }
 
 
-def task_of(name: str) -> TaskDataset:
+def find_task(name: str) -> TaskDataset:
     """Return a task by its name, with or without `task:`.
 
     Raises:
@@ -61,18 +61,18 @@ def task_of(name: str) -> TaskDataset:
 
 
 @cache
-def problems_of(name: str, held_out: int | None = None) -> Split[Any]:
+def split_problems(name: str, held_out: int | None = None) -> Split[Any]:
     """Return a task's problems in hash order; the demo holds out the same ones.
 
     Args:
         name: of the task.
         held_out: how many problems are held out, if not the task's own number.
     """
-    task = task_of(name)
+    task = find_task(name)
     return split(task.problems(), held_out=task.held_out if held_out is None else held_out, seed=0)
 
 
-def task_dataset(name: str, part: str, *, boxed: bool) -> Dataset:
+def build_task_dataset(name: str, part: str, *, boxed: bool) -> Dataset:
     r"""Return a task's problems as rows: the prompt and what its reward reads.
 
     Args:
@@ -83,9 +83,9 @@ def task_dataset(name: str, part: str, *, boxed: bool) -> Dataset:
     Raises:
         ValueError: if there is no such task or part.
     """
-    task = task_of(name)
+    task = find_task(name)
     if part not in ("train", "test"):
         raise ValueError(f"Expected the split train or test of {name}, got {part!r}.")
-    sides = problems_of(name)
+    sides = split_problems(name)
     problems = sides.train if part == "train" else sides.held_out
     return Dataset.from_list([{"prompt": task.module.prompt(p, boxed=boxed), **task.columns(p)} for p in problems])

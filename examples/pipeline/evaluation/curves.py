@@ -45,7 +45,7 @@ class Curve:
     prompts: list[int]
 
 
-def metric_curve(
+def measure_curve(
     verdicts: Sequence[Sequence[Verdict | None]],
     total_modes: Sequence[int],
     *,
@@ -68,7 +68,7 @@ def metric_curve(
         ValueError: if no sample has a verdict.
 
     >>> right, wrong = Verdict(True, "a"), Verdict(False, None)
-    >>> metric_curve([[right, wrong], [wrong, wrong]], [1, 1], ks=[1, 2]).points["pass"][1]
+    >>> measure_curve([[right, wrong], [wrong, wrong]], [1, 1], ks=[1, 2]).points["pass"][1]
     Interval(value=0.5, low=0.0, high=1.0)
     """
     told = [[verdict for verdict in each if verdict is not None] for each in verdicts]
@@ -86,17 +86,18 @@ def metric_curve(
     draws = np.random.default_rng(seed).multinomial(len(told), np.full(len(told), 1 / len(told)), size=resamples)
     counted = ~np.isnan(per_prompt[0])
     means = {
-        name: _averages(np.ones((1, len(told))), values)[0] for name, values in zip(METRICS, per_prompt, strict=True)
+        name: _average_prompts(np.ones((1, len(told))), values)[0]
+        for name, values in zip(METRICS, per_prompt, strict=True)
     }
     points = {}
     for name, values in zip(METRICS, per_prompt, strict=True):
-        low, high = np.nanpercentile(_averages(draws, values), [2.5, 97.5], axis=0)
+        low, high = np.nanpercentile(_average_prompts(draws, values), [2.5, 97.5], axis=0)
         points[name] = [Interval(*map(float, point)) for point in zip(means[name], low, high, strict=True)]
     solved = np.where(means["pass"] > 0, means["pass"], np.inf)
     return Curve(list(ks), points, (means["distinct"] / solved).tolist(), counted.sum(-1).tolist())
 
 
-def _averages(draws: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _average_prompts(draws: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return [B, K] means of [K, P] values over prompts that occur as often as [B, P] draws say; NaN is left out."""
     counted = ~np.isnan(values)
     with np.errstate(invalid="ignore"):  # a draw may hold no prompt that counts

@@ -36,7 +36,7 @@ class Sampling:
         return self.batch_prompts or max(1, BATCH_TOKENS // (self.samples * self.max_new_tokens))
 
 
-def engine_for(wanted: str) -> str:
+def choose_engine(wanted: str) -> str:
     """Return the engine to use: with `auto` vLLM where it is installed and there is a GPU, else transformers.
 
     Raises:
@@ -50,7 +50,7 @@ def engine_for(wanted: str) -> str:
     return wanted
 
 
-def tokenizer_of(model: str, revision: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model, padding on the left.
 
     Raises:
@@ -66,7 +66,7 @@ def tokenizer_of(model: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def prompt_texts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, system: str | None) -> list[str]:
+def render_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, system: str | None) -> list[str]:
     """Return prompts as the model reads them: chats through its template, without the first token it adds itself."""
     texts = []
     for prompt in prompts:
@@ -84,21 +84,21 @@ class Transformers:
 
     def __init__(self, model: str, revision: str | None, dtype: str) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = tokenizer_of(model, revision)
+        self.tokenizer = load_tokenizer(model, revision)
         self.model = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype).to(device).eval()
 
     @torch.no_grad()
-    def texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
+    def sample_texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
         """Return [P][samples] completions."""
         size = sampling.prompts_at_once
         drawn: list[str] = []
         with torch.random.fork_rng():
             torch.manual_seed(sampling.seed)
             for first in range(0, len(prompts), size):
-                drawn += self._batch(list(prompts[first : first + size]), sampling)
+                drawn += self._sample_batch(list(prompts[first : first + size]), sampling)
         return [drawn[first : first + sampling.samples] for first in range(0, len(drawn), sampling.samples)]
 
-    def _batch(self, prompts: list[str], sampling: Sampling) -> list[str]:
+    def _sample_batch(self, prompts: list[str], sampling: Sampling) -> list[str]:
         encoded = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
         asked = encoded["input_ids"].repeat_interleave(sampling.samples, dim=0)
         # What a checkpoint's generation_config.json prefers would not be samples of the model.
@@ -121,10 +121,10 @@ class VLLM:
     def __init__(self, model: str, revision: str | None, dtype: str) -> None:
         from vllm import LLM  # noqa: PLC0415  (an optional engine)
 
-        self.tokenizer = tokenizer_of(model, revision)
+        self.tokenizer = load_tokenizer(model, revision)
         self.model = LLM(model=model, revision=revision, dtype=dtype)
 
-    def texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
+    def sample_texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
         """Return [P][samples] completions."""
         from vllm import SamplingParams  # noqa: PLC0415
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def lighteval_command(
+def build_lighteval_command(
     benchmark: str,
     model: str,
     output: Path,
@@ -29,7 +29,7 @@ def lighteval_command(
         temperature: 0 is greedy.
         custom_tasks: a file with tasks of one's own.
 
-    >>> " ".join(lighteval_command("math_500", "runs/one", Path("out"), temperature=0.0, max_new_tokens=64))
+    >>> " ".join(build_lighteval_command("math_500", "runs/one", Path("out"), temperature=0.0, max_new_tokens=64))
     'lighteval vllm model_name=runs/one,dtype=bfloat16,generation_parameters={max_new_tokens:64,temperature:0.0} math_500|0 --output-dir out --save-details'
     """  # noqa: E501
     settings = [f"model_name={model}", "dtype=bfloat16"]
@@ -41,10 +41,10 @@ def lighteval_command(
     return command + (["--custom-tasks", str(custom_tasks)] if custom_tasks else [])
 
 
-def sbatch_command(command: Sequence[str], benchmark: str, output: Path, options: Sequence[str]) -> list[str]:
+def build_sbatch_command(command: Sequence[str], benchmark: str, output: Path, options: Sequence[str]) -> list[str]:
     """Return the command that sends another one to Slurm as a job of its own.
 
-    >>> sbatch_command(["lighteval", "vllm", "a b"], "gpqa:diamond", Path("out"), ["--gres=gpu:1"])[-2:]
+    >>> build_sbatch_command(["lighteval", "vllm", "a b"], "gpqa:diamond", Path("out"), ["--gres=gpu:1"])[-2:]
     ['--wrap', "lighteval vllm 'a b'"]
     """
     name = f"lighteval-{re.sub(r'[^A-Za-z0-9_.-]+', '-', benchmark)}"

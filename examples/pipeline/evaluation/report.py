@@ -30,7 +30,7 @@ def curve_as_dict(curve: Curve, *, has_modes: bool) -> dict[str, Any]:
     return {"k": curve.ks, **points, **modes, "prompts": curve.prompts}
 
 
-def table_rows(results: Sequence[tuple[str, Curve]], *, has_modes: bool) -> list[list[str]]:
+def list_table_rows(results: Sequence[tuple[str, Curve]], *, has_modes: bool) -> list[list[str]]:
     """Return the header and a row for each model and shown k, intervals in brackets."""
     names = METRICS if has_modes else METRICS[:2]
     rows = [["model", "k", *(f"{name}@k" for name in names)]]
@@ -42,7 +42,7 @@ def table_rows(results: Sequence[tuple[str, Curve]], *, has_modes: bool) -> list
     return rows
 
 
-def rich_table(rows: Sequence[Sequence[str]]) -> Table:
+def build_table(rows: Sequence[Sequence[str]]) -> Table:
     """Return the table for a terminal."""
     table = Table(*rows[0])
     for row in rows[1:]:
@@ -68,7 +68,7 @@ def save_report(
     text = json.dumps({**settings, "results": models}, indent=2)
     (folder / "evaluation.json").write_text(_LIST.sub(lambda found: " ".join(found[0].split()), text) + "\n")
     curves = [(name, curve) for name, curve, _ in results]
-    rows = table_rows(curves, has_modes=has_modes)
+    rows = list_table_rows(curves, has_modes=has_modes)
     (folder / "evaluation.md").write_text(format_table(rows[0], rows[1:]) + "\n")
     save_picture(curves, folder / "evaluation.png", title=str(settings.get("subject", "")), has_modes=has_modes)
     return rows

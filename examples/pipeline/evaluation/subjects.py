@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from maxent_grpo.pipeline.data.tasks import problems_of, task_of
+from maxent_grpo.pipeline.data.tasks import find_task, split_problems
 from maxent_grpo.pipeline.rewards import Reward
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 
@@ -33,7 +33,7 @@ class Subject:
     has_modes: bool
 
 
-def task_subject(name: str, *, limit: int | None, chat: bool) -> Subject:
+def build_task_subject(name: str, *, limit: int | None, chat: bool) -> Subject:
     """Return the problems of a task that are never trained on.
 
     Args:
@@ -44,7 +44,7 @@ def task_subject(name: str, *, limit: int | None, chat: bool) -> Subject:
     Raises:
         ValueError: if there is no such task.
     """
-    module, problems = task_of(name).module, problems_of(name).held_out[:limit]
+    module, problems = find_task(name).module, split_problems(name).held_out[:limit]
 
     def judge(texts: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:
         return [
@@ -56,7 +56,7 @@ def task_subject(name: str, *, limit: int | None, chat: bool) -> Subject:
     return Subject(name, prompts, [len(problem.modes) for problem in problems], judge, has_modes=True)
 
 
-def dataset_subject(name: str, rows: Dataset, reward: Reward, *, right: float = 1.0) -> Subject:
+def build_dataset_subject(name: str, rows: Dataset, reward: Reward, *, right: float = 1.0) -> Subject:
     """Return the prompts of a dataset, judged by a reward.
 
     Args:
@@ -74,10 +74,10 @@ def dataset_subject(name: str, rows: Dataset, reward: Reward, *, right: float = 
             for column, values in columns.items()
         }
         given = iter(reward.function(completions=[text for each in texts for text in each], **repeated))
-        return [[_verdict(next(given), right) for _ in range(times)] for times in count]
+        return [[_judge_reward(next(given), right) for _ in range(times)] for times in count]
 
     return Subject(name, list(rows["prompt"]), [1] * len(rows), judge, has_modes=False)
 
 
-def _verdict(reward: float | None, right: float) -> Verdict | None:
+def _judge_reward(reward: float | None, right: float) -> Verdict | None:
     return None if reward is None else RIGHT if reward >= right else WRONG

@@ -16,7 +16,7 @@ class Verdict(NamedTuple):
 WRONG = Verdict(correct=False, mode=None)
 
 
-def answer_in(text: object, *, boxed: bool = False) -> str:
+def read_answer(text: object, *, boxed: bool = False) -> str:
     r"""Return the answer a completion gives: the content of its last `\boxed{...}`, or else the whole text.
 
     Reads the text once and keeps at most `MAX_ANSWER_LENGTH` characters of it, so its cost is linear in the
@@ -32,11 +32,11 @@ def answer_in(text: object, *, boxed: bool = False) -> str:
     Raises:
         ValueError: if there is no answer, the last box is never closed, or the answer is too long.
 
-    >>> answer_in(r"First \boxed{1+2}, no: \boxed{\frac{6}{3}+1}.")
+    >>> read_answer(r"First \boxed{1+2}, no: \boxed{\frac{6}{3}+1}.")
     '\\frac{6}{3}+1'
-    >>> answer_in(" 1+2 ")
+    >>> read_answer(" 1+2 ")
     '1+2'
-    >>> answer_in("1+2", boxed=True)
+    >>> read_answer("1+2", boxed=True)
     Traceback (most recent call last):
     ValueError: Expected an answer in \boxed{...}, got none.
     """

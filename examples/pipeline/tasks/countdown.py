@@ -13,7 +13,7 @@ from functools import cache
 from itertools import combinations, product
 from math import comb
 
-from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict, answer_in
+from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict, read_answer
 from maxent_grpo.pipeline.tasks.expressions import (
     Tree,
     apply,
@@ -91,12 +91,12 @@ def problems(rules: Rules = MODEBENCH) -> list[Problem]:
 
     @cache
     def parts(numbers: tuple[int, ...]) -> list[tuple[Fraction, Tree]]:
-        return list(_valued_trees(numbers, parts, whole_steps=rules.whole_steps))
+        return list(_enumerate_trees(numbers, parts, whole_steps=rules.whole_steps))
 
     found = []
     for numbers in combinations(range(rules.low, rules.high + 1), rules.count):
         trees_by_target: dict[int, list[Tree]] = defaultdict(list)
-        for value, tree in _valued_trees(numbers, parts, whole_steps=rules.whole_steps):
+        for value, tree in _enumerate_trees(numbers, parts, whole_steps=rules.whole_steps):
             if value.denominator == 1 and _is_target(value.numerator, numbers, rules):
                 trees_by_target[value.numerator].append(tree)
         for target, trees in sorted(trees_by_target.items()):
@@ -133,7 +133,7 @@ def verify(problem: Problem, text: object, *, boxed: bool = False) -> Verdict:
     Verdict(correct=True, mode='2*(3+5)')
     """
     try:
-        tree = parse(answer_in(text, boxed=boxed), max_numbers=len(problem.numbers))
+        tree = parse(read_answer(text, boxed=boxed), max_numbers=len(problem.numbers))
     except ValueError:
         return WRONG
     if sorted(leaves(tree)) != sorted(problem.numbers):
@@ -165,10 +165,10 @@ def random_answer(problem: Problem, rng: random.Random) -> str:
     For k numbers these are k! orders x Catalan(k - 1) bracketings x 4^(k - 1) operators, each written with
     no needless parentheses; a division by zero is among them and is wrong.
     """
-    return render(_random_tree(rng.sample(problem.numbers, len(problem.numbers)), rng))
+    return render(_draw_tree(rng.sample(problem.numbers, len(problem.numbers)), rng))
 
 
-def _valued_trees(
+def _enumerate_trees(
     numbers: tuple[int, ...], parts: Callable[[tuple[int, ...]], list[tuple[Fraction, Tree]]], *, whole_steps: bool
 ) -> Iterator[tuple[Fraction, Tree]]:
     """Yield every tree over different numbers, one for each mode, with its value.
@@ -178,7 +178,7 @@ def _valued_trees(
     """
     if len(numbers) == 1:
         yield Fraction(numbers[0]), numbers[0]
-    for one, other in _splits(numbers):
+    for one, other in _enumerate_splits(numbers):
         for (a, left), (b, right) in product(parts(one), parts(other)):
             joined = [(apply(operator, a, b), (operator, left, right)) for operator in "+-*/"]
             joined += [(apply(operator, b, a), (operator, right, left)) for operator in "-/"]
@@ -187,7 +187,7 @@ def _valued_trees(
                     yield value, tree
 
 
-def _splits(numbers: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _enumerate_splits(numbers: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Yield every way to part the numbers into two non-empty sets, the first number's set first."""
     first, rest = numbers[0], numbers[1:]
     for size in range(len(rest)):
@@ -200,14 +200,14 @@ def _is_target(value: int, numbers: tuple[int, ...], rules: Rules) -> bool:
     return 1 <= value <= highest and (rules.target_among_numbers or value not in numbers)
 
 
-def _random_tree(numbers: list[int], rng: random.Random) -> Tree:
+def _draw_tree(numbers: list[int], rng: random.Random) -> Tree:
     """Return a tree over the numbers in this order, uniform over bracketings and operators."""
     count = len(numbers)
     if count == 1:
         return numbers[0]
     bracketings = [_catalan(left - 1) * _catalan(count - left - 1) for left in range(1, count)]
     (left,) = rng.choices(range(1, count), bracketings)
-    return rng.choice("+-*/"), _random_tree(numbers[:left], rng), _random_tree(numbers[left:], rng)
+    return rng.choice("+-*/"), _draw_tree(numbers[:left], rng), _draw_tree(numbers[left:], rng)
 
 
 def _catalan(joins: int) -> int:

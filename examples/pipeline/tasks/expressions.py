@@ -55,7 +55,7 @@ def parse(text: str, *, max_numbers: int) -> Tree:
     stack = _Stack()
     numbers = 0
     wants_operand = True
-    for kind, lexeme in _tokens(text):
+    for kind, lexeme in _read_tokens(text):
         if wants_operand != (kind in ("number", "open", "numerator")):
             wanted = "a number or an opening bracket" if wants_operand else "an operator or a closing bracket"
             raise ValueError(f"Expected {wanted}, got {lexeme!r}.")
@@ -66,7 +66,7 @@ def parse(text: str, *, max_numbers: int) -> Tree:
             raise ValueError(f"Expected <= {max_numbers} numbers and <= {MAX_DEPTH} open levels, got more.")
     if wants_operand:
         raise ValueError("Expected a number or an opening bracket, got the end.")
-    return stack.finished_tree()
+    return stack.finish_tree()
 
 
 def evaluate(tree: Tree, *, whole_steps: bool = False) -> Fraction | None:
@@ -112,7 +112,7 @@ def render(tree: Tree) -> str:
         return str(tree)
     operator, left, right = tree
     rank = PRECEDENCE[operator]
-    return _bracketed(left, rank) + operator + _bracketed(right, rank + 1)
+    return _bracket_tree(left, rank) + operator + _bracket_tree(right, rank + 1)
 
 
 def mode_key(tree: Tree) -> str:
@@ -121,7 +121,7 @@ def mode_key(tree: Tree) -> str:
     >>> mode_key(("*", ("+", 5, 3), 2)), mode_key(("-", 5, 3))
     ('2*(3+5)', '5-3')
     """
-    return render(_sorted(tree))
+    return render(_sort_children(tree))
 
 
 def arrangements(tree: Tree) -> list[Tree]:
@@ -162,7 +162,7 @@ class _Stack:
             elif kind != "close":
                 self.pending.append(kind)
 
-    def finished_tree(self) -> Tree:
+    def finish_tree(self) -> Tree:
         self._join(1)
         if self.pending:
             raise ValueError("Expected a closing bracket, got the end.")
@@ -183,7 +183,7 @@ class _Stack:
         self.trees.append((operator, left, right))
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
+def _read_tokens(text: str) -> Iterator[tuple[str, str]]:
     position = 0
     while position < len(text):
         token = _TOKEN.match(text, position)
@@ -195,20 +195,20 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
             yield kind, token.group()
 
 
-def _bracketed(tree: Tree, rank: int) -> str:
+def _bracket_tree(tree: Tree, rank: int) -> str:
     text = render(tree)
     return text if isinstance(tree, int) or PRECEDENCE[tree[0]] >= rank else f"({text})"
 
 
-def _sorted(tree: Tree) -> Tree:
+def _sort_children(tree: Tree) -> Tree:
     if isinstance(tree, int):
         return tree
-    operator, left, right = tree[0], _sorted(tree[1]), _sorted(tree[2])
+    operator, left, right = tree[0], _sort_children(tree[1]), _sort_children(tree[2])
     if operator in COMMUTATIVE:
-        left, right = sorted((left, right), key=_shortest_first)
+        left, right = sorted((left, right), key=_rank_by_length)
     return operator, left, right
 
 
-def _shortest_first(tree: Tree) -> tuple[int, str]:
+def _rank_by_length(tree: Tree) -> tuple[int, str]:
     text = render(tree)
     return len(text), text

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from math import comb
 
-from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict, answer_in
+from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict, read_answer
 
 COLORS = "RGB"
 HIDDEN = "?"
@@ -61,7 +61,9 @@ def problems(
     if min_modes < 1:
         raise ValueError(f"Expected min_modes >= 1, got {min_modes=}.")
     rng = random.Random(seed)
-    pool = _all_problems(vertices) if vertices < 6 else _random_problems(vertices, rng, draws=1000 * (sample or 0))
+    pool = (
+        _enumerate_problems(vertices) if vertices < 6 else _draw_problems(vertices, rng, draws=1000 * (sample or 0))
+    )
     fitting = (each for each in pool if min_modes <= len(each.modes) <= max_modes)
     found = list(islice(fitting, sample if vertices == 6 else None))
     if sample is None:
@@ -100,7 +102,7 @@ def verify(problem: Problem, text: object, *, boxed: bool = False) -> Verdict:
     Verdict(correct=True, mode='GRB')
     """
     try:
-        letters = _SEPARATORS.sub("", answer_in(text, boxed=boxed)).upper()
+        letters = _SEPARATORS.sub("", read_answer(text, boxed=boxed)).upper()
     except ValueError:
         return WRONG
     if len(letters) != problem.partial.count(HIDDEN) or not set(letters) <= set(COLORS):
@@ -126,45 +128,45 @@ def random_answer(problem: Problem, rng: random.Random) -> str:
     return "".join(rng.choices(COLORS, k=problem.partial.count(HIDDEN)))
 
 
-def _all_problems(vertices: int) -> Iterator[Problem]:
+def _enumerate_problems(vertices: int) -> Iterator[Problem]:
     pairs = list(combinations(range(vertices), 2))
-    for n_edges in _edge_counts(vertices):
+    for n_edges in _list_edge_counts(vertices):
         for edges in combinations(pairs, n_edges):
-            colorings = _colorings(edges, HIDDEN * vertices)
+            colorings = _enumerate_colorings(edges, HIDDEN * vertices)
             for hidden in combinations(range(vertices), N_HIDDEN):
                 modes_by_partial: dict[str, list[str]] = defaultdict(list)
                 for colors in colorings:
-                    modes_by_partial[_hide(colors, hidden)].append("".join(colors[v] for v in hidden))
+                    modes_by_partial[_hide_colors(colors, hidden)].append("".join(colors[v] for v in hidden))
                 for partial, modes in modes_by_partial.items():
                     yield Problem(edges, partial, tuple(modes))
 
 
-def _random_problems(vertices: int, rng: random.Random, *, draws: int) -> Iterator[Problem]:
+def _draw_problems(vertices: int, rng: random.Random, *, draws: int) -> Iterator[Problem]:
     """Yield the different ones of some draws, uniform over graphs, hidden vertices and given colours."""
     pairs = list(combinations(range(vertices), 2))
-    edge_counts = _edge_counts(vertices)
+    edge_counts = _list_edge_counts(vertices)
     graphs_by_count = [comb(len(pairs), count) for count in edge_counts]
     drawn = set()
     for _ in range(draws):
         (n_edges,) = rng.choices(edge_counts, graphs_by_count)
         edges = tuple(sorted(rng.sample(pairs, n_edges)))
         hidden = tuple(sorted(rng.sample(range(vertices), N_HIDDEN)))
-        partial = _hide("".join(rng.choices(COLORS, k=vertices)), hidden)
+        partial = _hide_colors("".join(rng.choices(COLORS, k=vertices)), hidden)
         if (edges, partial) not in drawn:
             drawn.add((edges, partial))
-            completions = _colorings(edges, partial)
+            completions = _enumerate_colorings(edges, partial)
             yield Problem(edges, partial, tuple("".join(colors[v] for v in hidden) for colors in completions))
 
 
-def _edge_counts(vertices: int) -> range:
+def _list_edge_counts(vertices: int) -> range:
     return range(max(1, vertices - 2), min(MAX_EDGES, comb(vertices, 2)) + 1)
 
 
-def _hide(colors: str, hidden: tuple[int, ...]) -> str:
+def _hide_colors(colors: str, hidden: tuple[int, ...]) -> str:
     return "".join(HIDDEN if v in hidden else color for v, color in enumerate(colors))
 
 
-def _colorings(edges: Edges, partial: str) -> list[str]:
+def _enumerate_colorings(edges: Edges, partial: str) -> list[str]:
     """Return all proper colourings of the graph that agree with the partial one."""
     prefixes = [""]
     for vertex, given in enumerate(partial):

@@ -63,7 +63,7 @@ def sample_metrics(verdicts: Sequence[Sequence[Verdict]], total_modes: Sequence[
     rows = []
     for samples, total in zip(verdicts, total_modes, strict=True):
         n = len(samples)
-        counts = _mode_counts(samples, total)
+        counts = _count_modes(samples, total)
         correct = sum(counts.values())
         passed = hit_probability(n, correct, k)
         distinct = sum(hit_probability(n, count, k) for count in counts.values())
@@ -85,7 +85,7 @@ def hit_probability(n: int, c: int, k: int) -> float:
     return 1 - comb(n - c, k) / comb(n, k)
 
 
-def _mode_counts(samples: Sequence[Verdict], total: int) -> Counter[str]:
+def _count_modes(samples: Sequence[Verdict], total: int) -> Counter[str]:
     modes = [mode for correct, mode in samples if correct]
     counts = Counter(mode for mode in modes if mode is not None)
     if len(modes) != counts.total():

@@ -44,9 +44,9 @@ def split(problems: Iterable[P], *, held_out: int, seed: int) -> Split[P]:
             raise ValueError(f"Expected every problem once, got {problem.id!r} twice.")
     if not 0 <= held_out <= len(by_id):
         raise ValueError(f"Expected 0 <= held_out <= {len(by_id)}, got held_out={held_out}.")
-    ordered = [by_id[each] for each in sorted(by_id, key=lambda each: _digest(each, seed))]
+    ordered = [by_id[each] for each in sorted(by_id, key=lambda each: _hash_id(each, seed))]
     return Split(train=tuple(ordered[held_out:]), held_out=tuple(ordered[:held_out]))
 
 
-def _digest(problem_id: str, seed: int) -> bytes:
+def _hash_id(problem_id: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{problem_id}".encode()).digest()

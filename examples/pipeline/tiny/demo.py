@@ -29,8 +29,8 @@ from transformers.utils import logging as transformers_logging
 from maxent_grpo import MaxEntConfig, Statistics
 from maxent_grpo.pipeline.tasks import countdown
 from maxent_grpo.pipeline.tasks.splits import Split, split
-from maxent_grpo.pipeline.tiny.evaluation import Row, evaluate, greedy_accuracy, guesser_metrics
-from maxent_grpo.pipeline.tiny.groups import group_rows
+from maxent_grpo.pipeline.tiny.evaluation import Row, evaluate, greedy_accuracy, measure_guesser
+from maxent_grpo.pipeline.tiny.groups import describe_groups
 from maxent_grpo.pipeline.tiny.jobs import Report, Stopped, run_jobs
 from maxent_grpo.pipeline.tiny.model import build_model, build_tokenizer
 from maxent_grpo.pipeline.tiny.output import expect_same_run, start_run
@@ -282,7 +282,7 @@ def _problems(options: argparse.Namespace) -> Split[countdown.Problem]:
 def _guesser(options: argparse.Namespace) -> Row:
     rng = random.Random(0)
     held_out = _problems(options).held_out
-    return guesser_metrics(lambda problem: countdown.random_answer(problem, rng), TASK, held_out, num_samples=64)
+    return measure_guesser(lambda problem: countdown.random_answer(problem, rng), TASK, held_out, num_samples=64)
 
 
 def _evaluate(
@@ -334,7 +334,7 @@ def _log_groups(job: Job, run: Reinforcement, problems: Split[countdown.Problem]
     )
     log = job.log
     log.keep(lambda row: "group" not in row)
-    for row in group_rows(samples, run.prepare(samples), [countdown.prompt(problem) for problem in asked]):
+    for row in describe_groups(samples, run.prepare(samples), [countdown.prompt(problem) for problem in asked]):
         log.append({"arm": job.arm, "seed": job.seed, **row})
 
 

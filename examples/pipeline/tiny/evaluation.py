@@ -40,7 +40,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
         )
-    return _metrics(samples.verdicts, problems, num_samples)
+    return _average_metrics(samples.verdicts, problems, num_samples)
 
 
 def greedy_accuracy(
@@ -56,13 +56,13 @@ def greedy_accuracy(
     return samples.rewards.mean().item()
 
 
-def guesser_metrics(guess: Callable[[Any], str], task: Task, problems: Sequence[Any], *, num_samples: int) -> Row:
+def measure_guesser(guess: Callable[[Any], str], task: Task, problems: Sequence[Any], *, num_samples: int) -> Row:
     """Return the same metrics for answers that are drawn without a model."""
     verdicts = [task.verify(problem, guess(problem)) for problem in problems for _ in range(num_samples)]
-    return _metrics(verdicts, problems, num_samples)
+    return _average_metrics(verdicts, problems, num_samples)
 
 
-def coverage_at(level: float, frontier: Mapping[float, Row]) -> float | None:
+def interpolate_coverage(level: float, frontier: Mapping[float, Row]) -> float | None:
     """Return the coverage@8 that a model reaches at mean@8 = level, by choice of its sampling temperature."""
     rows = [row for _, row in sorted(frontier.items())]
     return read_frontier(level, [row["mean@8"] for row in rows], [row["coverage@8"] for row in rows])
@@ -73,6 +73,6 @@ def average_rows(rows: Sequence[Row]) -> Row:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def _metrics(verdicts: Sequence[Verdict], problems: Sequence[Any], num_samples: int) -> Row:
+def _average_metrics(verdicts: Sequence[Verdict], problems: Sequence[Any], num_samples: int) -> Row:
     grouped = [verdicts[start : start + num_samples] for start in range(0, len(verdicts), num_samples)]
     return sample_metrics(grouped, [len(problem.modes) for problem in problems], k=8).averages()

@@ -8,7 +8,7 @@ from maxent_grpo.adapters.torch_loop import RolloutConstants
 from maxent_grpo.pipeline.tiny.sampling import Samples
 
 
-def group_rows(
+def describe_groups(
     samples: Samples, rollout: RolloutConstants, prompts: Sequence[str], *, limit: int = 3
 ) -> list[dict[str, Any]]:
     """Return the first groups whose rewards differ, as rows to log.

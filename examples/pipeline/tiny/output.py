@@ -20,7 +20,7 @@ def start_run(folder: Path, settings: dict[str, Any], *, files: Iterable[str]) -
     Raises:
         SystemExit: if the folder holds anything but an earlier run.
     """
-    before = _settings_of(folder, set(settings))
+    before = _read_settings(folder, set(settings))
     if before is not None:
         for name in (*(f"seed{seed}" for seed in range(before["seed"], before["seed"] + before["seeds"])), *files):
             _remove(folder / name)
@@ -36,7 +36,7 @@ def expect_same_run(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         SystemExit: naming the option that differs, or that there is no run.
     """
-    before = _settings_of(folder, set(settings))
+    before = _read_settings(folder, set(settings))
     if before is None:
         raise SystemExit(f"Expected a run to resume in {folder}/, got no {SETTINGS} of this demo's there.")
     for name, value in before.items():
@@ -45,7 +45,7 @@ def expect_same_run(folder: Path, settings: dict[str, Any]) -> None:
             raise SystemExit(f"Expected --{option} {value} as in the run to resume, got {settings[name]}.")
 
 
-def _settings_of(folder: Path, names: set[str]) -> dict[str, Any] | None:
+def _read_settings(folder: Path, names: set[str]) -> dict[str, Any] | None:
     """Return the settings of the run in a folder, None if it holds none: other programs write a config.json too."""
     try:
         found = json.loads((folder / SETTINGS).read_text())

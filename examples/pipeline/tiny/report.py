@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from rich.table import Table
 
 from maxent_grpo.pipeline.markdown import format_table
-from maxent_grpo.pipeline.tiny.evaluation import Row, average_rows, coverage_at
+from maxent_grpo.pipeline.tiny.evaluation import Row, average_rows, interpolate_coverage
 
 NAMES = {
     "warm_start": "warm start",
@@ -27,7 +27,7 @@ COLUMNS = ("pass@1", "mean@8", "pass@8", "distinct@8", "coverage@8")
 Frontier = dict[float, Row]
 
 
-def frontiers(rows: Sequence[dict[str, Any]]) -> dict[str, Frontier]:
+def collect_frontiers(rows: Sequence[dict[str, Any]]) -> dict[str, Frontier]:
     """Return each method's final metrics by sampling temperature, averaged over seeds."""
     found: dict[str, dict[float, list[Row]]] = {}
     for row in rows:
@@ -39,24 +39,24 @@ def frontiers(rows: Sequence[dict[str, Any]]) -> dict[str, Frontier]:
     return {arm: {heat: average_rows(each) for heat, each in by_heat.items()} for arm, by_heat in found.items()}
 
 
-def matched_level(trained: dict[str, Frontier]) -> float:
+def find_matched_level(trained: dict[str, Frontier]) -> float:
     """Return the highest mean@8 that every trained method reaches at some sampling temperature."""
     return min(max(row["mean@8"] for row in frontier.values()) for frontier in trained.values())
 
 
-def matched_coverage(rows: Sequence[dict[str, Any]]) -> tuple[float, dict[str, float | None]]:
+def match_coverage(rows: Sequence[dict[str, Any]]) -> tuple[float, dict[str, float | None]]:
     """Return the matched mean@8 and every trained method's coverage@8 there."""
-    trained = {arm: frontier for arm, frontier in frontiers(rows).items() if arm != "warm_start"}
-    level = matched_level(trained)
-    return level, {arm: coverage_at(level, frontier) for arm, frontier in trained.items()}
+    trained = {arm: frontier for arm, frontier in collect_frontiers(rows).items() if arm != "warm_start"}
+    level = find_matched_level(trained)
+    return level, {arm: interpolate_coverage(level, frontier) for arm, frontier in trained.items()}
 
 
-def matched_by_seed(rows: Sequence[dict[str, Any]]) -> dict[int, tuple[float, dict[str, float | None]]]:
-    """Return `matched_coverage` of each seed with which every method that there is was trained to the end."""
+def match_coverage_by_seed(rows: Sequence[dict[str, Any]]) -> dict[int, tuple[float, dict[str, float | None]]]:
+    """Return `match_coverage` of each seed with which every method that there is was trained to the end."""
     final = [row for row in rows if "temperature" in row and row["arm"] != "warm_start"]
     arms, seeds = {row["arm"] for row in final}, sorted({row["seed"] for row in final})
     by_seed = {seed: [row for row in final if row["seed"] == seed] for seed in seeds}
-    return {seed: matched_coverage(each) for seed, each in by_seed.items() if {row["arm"] for row in each} == arms}
+    return {seed: match_coverage(each) for seed, each in by_seed.items() if {row["arm"] for row in each} == arms}
 
 
 def write_table(rows: Sequence[dict[str, Any]], guesser: Row, folder: Path, *, notes: Sequence[str] = ()) -> Table:
@@ -65,7 +65,7 @@ def write_table(rows: Sequence[dict[str, Any]], guesser: Row, folder: Path, *, n
     Metrics are at sampling temperature 1; the last column is at equal accuracy instead, over temperatures. The
     level is matched within each seed, and coverages are averaged afterwards. Notes stand below the table.
     """
-    everyone, matched = frontiers(rows), matched_by_seed(rows)
+    everyone, matched = collect_frontiers(rows), match_coverage_by_seed(rows)
     levels = [level for level, _ in matched.values()]
     level = f" at mean@8 = {sum(levels) / len(levels):.3f}" if levels else " at equal mean@8"
     headers = ["method", *COLUMNS, f"coverage@8{level}"]
@@ -91,21 +91,21 @@ def write_table(rows: Sequence[dict[str, Any]], guesser: Row, folder: Path, *, n
 
 def save_picture(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """Save reward and coverage curves, the accuracy-coverage frontiers, and target weights of a few groups."""
-    groups = groups_by_arm(rows)
+    groups = collect_groups(rows)
     figure = plt.figure(figsize=(11, 14 if groups else 8), layout="constrained")
     upper, *lower = figure.subfigures(2 if groups else 1, 1, squeeze=False).flatten()
     panels = upper.subplots(2, 2)
-    _curves(panels[0, 0], rows, "reward", "reward in training (moving average)", smooth=15)
-    _curves(panels[0, 1], rows, "coverage@8", "coverage@8 on held-out problems, temperature 1")
-    _frontier_panel(panels[1, 0], rows)
-    _curves(panels[1, 1], rows, "maxent/ess", "effective sample size of the weights (moving average)", smooth=15)
+    _plot_curves(panels[0, 0], rows, "reward", "reward in training (moving average)", smooth=15)
+    _plot_curves(panels[0, 1], rows, "coverage@8", "coverage@8 on held-out problems, temperature 1")
+    _plot_frontiers(panels[1, 0], rows)
+    _plot_curves(panels[1, 1], rows, "maxent/ess", "effective sample size of the weights (moving average)", smooth=15)
     for part in lower:
-        _group_panels(part, groups)
+        _plot_groups(part, groups)
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
 
-def groups_by_arm(rows: Sequence[dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
+def collect_groups(rows: Sequence[dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
     """Return the logged groups of the first seed that has any, each as the rows of the methods."""
     logged = [row for row in rows if "group" in row]
     found: dict[int, dict[str, dict[str, Any]]] = {}
@@ -115,7 +115,7 @@ def groups_by_arm(rows: Sequence[dict[str, Any]]) -> list[dict[str, dict[str, An
     return [by_arm for _, by_arm in sorted(found.items())]
 
 
-def _curves(panel: Any, rows: Sequence[dict[str, Any]], metric: str, title: str, *, smooth: int = 1) -> None:
+def _plot_curves(panel: Any, rows: Sequence[dict[str, Any]], metric: str, title: str, *, smooth: int = 1) -> None:
     for arm in dict.fromkeys(row["arm"] for row in rows if "step" in row):
         for seed in sorted({row["seed"] for row in rows}):
             points = [
@@ -132,8 +132,8 @@ def _curves(panel: Any, rows: Sequence[dict[str, Any]], metric: str, title: str,
         panel.legend(fontsize=8)
 
 
-def _frontier_panel(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
-    for arm, frontier in frontiers(rows).items():
+def _plot_frontiers(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
+    for arm, frontier in collect_frontiers(rows).items():
         points = [(row["mean@8"], row["coverage@8"], heat) for heat, row in sorted(frontier.items())]
         panel.plot(
             *zip(*[(mean, coverage) for mean, coverage, _ in points], strict=True),
@@ -147,7 +147,7 @@ def _frontier_panel(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
     panel.legend(fontsize=8)
 
 
-def _group_panels(part: Any, groups: Sequence[dict[str, dict[str, Any]]]) -> None:
+def _plot_groups(part: Any, groups: Sequence[dict[str, dict[str, Any]]]) -> None:
     """Show the weights and the coefficients of each group, the right answers first."""
     part.suptitle("held-out groups of the warm start as each method weighs them; bold: right answers")
     panels = part.subplots(2, len(groups), sharex="col", sharey="row", squeeze=False)
@@ -157,7 +157,7 @@ def _group_panels(part: Any, groups: Sequence[dict[str, dict[str, Any]]]) -> Non
         order = sorted(range(len(texts)), key=lambda i, rewards=rewards, texts=texts: (-rewards[i], texts[i]))
         above.plot([any_row["q"][i] for i in order], "k_", label="q")
         for panel, column in ((above, "weights"), (below, "coefficients")):
-            _bars(panel, {arm: [row[column][i] for i in order] for arm, row in by_arm.items()})
+            _plot_bars(panel, {arm: [row[column][i] for i in order] for arm, row in by_arm.items()})
         below.set_xticks(range(len(order)), [texts[i] for i in order], rotation=90, fontsize=7)
         for label, i in zip(below.get_xticklabels(), order, strict=True):
             label.set_fontweight("bold" if rewards[i] > 0 else "normal")
@@ -167,7 +167,7 @@ def _group_panels(part: Any, groups: Sequence[dict[str, dict[str, Any]]]) -> Non
     panels[0, 0].legend(fontsize=8)
 
 
-def _bars(panel: Any, heights: dict[str, list[float]]) -> None:
+def _plot_bars(panel: Any, heights: dict[str, list[float]]) -> None:
     """Draw the methods' bars side by side at each candidate."""
     width = 0.8 / len(heights)
     for which, (arm, values) in enumerate(heights.items()):

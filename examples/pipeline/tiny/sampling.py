@@ -69,7 +69,7 @@ def sample(
     generated = model.generate(
         input_ids=prompts,
         attention_mask=seen,
-        past_key_values=_read(model, encoded["input_ids"], encoded["attention_mask"], copies=num_samples),
+        past_key_values=_read_prompts(model, encoded["input_ids"], encoded["attention_mask"], copies=num_samples),
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         **choice,
@@ -82,7 +82,7 @@ def sample(
     return Samples(prompts, ids, mask, texts, verdicts)
 
 
-def _read(model: PreTrainedModel, prompts: Tensor, seen: Tensor, *, copies: int) -> DynamicCache | None:
+def _read_prompts(model: PreTrainedModel, prompts: Tensor, seen: Tensor, *, copies: int) -> DynamicCache | None:
     """Return the keys and values of left-padded prompts [B, P] but their last token, `copies` rows for each prompt.
 
     A prompt is read once and not once for each of its completions. None where there is nothing to read.

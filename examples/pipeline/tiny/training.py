@@ -174,7 +174,7 @@ class Reinforcement:
             if len(rows) == 0:
                 return None, constants
         log_probs = self._log_probs(self.model, samples, rows)
-        logps = _chosen(log_probs, samples.ids[rows])
+        logps = _gather_logps(log_probs, samples.ids[rows])
         if constants is None:
             constants = self.prepare(samples, logps.detach())
         loss = constants.loss(logps, rows)
@@ -197,7 +197,7 @@ class Reinforcement:
     @torch.no_grad()
     def _frozen_logps(self, model: PreTrainedModel | None, samples: Samples) -> Tensor | None:
         """Return a model's token log-probabilities [N, T] as constants."""
-        return None if model is None else _chosen(self._log_probs(model, samples, slice(None)), samples.ids)
+        return None if model is None else _gather_logps(self._log_probs(model, samples, slice(None)), samples.ids)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later `load_state_dict` needs to go on."""
@@ -210,5 +210,5 @@ class Reinforcement:
         self.step = state["step"]
 
 
-def _chosen(log_probs: Tensor, ids: Tensor) -> Tensor:
+def _gather_logps(log_probs: Tensor, ids: Tensor) -> Tensor:
     return log_probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)

@@ -80,7 +80,7 @@ def test_a_sample_is_set_by_its_seed_and_repeats_no_problem():
 
 
 def test_six_vertices_are_drawn_uniformly_over_graphs_hidden_vertices_and_colours():
-    drawn = list(graph_coloring._random_problems(6, random.Random(0), draws=3000))
+    drawn = list(graph_coloring._draw_problems(6, random.Random(0), draws=3000))
     n_edges = Counter(len(problem.edges) for problem in drawn)
     graphs = [comb(15, count) for count in range(4, 9)]
     expected = [len(drawn) * count / sum(graphs) for count in graphs]
