@@ -1,6 +1,5 @@
 """The evaluation script: the demo's figures again, the curves and their intervals, and LightEval's commands."""
 
-import doctest
 import json
 import os
 import shlex
@@ -16,7 +15,6 @@ from datasets import Dataset
 
 from maxent_grpo.pipeline import evaluate
 from maxent_grpo.pipeline.answers.verifier import Comparison
-from maxent_grpo.pipeline.evaluation import curves, lighteval
 from maxent_grpo.pipeline.evaluation.curves import measure_curve
 from maxent_grpo.pipeline.evaluation.generation import Sampling, Transformers, choose_engine, render_prompts
 from maxent_grpo.pipeline.evaluation.subjects import build_dataset_subject
@@ -332,10 +330,3 @@ def test_a_missing_program_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="Expected sbatch to be installed"):
         evaluate.main([*LIGHT, "--submit"])
-
-
-@pytest.mark.parametrize("module", [curves, lighteval], ids=lambda module: module.__name__)
-def test_what_the_docstrings_show_is_so(module: Any) -> None:
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0
