@@ -163,8 +163,8 @@ def answer_keys(answers: Sequence[str]) -> Tensor:
     >>> one == again, one == other
     (True, False)
     """
-    strangers = [answer for answer in answers if not isinstance(answer, str)]
-    expect(not strangers, "answers to be texts", answers=strangers[:3])
+    not_texts = [answer for answer in answers if not isinstance(answer, str)]
+    expect(not not_texts, "answers to be texts", answers=not_texts[:3])
     digests = [hashlib.blake2b(answer.encode(errors="surrogatepass"), digest_size=8).digest() for answer in answers]
     return torch.tensor([int.from_bytes(each, "big", signed=True) for each in digests], dtype=torch.int64)
 

@@ -152,9 +152,9 @@ class MaxEntObjective:
         if config.dedup > 0:
             copies = self._count_copies(keys, counted)
             log_weights = discount_log_weights(log_weights, copies, strength=config.dedup, mask=counted)
-            heat = (tau + config.beta).unsqueeze(-1)
+            temperature = (tau + config.beta).unsqueeze(-1)
             log_copies = copies.clamp(min=1).to(log_q.dtype).log()  # the logarithm of an integer would be float32
-            log_q = log_q - torch.where(heat.isfinite(), heat * config.dedup, 0.0) * log_copies
+            log_q = log_q - torch.where(temperature.isfinite(), temperature * config.dedup, 0.0) * log_copies
         return Target(
             utilities=values,
             log_q=log_q,
@@ -324,8 +324,8 @@ class MaxEntObjective:
         constant = torch.full_like(log_q[..., 0], config.tau)
         if config.target_ess is None:
             return constant
-        found = tau_for_ess(log_q, anchors, ess=config.target_ess, beta=config.beta, mask=mask)
-        return torch.where(informative, found, constant)
+        tau = tau_for_ess(log_q, anchors, ess=config.target_ess, beta=config.beta, mask=mask)
+        return torch.where(informative, tau, constant)
 
     def _scale_groups(self, values: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
         """Return what multiplies each group's coefficients, [...]: p̂^a, or 0 in a skipped group.

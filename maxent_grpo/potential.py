@@ -45,9 +45,9 @@ def regularized_potential(
     tensor(-0.1438)
     """
     expect_candidates("policy", policy, mask)
-    pull, heat = _pull(log_q, anchor_logps, policy.shape, tau, beta, mask)
-    pi = fill(upcast(policy), mask, 0.0).to(pull.dtype)
-    return (expectation(pi, pull) - heat * expectation(pi, pi.log())).to(result_dtype(policy))
+    scores, temperature = _combine_log_q_and_anchor(log_q, anchor_logps, policy.shape, tau, beta, mask)
+    pi = fill(upcast(policy), mask, 0.0).to(scores.dtype)
+    return (expectation(pi, scores) - temperature * expectation(pi, pi.log())).to(result_dtype(policy))
 
 
 def optimal_potential(
@@ -72,9 +72,9 @@ def optimal_potential(
     tensor(0.6931)
     """
     expect_candidates("log_q", log_q, mask)
-    pull, heat = _pull(log_q, anchor_logps, log_q.shape, tau, beta, mask)
-    peak = fill(pull, mask, -math.inf).amax(-1)
-    best = peak + _soft_excess(pull, heat, mask)
+    scores, temperature = _combine_log_q_and_anchor(log_q, anchor_logps, log_q.shape, tau, beta, mask)
+    peak = fill(scores, mask, -math.inf).amax(-1)
+    best = peak + _exceed_peak(scores, temperature, mask)
     if mask is not None:
         best = best.masked_fill(~mask.any(-1), 0.0)
     return best.to(result_dtype(log_q))
@@ -109,11 +109,11 @@ def improvement_gap(
     tensor(0.1438)
     """
     expect_candidates("log_policy", log_policy, mask)
-    pull, heat = _pull(log_q, anchor_logps, log_policy.shape, tau, beta, mask)
-    log_pi = fill(upcast(log_policy), mask, -math.inf).to(pull.dtype)
+    scores, temperature = _combine_log_q_and_anchor(log_q, anchor_logps, log_policy.shape, tau, beta, mask)
+    log_pi = fill(upcast(log_policy), mask, -math.inf).to(scores.dtype)
     pi = log_pi.exp()
-    shortfall = expectation(pi, -below_peak(pull, mask))
-    gap = shortfall + _soft_excess(pull, heat, mask) + heat * expectation(pi, log_pi)
+    shortfall = expectation(pi, -below_peak(scores, mask))
+    gap = shortfall + _exceed_peak(scores, temperature, mask) + temperature * expectation(pi, log_pi)
     if mask is not None:
         gap = gap.masked_fill(~mask.any(-1), 0.0)
     return gap.to(result_dtype(log_policy))
@@ -164,7 +164,7 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     return (1 / squares).masked_fill(squares == 0, 0.0).to(result_dtype(weights))
 
 
-def _pull(
+def _combine_log_q_and_anchor(
     log_q: Tensor,
     anchor_logps: Tensor | None,
     shape: tuple[int, ...],
@@ -172,19 +172,19 @@ def _pull(
     beta: Scalar,
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return log q + β·log ρ, [..., K], and τ+β, [...]: J(π) = ⟨π, pull⟩ + (τ+β)·H(π)."""
+    """Return log q + β·log ρ, [..., K], and τ+β, [...]: J(π) = ⟨π, scores⟩ + (τ+β)·H(π)."""
     expect_shape("log_q", log_q, shape)
     expect_tempering(tau, beta, anchor_logps, finite=True)
-    pull = fill(upcast(log_q), mask, -math.inf)
-    strength = per_group("beta", beta, pull)
+    scores = fill(upcast(log_q), mask, -math.inf)
+    beta_ = per_group("beta", beta, scores)
     if anchor_logps is not None:
         expect_shape("anchor_logps", anchor_logps, shape)
-        log_rho = log_softmax(anchor_logps.to(pull.dtype), mask)
-        pull = pull + (strength * log_rho).masked_fill(strength == 0, 0.0)  # 0·log 0 = 0
-    return pull, (per_group("tau", tau, pull) + strength).squeeze(-1)
+        log_rho = log_softmax(anchor_logps.to(scores.dtype), mask)
+        scores = scores + (beta_ * log_rho).masked_fill(beta_ == 0, 0.0)  # 0·log 0 = 0
+    return scores, (per_group("tau", tau, scores) + beta_).squeeze(-1)
 
 
-def _soft_excess(pull: Tensor, heat: Tensor, mask: Tensor | None) -> Tensor:
-    """Return heat·log Σ_i exp((pull_i − peak)/heat), [...]: by how much the soft maximum exceeds the peak."""
-    warm = heat.masked_fill(heat == 0, 1.0).unsqueeze(-1)
-    return heat * (below_peak(pull, mask) / warm).logsumexp(-1)
+def _exceed_peak(scores: Tensor, temperature: Tensor, mask: Tensor | None) -> Tensor:
+    """Return T·log Σ_i exp((score_i − peak)/T), [...], T = τ+β: by how much the soft maximum exceeds the peak."""
+    divisor = temperature.masked_fill(temperature == 0, 1.0).unsqueeze(-1)
+    return temperature * (below_peak(scores, mask) / divisor).logsumexp(-1)

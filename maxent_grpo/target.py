@@ -71,8 +71,8 @@ def listwise_log_q(
     if mask is None:  # with a mask, K is in a tensor: a group with too many candidates for eps becomes NaN
         expect(candidates * eps <= 1 + 1e-12, f"K*eps <= 1 with K={candidates} candidates", eps=eps)
     values = upcast(utilities)
-    heat = per_group("temperature", temperature, values)
-    log_p = log_softmax(below_peak(values, mask) / torch.where(heat > 0, heat, math.nan), mask)
+    divisor = per_group("temperature", temperature, values)
+    log_p = log_softmax(below_peak(values, mask) / torch.where(divisor > 0, divisor, math.nan), mask)
     rest = 1 - count(values, mask) * eps
     rest = rest.masked_fill(rest.abs() < 4 * torch.finfo(values.dtype).eps, 0.0)  # K·eps = 1 up to rounding
     log_q = torch.logaddexp(rest.log() + log_p, per_group("eps", eps, values).log())
@@ -135,16 +135,18 @@ def tempered_log_target(
     expect_tempering(tau, beta, anchor_logps)
     gap = below_peak(upcast(log_q), mask)
     tau_, beta_ = per_group("tau", tau, gap), per_group("beta", beta, gap)
-    heat = tau_ + beta_
-    divisor = heat.masked_fill(heat == 0, 1.0)
+    temperature = tau_ + beta_
+    divisor = temperature.masked_fill(temperature == 0, 1.0)
     exponents = gap / divisor
-    exponents = exponents.masked_fill((heat == 0) & (gap < 0), -math.inf)
-    exponents = exponents.masked_fill(heat.isinf() & gap.isneginf(), 0.0)  # infinite heat: q = 0 is like any other
+    exponents = exponents.masked_fill((temperature == 0) & (gap < 0), -math.inf)
+    exponents = exponents.masked_fill(
+        temperature.isinf() & gap.isneginf(), 0.0
+    )  # an infinite one: q = 0 is like any other
     if anchor_logps is not None and not (isinstance(beta, (int, float)) and beta == 0):
         expect_shape("anchor_logps", anchor_logps, log_q.shape)
         share = torch.where(beta_.isinf() & tau_.isfinite(), 1.0, beta_ / divisor)
-        pull = share * below_peak(anchor_logps.to(gap.dtype), mask)
-        exponents = exponents + pull.masked_fill(share == 0, 0.0)
+        log_rho = share * below_peak(anchor_logps.to(gap.dtype), mask)
+        exponents = exponents + log_rho.masked_fill(share == 0, 0.0)
     return log_softmax(exponents, mask).to(result_dtype(log_q))
 
 
@@ -274,11 +276,11 @@ def rank_utilities(utilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """
     expect_candidates("utilities", utilities, mask)
     values = fill(upcast(utilities), mask, math.inf)  # above every counted one, so never below it
-    mine, others = values.unsqueeze(-1), values.unsqueeze(-2)
-    ties = mine == others
+    own, others = values.unsqueeze(-1), values.unsqueeze(-2)
+    ties = own == others
     if mask is not None:
         ties = ties & mask.unsqueeze(-2)
-    below = (others < mine).sum(-1) + (ties.sum(-1) - 1) / 2
+    below = (others < own).sum(-1) + (ties.sum(-1) - 1) / 2
     among = count(values, mask)
     ranks = torch.where(among > 1, below / (among - 1).clamp(min=1), 0.5)
     ranks = torch.where(fill(values, mask, 0.0).isnan().any(-1, keepdim=True), math.nan, ranks)
@@ -343,34 +345,37 @@ def tau_for_ess(
     expect_in("ess", ess, 1.0)
     expect_in("beta", beta, 0.0, torch.finfo(torch.float64).max)
     expect_anchor(beta, anchor_logps)
+    # The target's weights are ∝ exp(−depth/(τ+β)), depth >= 0 being what a candidate lacks to the best one.
     gap = below_peak(upcast(log_q.detach()), mask)
     if anchor_logps is not None and beta > 0:
         expect_shape("anchor_logps", anchor_logps, log_q.shape)
         gap = below_peak(gap + beta * below_peak(anchor_logps.detach().to(gap.dtype), mask), mask)
-    wanted = per_group("ess", ess, gap, low=1.0)
+    size = per_group("ess", ess, gap, low=1.0)
     possible = gap.isfinite()
     if mask is not None:
         possible = possible & mask
     depth = gap.neg().masked_fill(~possible, 0.0)
+    # Bisection in log(τ+β).
     deepest = depth.amax(-1, keepdim=True)
     shallowest = depth.masked_fill(depth == 0, math.inf).amin(-1, keepdim=True)
     low = (shallowest * 1e-3).clamp(min=beta).log()  # below it the weights are those of τ = 0
     high = (deepest * 1e8 + beta).log()  # above it they are uniform to the last digit
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        too_small = _ess_at(depth / middle.exp(), possible) < wanted
+        too_small = _measure_ess(depth / middle.exp(), possible) < size
         low, high = torch.where(too_small, middle, low), torch.where(too_small, high, middle)
     tau = (((low + high) / 2).exp() - beta).clamp(min=0.0)
-    coldest = _ess_at(depth / beta, possible) if beta > 0 else (possible & (depth == 0)).sum(-1, keepdim=True)
-    tau = torch.where(wanted <= coldest, 0.0, tau)
-    tau = torch.where(wanted >= possible.sum(-1, keepdim=True), math.inf, tau)
+    # Sizes that every τ, no finite τ, or no τ at all gives.
+    smallest = _measure_ess(depth / beta, possible) if beta > 0 else (possible & (depth == 0)).sum(-1, keepdim=True)
+    tau = torch.where(size <= smallest, 0.0, tau)
+    tau = torch.where(size >= possible.sum(-1, keepdim=True), math.inf, tau)
     constant = deepest == 0
-    tau = torch.where(constant & (wanted < possible.sum(-1, keepdim=True)), 0.0, tau)
-    broken = fill(gap, mask, 0.0).isnan().any(-1, keepdim=True) | wanted.isnan()
-    return torch.where(broken, math.nan, tau).squeeze(-1).to(result_dtype(log_q))
+    tau = torch.where(constant & (size < possible.sum(-1, keepdim=True)), 0.0, tau)
+    not_a_number = fill(gap, mask, 0.0).isnan().any(-1, keepdim=True) | size.isnan()
+    return torch.where(not_a_number, math.nan, tau).squeeze(-1).to(result_dtype(log_q))
 
 
-def _ess_at(depths: Tensor, possible: Tensor) -> Tensor:
+def _measure_ess(depths: Tensor, possible: Tensor) -> Tensor:
     """Return the effective sample size, [..., 1], of weights ∝ exp(−depths) over the possible candidates."""
     weights = depths.neg().exp().masked_fill(~possible, 0.0)  # the largest is 1: no overflow, no empty sum
     return weights.sum(-1, keepdim=True).square() / weights.square().sum(-1, keepdim=True)
