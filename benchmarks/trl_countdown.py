@@ -25,10 +25,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.pipeline.tasks import countdown
 from maxent_grpo.pipeline.tasks.splits import split
-from maxent_grpo.pipeline.tiny.demo import MAX_NEW_TOKENS, TOKENIZER, skewed_pairs
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
 from maxent_grpo.pipeline.tiny.training import warm_start
+from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, TASK, TOKENIZER, build_skewed_sampler
 
 PROMPTS, GENERATIONS, WARM_STEPS = 32, 8, 300
 ARMS: dict[str, dict[str, Any]] = {
@@ -77,7 +77,7 @@ def right_answer(prompts: list[str], completions: list[str], **_: Any) -> list[f
 
 def warm_up(folder: Path) -> None:
     model = build_model(TOKENIZER)
-    for _ in warm_start(model, TOKENIZER, skewed_pairs(PROBLEMS), steps=WARM_STEPS):
+    for _ in warm_start(model, TOKENIZER, build_skewed_sampler(TASK, PROBLEMS), steps=WARM_STEPS):
         pass
     save_checkpoint(model, TOKENIZER, folder)
 

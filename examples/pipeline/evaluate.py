@@ -26,7 +26,6 @@ from rich.console import Console
 from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, GRPOScriptArguments
 from maxent_grpo.pipeline.data.prompts import load_rows
 from maxent_grpo.pipeline.data.sources import has_one_split
-from maxent_grpo.pipeline.data.tasks import TASKS
 from maxent_grpo.pipeline.evaluation.curves import measure_curve
 from maxent_grpo.pipeline.evaluation.generation import (
     BATCH_TOKENS,
@@ -40,6 +39,7 @@ from maxent_grpo.pipeline.evaluation.lighteval import build_lighteval_command, b
 from maxent_grpo.pipeline.evaluation.report import build_table, save_report
 from maxent_grpo.pipeline.evaluation.subjects import Subject, build_dataset_subject, build_task_subject
 from maxent_grpo.pipeline.rewards import find_reward
+from maxent_grpo.pipeline.tasks.catalog import TASKS
 
 LARGEST_K = 64
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from maxent_grpo.pipeline.data.tasks import split_problems
-from maxent_grpo.pipeline.tiny.demo import TOKENIZER, skewed_pairs
+from maxent_grpo.pipeline.tasks.catalog import split_problems
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
 from maxent_grpo.pipeline.tiny.training import warm_start
+from maxent_grpo.pipeline.tiny.wide_countdown import TASK, TOKENIZER, build_skewed_sampler
 
 WARM_STEPS = 300
 
@@ -25,7 +25,8 @@ def make_tiny_countdown(folder: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so that it is the same one on any machine of this kind
     model = build_model(TOKENIZER)
-    for _ in warm_start(model, TOKENIZER, skewed_pairs(split_problems("countdown-wide").train), steps=WARM_STEPS):
+    pairs = build_skewed_sampler(TASK, split_problems("countdown-wide").train)
+    for _ in warm_start(model, TOKENIZER, pairs, steps=WARM_STEPS):
         pass
     torch.set_num_threads(threads)
     save_checkpoint(model, TOKENIZER, folder)

@@ -1,5 +1,6 @@
 """The demo: what it trains, what it leaves on disk, and that it goes on where it was stopped."""
 
+import argparse
 import json
 import signal
 import subprocess
@@ -15,19 +16,25 @@ from maxent_grpo import MaxEntConfig, listwise_q, tempered_target
 from maxent_grpo.adapters.torch_loop import RolloutConstants
 from maxent_grpo.pipeline.tasks import countdown
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
-from maxent_grpo.pipeline.tiny import demo as quickstart
+from maxent_grpo.pipeline.tiny import demo, runs
+from maxent_grpo.pipeline.tiny.options import ARMS, build_config, parse_options
 from maxent_grpo.pipeline.tiny.sampling import Samples, Task, token_logps
 from maxent_grpo.pipeline.tiny.storage import load_checkpoint
 from maxent_grpo.pipeline.tiny.training import Reinforcement
+from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, TASK, TOKENIZER
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--steps", "4", "--warm-steps", "3", "--eval-prompts", "8", "--eval-samples", "8", "--eval-every", "2"]
 SMALL += ["--prompts", "4", "--samples", "4"]
 
 
-def job(folder: Path, arm: str, *options: str) -> quickstart.Job:
-    parsed = quickstart.arguments([*SMALL, *options, "--output", str(folder)])
-    return quickstart.Job(parsed, arm, seed=0)
+def parse(flags: list[str]) -> argparse.Namespace:
+    return parse_options(flags, None)
+
+
+def job(folder: Path, arm: str, *options: str) -> runs.Job:
+    parsed = parse([*SMALL, *options, "--output", str(folder)])
+    return runs.Job(parsed, arm, seed=0)
 
 
 def never() -> bool:
@@ -40,23 +47,23 @@ def silent(entry: object) -> None:
 
 @pytest.fixture
 def warm(tmp_path: Path) -> Path:
-    quickstart.warm_up(job(tmp_path, "warm_start"), silent, never)
+    runs.warm_up(job(tmp_path, "warm_start"), silent, never)
     return tmp_path
 
 
-@pytest.mark.parametrize("arm", quickstart.ARMS)
+@pytest.mark.parametrize("arm", ARMS)
 def test_a_method_logs_every_update_and_leaves_a_checkpoint_that_loads(warm: Path, arm: str) -> None:
     done = job(warm, arm)
-    quickstart.train(done, silent, never)
+    runs.train(done, silent, never)
     rows = done.log.rows()
     assert [row["step"] for row in rows if "step" in row] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if "step" in row and "coverage@8" in row] == [2, 4]
-    assert [row["temperature"] for row in rows if "temperature" in row] == list(quickstart.TEMPERATURES)
+    assert [row["temperature"] for row in rows if "temperature" in row] == list(runs.TEMPERATURES)
     assert all(1 <= row["maxent/ess"] <= 4 for row in rows if "step" in row)
     model = AutoModelForCausalLM.from_pretrained(done.folder)
     tokenizer = AutoTokenizer.from_pretrained(done.folder)
     prompt = "2 3 14 = 15 :"
-    assert tokenizer(prompt)["input_ids"] == quickstart.TOKENIZER(prompt)["input_ids"]
+    assert tokenizer(prompt)["input_ids"] == TOKENIZER(prompt)["input_ids"]
     assert model(**tokenizer(prompt, return_tensors="pt")).logits.shape[1:] == (6, len(tokenizer))
 
 
@@ -71,11 +78,11 @@ def test_every_method_trains_with_its_own_settings_and_the_flags_that_concern_it
         value = CHANGED[CHANGED.index(option) + 1]
         flags = [option, value]
         given[option.removeprefix("--").replace("-", "_")] = float(value)
-    options = quickstart.arguments(flags)
-    longest = quickstart.MAX_NEW_TOKENS
-    assert quickstart.arm_config("dr_grpo", options) == MaxEntConfig(projection="surrogate", max_length=longest)
-    assert quickstart.arm_config("maxent", options) == MaxEntConfig(tau=given["tau"], beta=given["beta"])
-    assert quickstart.arm_config("maxent_diverse", options) == MaxEntConfig(
+    options = parse(flags)
+    longest = MAX_NEW_TOKENS
+    assert build_config("dr_grpo", options) == MaxEntConfig(projection="surrogate", max_length=longest)
+    assert build_config("maxent", options) == MaxEntConfig(tau=given["tau"], beta=given["beta"])
+    assert build_config("maxent_diverse", options) == MaxEntConfig(
         **given, center=True, skip="all_min", nll_reduction="max_length", max_length=longest
     )
 
@@ -87,12 +94,12 @@ def test_the_loop_gets_the_options_of_the_command_line(warm: Path, monkeypatch: 
     def begin(*arguments: object, **settings: object) -> None:
         raise BegunError(arguments, settings)
 
-    monkeypatch.setattr(quickstart, "Reinforcement", begin)
+    monkeypatch.setattr(runs, "Reinforcement", begin)
     flags = ["--learning-rate", "0.02", "--temperature", "0.7", "--prompts", "5", "--samples", "6", "--tau", "0.3"]
     with pytest.raises(BegunError) as begun:
-        quickstart.train(job(warm, "maxent", *flags), silent, never)
+        runs.train(job(warm, "maxent", *flags), silent, never)
     (*_, task, config), settings = begun.value.args
-    assert (task, config) == (quickstart.TASK, MaxEntConfig(tau=0.3))
+    assert (task, config) == (TASK, MaxEntConfig(tau=0.3))
     assert {name: settings[name] for name in ("learning_rate", "temperature", "prompts_per_step", "num_samples")} == {
         "learning_rate": 0.02,
         "temperature": 0.7,
@@ -107,15 +114,15 @@ def starts_with_a_large_number(problem: countdown.Problem, answer: str) -> Verdi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", quickstart.ARMS)
+@pytest.mark.parametrize("arm", ARMS)
 def test_training_raises_the_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str) -> None:
-    monkeypatch.setattr(quickstart, "TASK", Task(countdown.prompt, starts_with_a_large_number))
-    monkeypatch.setattr(quickstart, "TEMPERATURES", (1.0,))
+    monkeypatch.setattr(runs, "TASK", Task(countdown.prompt, starts_with_a_large_number))
+    monkeypatch.setattr(runs, "TEMPERATURES", (1.0,))
     flags = ["--steps", "20", "--warm-steps", "5", "--prompts", "8", "--samples", "8", "--eval-every", "20"]
     flags += ["--learning-rate", "3e-3", "--eval-prompts", "32"]
     start, done = job(tmp_path, "warm_start", *flags), job(tmp_path, arm, *flags)
-    quickstart.warm_up(start, silent, never)
-    quickstart.train(done, silent, never)
+    runs.warm_up(start, silent, never)
+    runs.train(done, silent, never)
     rewards = [row["reward"] for row in done.log.rows() if "step" in row]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
     before, after = (each.log.rows()[-1] for each in (start, done))
@@ -139,9 +146,9 @@ def test_the_pull_is_to_the_frozen_warm_start_after_the_policy_has_moved(
     warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Watched.seen = []
-    monkeypatch.setattr(quickstart, "Reinforcement", Watched)
+    monkeypatch.setattr(runs, "Reinforcement", Watched)
     done = job(warm, "maxent", "--beta", "0.5", "--learning-rate", "0.01", "--steps", "2")
-    quickstart.train(done, silent, never)
+    runs.train(done, silent, never)
     samples, logps, loss = Watched.seen[1]
     frozen = load_checkpoint(done.warm_folder)
     with torch.no_grad():
@@ -160,12 +167,12 @@ def test_the_pull_is_to_the_frozen_warm_start_after_the_policy_has_moved(
 def test_all_methods_are_shown_the_same_groups_and_weigh_them_by_the_flags(
     warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quickstart, "TASK", Task(countdown.prompt, starts_with_a_large_number))
-    monkeypatch.setattr(quickstart, "TEMPERATURES", (1.0,))
+    monkeypatch.setattr(runs, "TASK", Task(countdown.prompt, starts_with_a_large_number))
+    monkeypatch.setattr(runs, "TEMPERATURES", (1.0,))
     groups = {}
-    for arm in quickstart.ARMS:
+    for arm in ARMS:
         done = job(warm, arm, "--steps", "1", "--tau", "0.6")
-        quickstart.train(done, silent, never)
+        runs.train(done, silent, never)
         groups[arm] = [row for row in done.log.rows() if "group" in row]
         assert 0 < len(groups[arm]) <= 3
     shown = [[(row["prompt"], row["texts"], row["rewards"]) for row in rows] for rows in groups.values()]
@@ -183,15 +190,15 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
     warm: Path, tmp_path_factory: pytest.TempPathFactory, options: list[str]
 ) -> None:
     whole = job(warm, "maxent_diverse", *options)
-    quickstart.train(whole, silent, never)
+    runs.train(whole, silent, never)
     rows, weights = whole.log.rows(), torch.load(whole.folder / "state.pt")["model"]
 
     again = tmp_path_factory.mktemp("again")
-    quickstart.warm_up(job(again, "warm_start"), silent, never)
+    runs.warm_up(job(again, "warm_start"), silent, never)
     parted = job(again, "maxent_diverse", *options)
-    quickstart.train(parted, silent, lambda: len(parted.log.rows()) >= 3)
+    runs.train(parted, silent, lambda: len(parted.log.rows()) >= 3)
     assert [row["step"] for row in parted.log.rows()] == [1, 2, 3]
-    quickstart.train(parted, silent, never)
+    runs.train(parted, silent, never)
     assert parted.log.rows() == rows
     for name, value in torch.load(parted.folder / "state.pt")["model"].items():
         assert torch.equal(value, weights[name])
@@ -199,9 +206,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
 
 def test_updates_after_the_last_saved_state_are_made_and_logged_again(warm: Path) -> None:
     killed = job(warm, "maxent")
-    quickstart.train(killed, silent, lambda: len(killed.log.rows()) >= 2)
+    runs.train(killed, silent, lambda: len(killed.log.rows()) >= 2)
     killed.log.append({"arm": "maxent", "seed": 0, "step": 3, "reward": -1.0})  # logged, then killed
-    quickstart.train(killed, silent, never)
+    runs.train(killed, silent, never)
     assert [row["step"] for row in killed.log.rows() if "step" in row] == [1, 2, 3, 4]
     assert all(row["reward"] >= 0 for row in killed.log.rows() if "step" in row)
 
@@ -240,7 +247,7 @@ def test_ctrl_c_keeps_what_is_there_and_resume_ends_with_table_and_picture(tmp_p
     assert resumed.returncode == 0, resumed.stderr
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["arm"] == "maxent" and "step" in row] == list(range(1, 41))
-    assert {*quickstart.RESULTS, "config.json"} <= {file.name for file in tmp_path.iterdir()}
+    assert {*demo.RESULTS, "config.json"} <= {file.name for file in tmp_path.iterdir()}
     table = (tmp_path / "results.md").read_text()
     assert "| MaxEnt, published |" in table
     assert "unfinished" not in table
@@ -252,8 +259,8 @@ def test_ctrl_c_in_the_warm_up_promises_nothing_that_is_not_there(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quickstart, "run_jobs", interrupted)
-    assert quickstart.main([*SMALL, "--output", str(tmp_path / "run")]) == 130
+    monkeypatch.setattr(demo, "run_jobs", interrupted)
+    assert demo.main([*SMALL, "--output", str(tmp_path / "run")]) == 130
     printed = " ".join(capsys.readouterr().out.split())
     assert "Nothing has been evaluated yet" in printed
     assert "a warm start that has not finished begins anew" in printed
@@ -262,17 +269,17 @@ def test_ctrl_c_in_the_warm_up_promises_nothing_that_is_not_there(
 
 def test_a_fresh_run_removes_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
     old = job(tmp_path, "maxent", "--seeds", "2")
-    quickstart.open_output(old.options)
+    demo.open_output(old.options)
     old.log.append({"step": 1})
     mine = [tmp_path / name for name in ("seed7/mine.txt", "seeds/mine.txt", "seed_list.txt", "notes.md")]
     for file in mine:
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
-    for name in quickstart.RESULTS:
+    for name in demo.RESULTS:
         (tmp_path / name).write_text("of the earlier run")
-    quickstart.open_output(job(tmp_path, "maxent", "--tau", "0.3").options)
+    demo.open_output(job(tmp_path, "maxent", "--tau", "0.3").options)
     assert not (tmp_path / "seed0").exists()
-    assert not any((tmp_path / name).exists() for name in quickstart.RESULTS)
+    assert not any((tmp_path / name).exists() for name in demo.RESULTS)
     assert all(file.read_text() == "mine" for file in mine)
     assert json.loads((tmp_path / "config.json").read_text())["tau"] == 0.3
 
@@ -293,28 +300,28 @@ def test_a_folder_that_holds_no_earlier_run_is_refused_and_kept(tmp_path: Path, 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     with pytest.raises(SystemExit, match=r"new or empty folder or an earlier run of this demo, got --output /"):
-        quickstart.open_output(job(tmp_path, "maxent").options)
+        demo.open_output(job(tmp_path, "maxent").options)
     with pytest.raises(SystemExit, match="a run to resume"):
-        quickstart.open_output(job(tmp_path, "maxent", "--resume").options)
+        demo.open_output(job(tmp_path, "maxent", "--resume").options)
     assert {name: (tmp_path / name).read_text() for name in files} == files
 
 
 def test_an_output_that_is_a_file_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SystemExit, match="new or empty folder"):
-        quickstart.open_output(job(tmp_path / "file", "maxent").options)
+        demo.open_output(job(tmp_path / "file", "maxent").options)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_resuming_with_other_options_is_refused_by_name(tmp_path: Path) -> None:
-    quickstart.open_output(quickstart.arguments(["--output", str(tmp_path), "--tau", "0.3"]))
+    demo.open_output(parse(["--output", str(tmp_path), "--tau", "0.3"]))
     with pytest.raises(SystemExit, match=r"--tau 0\.3 as in the run to resume, got 0\.2"):
-        quickstart.open_output(quickstart.arguments(["--output", str(tmp_path), "--resume"]))
+        demo.open_output(parse(["--output", str(tmp_path), "--resume"]))
 
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="a run to resume"):
-        quickstart.open_output(quickstart.arguments(["--output", str(tmp_path / "none"), "--resume"]))
+        demo.open_output(parse(["--output", str(tmp_path / "none"), "--resume"]))
 
 
 @pytest.mark.parametrize(
@@ -337,9 +344,9 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
 )
 def test_bad_options_are_named(options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        quickstart.arguments(options)
+        parse(options)
     assert complaint in capsys.readouterr().err
 
 
 def test_as_many_problems_may_be_held_out_as_one_update_leaves() -> None:
-    assert quickstart.arguments(["--eval-prompts", "4900", "--prompts", "92"]).eval_prompts == 4900
+    assert parse(["--eval-prompts", "4900", "--prompts", "92"]).eval_prompts == 4900

@@ -21,12 +21,14 @@ from maxent_grpo.pipeline.evaluation.subjects import build_dataset_subject
 from maxent_grpo.pipeline.rewards import Reward, find_reward
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tasks.metrics import hit_probability
-from maxent_grpo.pipeline.tiny import demo as quickstart
 from maxent_grpo.pipeline.tiny.model import build_model
+from maxent_grpo.pipeline.tiny.options import parse_options
+from maxent_grpo.pipeline.tiny.runs import Job, warm_up
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
+from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, TOKENIZER
 
 PROMPTS, SAMPLES = 16, 8
-ASKED = ["--task", "countdown-wide", "--max_new_tokens", str(quickstart.MAX_NEW_TOKENS), "--prompts", str(PROMPTS)]
+ASKED = ["--task", "countdown-wide", "--max_new_tokens", str(MAX_NEW_TOKENS), "--prompts", str(PROMPTS)]
 
 
 def ignore(entry: object) -> None:
@@ -34,12 +36,12 @@ def ignore(entry: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> quickstart.Job:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A warm start of the demo, evaluated by the demo."""
     folder = tmp_path_factory.mktemp("demo")
     small = ["--warm-steps", "150", "--eval-prompts", str(PROMPTS), "--eval-samples", str(SAMPLES), "--seed", "3"]
-    job = quickstart.Job(quickstart.arguments([*small, "--output", str(folder)]), "warm_start", seed=3)
-    quickstart.warm_up(job, ignore, lambda: False)
+    job = Job(parse_options([*small, "--output", str(folder)], None), "warm_start", seed=3)
+    warm_up(job, ignore, lambda: False)
     return job
 
 
@@ -48,7 +50,7 @@ def report(folder: Path) -> dict[str, Any]:
     return result
 
 
-def test_the_demos_checkpoints_get_the_demos_figures(demo: quickstart.Job, tmp_path: Path) -> None:
+def test_the_demos_checkpoints_get_the_demos_figures(demo: Job, tmp_path: Path) -> None:
     logged = [row for row in demo.log.rows() if "temperature" in row]
     assert any(row["mean@8"] > 0 for row in logged)
     for row in logged:
@@ -61,7 +63,7 @@ def test_the_demos_checkpoints_get_the_demos_figures(demo: quickstart.Job, tmp_p
         assert result["distinct_per_solved"][8 - 1] == pytest.approx(row["distinct_per_solved"], rel=1e-12)
 
 
-def test_64_samples_give_every_k_to_64_with_an_interval_and_three_files(demo: quickstart.Job, tmp_path: Path) -> None:
+def test_64_samples_give_every_k_to_64_with_an_interval_and_three_files(demo: Job, tmp_path: Path) -> None:
     evaluate.main([str(demo.folder), *ASKED, "--samples", "64", "--batch_prompts", "4", "--output", str(tmp_path)])
     (result,) = report(tmp_path)["results"]
     assert result["k"] == list(range(1, 65))
@@ -77,14 +79,14 @@ def test_64_samples_give_every_k_to_64_with_an_interval_and_three_files(demo: qu
     assert [line.split("|")[2].strip() for line in table[2:]] == ["1", "2", "4", "8", "16", "32", "64"]
 
 
-def test_a_model_that_is_missing_is_named_before_another_is_sampled(demo: quickstart.Job, tmp_path: Path) -> None:
+def test_a_model_that_is_missing_is_named_before_another_is_sampled(demo: Job, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=f"evaluate.py: Expected a model that can be read, got '{tmp_path}/none'"):
         evaluate.main([str(demo.folder), str(tmp_path / "none"), *ASKED, "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
 def test_what_one_model_gave_is_kept_when_the_next_one_fails(
-    demo: quickstart.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = evaluate.evaluate_model
 
@@ -105,7 +107,7 @@ def test_an_unknown_dtype_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Expected --dtype auto or a dtype of torch, got 'floaty'" in capsys.readouterr().err
 
 
-def test_a_dataset_is_judged_by_its_reward(demo: quickstart.Job, tmp_path: Path) -> None:
+def test_a_dataset_is_judged_by_its_reward(demo: Job, tmp_path: Path) -> None:
     rows = Dataset.from_dict({"prompt": ["2 3 = 5 :", "2 4 = 6 :"], "numbers": [[2, 3], [2, 4]], "target": [5, 6]})
     rows.to_json(tmp_path / "rows.jsonl")
     flags = ["--dataset", str(tmp_path / "rows.jsonl"), "--reward", "countdown", "--samples", "4"]
@@ -186,7 +188,7 @@ def test_prompts_alike_leave_no_doubt() -> None:
     assert (point.low, point.value, point.high) == (1.0, 1.0, 1.0)
 
 
-def test_the_same_seed_gives_the_same_completions_and_leaves_chance_alone(demo: quickstart.Job) -> None:
+def test_the_same_seed_gives_the_same_completions_and_leaves_chance_alone(demo: Job) -> None:
     sampler = Transformers(str(demo.folder), None, "float32")
     before = torch.get_rng_state()
     one, again, other = (sampler.sample_texts(["2 3 5 = 10 :"] * 3, Sampling(4, 1.0, 8, seed)) for seed in (0, 0, 1))
@@ -196,10 +198,10 @@ def test_the_same_seed_gives_the_same_completions_and_leaves_chance_alone(demo: 
 
 
 def test_what_a_checkpoint_prefers_does_not_change_its_samples(tmp_path: Path) -> None:
-    model = build_model(quickstart.TOKENIZER)
-    save_checkpoint(model, quickstart.TOKENIZER, tmp_path / "plain")
+    model = build_model(TOKENIZER)
+    save_checkpoint(model, TOKENIZER, tmp_path / "plain")
     model.generation_config.update(do_sample=True, top_p=0.1, top_k=2, repetition_penalty=1.5, temperature=0.1)
-    save_checkpoint(model, quickstart.TOKENIZER, tmp_path / "picky")
+    save_checkpoint(model, TOKENIZER, tmp_path / "picky")
     drawn = [
         Transformers(str(tmp_path / name), None, "float32").sample_texts(["2 3 = 5 :"], Sampling(16, 1.0, 8, 0))
         for name in ("plain", "picky")
@@ -218,7 +220,7 @@ def test_a_chat_goes_through_the_template_once() -> None:
 
 
 def test_vllm_is_asked_for_samples_of_the_model_itself(
-    demo: quickstart.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {}
 
@@ -270,7 +272,7 @@ def test_bad_options_are_named(flags: list[str], complaint: str, capsys: pytest.
     assert complaint in capsys.readouterr().err
 
 
-def test_a_dataset_without_the_reward_columns_is_named(demo: quickstart.Job, tmp_path: Path) -> None:
+def test_a_dataset_without_the_reward_columns_is_named(demo: Job, tmp_path: Path) -> None:
     Dataset.from_dict({"prompt": ["x"]}).to_json(tmp_path / "rows.jsonl")
     with pytest.raises(SystemExit, match=r"Expected column 'solution' .*rows\.jsonl"):
         evaluate.main([str(demo.folder), "--dataset", str(tmp_path / "rows.jsonl")])
@@ -304,7 +306,7 @@ def test_the_command_of_the_docstring_parses() -> None:
 
 
 def test_a_batch_is_bounded_and_the_demos_evaluation_is_one() -> None:
-    assert Sampling(16, 1.0, quickstart.MAX_NEW_TOKENS, 0).prompts_at_once >= 512
+    assert Sampling(16, 1.0, MAX_NEW_TOKENS, 0).prompts_at_once >= 512
     assert Sampling(16, 1.0, 1024, 0).prompts_at_once == 16  # 2^18 tokens
     assert Sampling(16, 1.0, 1024, 0, batch_prompts=500).prompts_at_once == 500
 

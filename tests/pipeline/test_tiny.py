@@ -15,11 +15,10 @@ from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny.evaluation import interpolate_coverage
 from maxent_grpo.pipeline.tiny.groups import describe_groups
 from maxent_grpo.pipeline.tiny.model import build_model, build_tokenizer
+from maxent_grpo.pipeline.tiny.picture import collect_groups, save_picture
 from maxent_grpo.pipeline.tiny.report import (
-    collect_groups,
     find_matched_level,
     match_coverage,
-    save_picture,
     write_table,
 )
 from maxent_grpo.pipeline.tiny.sampling import Samples, Task, sample, token_logps

@@ -25,9 +25,9 @@ from maxent_grpo.pipeline import train
 from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, parse_run
 from maxent_grpo.pipeline.checkpoints import find_checkpoint
 from maxent_grpo.pipeline.data.prompts import load_prompts
-from maxent_grpo.pipeline.tiny.demo import TOKENIZER
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
+from maxent_grpo.pipeline.tiny.wide_countdown import TOKENIZER
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "examples/recipes/tiny-cpu/maxent/config_countdown.yaml"

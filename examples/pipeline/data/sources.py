@@ -9,8 +9,9 @@ from typing import Any
 from datasets import Dataset, load_dataset, load_from_disk
 
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
-from maxent_grpo.pipeline.data.tasks import PREFIX, build_task_dataset
+from maxent_grpo.pipeline.data.tasks import build_task_dataset
 from maxent_grpo.pipeline.schema import expect_fields
+from maxent_grpo.pipeline.tasks.catalog import PREFIX
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 

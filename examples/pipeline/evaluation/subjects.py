@@ -6,9 +6,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from maxent_grpo.pipeline.data.tasks import find_task, split_problems
 from maxent_grpo.pipeline.rewards import Reward
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
+from maxent_grpo.pipeline.tasks.catalog import find_task, split_problems
 
 RIGHT = Verdict(correct=True, mode="right")
 Judge = Callable[[Sequence[Sequence[str]]], list[list[Verdict | None]]]
@@ -37,7 +37,7 @@ def build_task_subject(name: str, *, limit: int | None, chat: bool) -> Subject:
     """Return the problems of a task that are never trained on.
 
     Args:
-        name: of `training.task_datasets.TASKS`.
+        name: of `tasks.catalog.TASKS`.
         limit: take the first so many, a random sample of them; None takes all.
         chat: ask in plain language.
 
