@@ -12,6 +12,7 @@ For micro-batches that split groups, and for several updates on one rollout, com
 once with `MaxEntLoss.prepare` and take the loss of any of its rows with `RolloutConstants.loss`.
 """
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
@@ -22,12 +23,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from maxent_grpo._checks import expect, expect_mask, expect_number, expect_shape, expect_tensor
+from maxent_grpo._checks import expect, expect_mask, expect_shape, expect_tensor
 from maxent_grpo._masked import upcast
 from maxent_grpo._statistics import Statistics
+from maxent_grpo.adapters._groups import Groups, SkipWarning, build_keys, expect_texts, read_rewards, weigh_rewards
 from maxent_grpo.adapters._head import gathered_head
 from maxent_grpo.config import MaxEntConfig
-from maxent_grpo.groups import completion_keys, flatten_groups, pad_groups
+from maxent_grpo.groups import flatten_groups, pad_groups
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, token_logps
 from maxent_grpo.objective import MaxEntObjective, Target
 
@@ -37,11 +39,12 @@ class Rollout:
     """N sampled completions with their rewards; the completions of a group are consecutive rows.
 
     Attributes:
-        rewards: [N] floats; None or NaN where a completion could not be scored, which leaves its group.
+        rewards: [N] numbers or truth values; None or NaN where there is no verdict: it leaves its group.
         mask: [N, T] bool, True where a completion token counts.
         group_sizes: K, or the size of each group.
         ids: [N, T] completion tokens; needed with logits or hidden states, and with dedup > 0 unless there are keys.
-        keys: [N] integers, equal where two completions are the same answer; by default those of equal tokens.
+        keys: [N] integers or texts, equal where two completions are the same answer; without any, and where a text is
+            None, completions of equal tokens are.
         ref_logps: [N, T] token log-probabilities of the frozen reference; needed if β > 0.
         old_logps: [N, T] those of the rollout policy. Given, updates are clipped; without them the policy in
             training is taken to be the rollout policy.
@@ -55,7 +58,7 @@ class Rollout:
     _: KW_ONLY
     group_sizes: int | Sequence[int] | Tensor
     ids: Tensor | None = None
-    keys: Tensor | None = None
+    keys: Tensor | Sequence[str | None] | None = None
     ref_logps: Tensor | None = None
     old_logps: Tensor | None = None
     num_groups: int | None = None
@@ -141,6 +144,7 @@ class MaxEntLoss(nn.Module):
         self.objective = method if isinstance(method, MaxEntObjective) else MaxEntObjective(method or MaxEntConfig())
         self.gradients_averaged = gradients_averaged
         self.process_group = process_group
+        self._skip_warning = SkipWarning(prefix="")
 
     def forward(self, logps: Tensor, rollout: Rollout, *, temperature: float = 1.0) -> tuple[Tensor, Statistics]:
         """Return the loss of whole groups and the statistics of their targets and of the policy on them.
@@ -220,47 +224,37 @@ class MaxEntLoss(nn.Module):
         """
         mask = rollout.mask
         _expect_rows(mask)
-        utilities = _as_utilities(rollout.rewards, mask)
-        self.objective.expect_utilities(utilities)
+        rewards = read_rewards(rollout.rewards, mask.device)
+        expect_shape("rewards", rewards, mask.shape[:1])
+        utilities = weigh_rewards(rewards.unsqueeze(-1), rewards.new_ones(1), ["rewards"])
         sizes = _list_sizes(rollout.group_sizes, len(mask))
         rows, present = pad_groups(torch.arange(len(mask), device=mask.device), sizes)
-
-        def sum_tokens(name: str, logps: Tensor | None) -> Tensor | None:
-            """Return token log-probabilities [N, T] summed over each completion, [G, K]."""
-            if logps is None:
-                return None
-            expect_shape(name, logps, mask.shape)
-            return upcast(logps).masked_fill(~mask, 0.0).sum(-1)[rows]
-
-        keys = rollout.keys
-        if keys is None and rollout.ids is not None:
-            keys = completion_keys(rollout.ids, mask)
-        if keys is not None:
-            expect_shape("keys", keys, mask.shape[:1])
-        policy_sums, old_sums = sum_tokens("policy_logps", policy_logps), sum_tokens("old_logps", rollout.old_logps)
-        old_sums = policy_sums if old_sums is None else old_sums
-        target = self.objective.target(
-            utilities[rows],
-            mask=present & ~utilities.isnan()[rows],
+        padded = utilities[rows].masked_fill(~present, math.nan)
+        policy_sums = _sum_tokens("policy_logps", policy_logps, mask, rows)
+        old_sums = _sum_tokens("old_logps", rollout.old_logps, mask, rows)
+        groups = Groups(
             lengths=mask.sum(-1)[rows],
-            ref_logps=sum_tokens("ref_logps", rollout.ref_logps),
-            old_logps=old_sums,
-            keys=None if keys is None else keys[rows],
+            ref_logps=_sum_tokens("ref_logps", rollout.ref_logps, mask, rows),
+            old_logps=policy_sums if old_sums is None else old_sums,
+            keys=_pad_keys(rollout, rows),
         )
-        coefficients = self.objective.coefficients(target, old_logps=old_sums, generator=rollout.generator)
+        target = groups.build_target(self.objective, padded)
+        self._skip_warning.check_rollout(self.objective, target, padded)
+        coefficients = self.objective.coefficients(target, old_logps=groups.old_logps, generator=rollout.generator)
+        statistics = self.objective.statistics(
+            target, policy_logps=groups.old_logps if policy_sums is None else policy_sums
+        )
         ranks = dist.get_world_size(self.process_group) if dist.is_available() and dist.is_initialized() else 1
-        groups = rollout.num_groups
-        if groups is None:
-            groups = _sum_over_ranks(len(sizes), ranks, mask.device, self.process_group)
+        num_groups = rollout.num_groups
+        if num_groups is None:
+            num_groups = _sum_over_ranks(len(sizes), ranks, mask.device, self.process_group)
         return RolloutConstants(
             coefficients=flatten_groups(coefficients, present),
             mask=mask,
             old_logps=rollout.old_logps,
             target=target,
-            statistics=self.objective.statistics(
-                target, policy_logps=old_sums if policy_sums is None else policy_sums
-            ),
-            num_groups=groups,
+            statistics=dataclasses.replace(statistics, frac_unscored=utilities.isnan().to(utilities.dtype).mean()),
+            num_groups=num_groups,
             rank_scale=ranks if self.gradients_averaged else 1,
             objective=self.objective,
         )
@@ -292,15 +286,24 @@ def _list_sizes(group_sizes: int | Sequence[int] | Tensor, rows: int) -> Sequenc
     return [int(size)] * (rows // size)
 
 
-def _as_utilities(rewards: Tensor | Sequence[float | None], mask: Tensor) -> Tensor:
-    """Return rewards as a float tensor [N] on the mask's device, NaN where there is none."""
-    if not isinstance(rewards, Tensor):
-        rewards = torch.tensor(
-            [math.nan if reward is None else expect_number("rewards", reward) for reward in rewards]
-        )
-    expect_shape("rewards", rewards, mask.shape[:1])
-    dtype = rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype()
-    return rewards.detach().to(mask.device, dtype)
+def _sum_tokens(name: str, logps: Tensor | None, mask: Tensor, rows: Tensor) -> Tensor | None:
+    """Return token log-probabilities [N, T] summed over each completion, [G, K]."""
+    if logps is None:
+        return None
+    expect_shape(name, logps, mask.shape)
+    return upcast(logps).masked_fill(~mask, 0.0).sum(-1)[rows]
+
+
+def _pad_keys(rollout: Rollout, rows: Tensor) -> Tensor | None:
+    """Return the key of each candidate, [G, K], or None if nothing says which answers are the same."""
+    keys = rollout.keys
+    if not isinstance(keys, Tensor):
+        expect_texts("keys", keys or ())
+        keys = build_keys(keys, rollout.ids, rollout.mask)
+    if keys is None:
+        return None
+    expect_shape("keys", keys, rollout.mask.shape[:1])
+    return keys[rows]
 
 
 def _sum_over_ranks(groups: int, ranks: int, device: torch.device, process_group: dist.ProcessGroup | None) -> int:

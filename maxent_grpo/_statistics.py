@@ -31,6 +31,7 @@ class Statistics:
             other than the surrogate, whose weights maximise no such potential.
         improvement_gap: J* − J(π) = (τ+β)·KL(π‖π*); likewise.
         forward_kl: KL(π*‖π), which weighted maximum likelihood lowers; needs the policy's log-probabilities.
+        frac_unscored: share of all candidates that have no verdict; adapters fill it in, who see the rewards.
     """
 
     ess: Tensor
@@ -42,6 +43,7 @@ class Statistics:
     potential: Tensor | None = None
     improvement_gap: Tensor | None = None
     forward_kl: Tensor | None = None
+    frac_unscored: Tensor | None = None
 
     def as_dict(self, prefix: str = "maxent/") -> dict[str, Tensor]:
         """Return the entries that are there under their logged names, `maxent/ess` and so on."""

@@ -8,13 +8,13 @@ from torch import Tensor
 Rows = dict[str, Any]
 
 
-def token_mask(rows: Rows) -> Tensor:
+def mask_tokens(rows: Rows) -> Tensor:
     """Return where a token of the policy counts, [B, T] bool: in the completion, and not written by a tool."""
     mask: Tensor = rows["completion_mask"]
     return (mask * rows["tool_mask"] if "tool_mask" in rows else mask).bool()
 
 
-def whole_sequences(rows: Rows) -> dict[str, Any]:
+def join_sequences(rows: Rows) -> dict[str, Any]:
     """Return the arguments with which TRL scores prompt and completion together."""
     return {
         "input_ids": torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1),
@@ -23,17 +23,17 @@ def whole_sequences(rows: Rows) -> dict[str, Any]:
     }
 
 
-def summed(logps: Tensor | None, mask: Tensor) -> Tensor:
-    """Return token log-probabilities [B, T] summed over the tokens that count, [B]; zeros where there are none."""
-    return mask.new_zeros(len(mask), dtype=torch.float32) if logps is None else (logps.float() * mask).sum(-1)
+def sum_tokens(logps: Tensor, mask: Tensor) -> Tensor:
+    """Return token log-probabilities [B, T] summed over the tokens that count, [B]."""
+    return logps.float().masked_fill(~mask, 0.0).sum(-1)
 
 
-def selected(rows: Rows, index: Tensor | slice) -> Rows:
+def select_rows(rows: Rows, index: Tensor | slice) -> Rows:
     """Return these rows; what is not one entry a row is left as it is."""
-    return {name: value[index] if _per_row(value) else value for name, value in rows.items()}
+    return {name: value[index] if _is_per_row(value) else value for name, value in rows.items()}
 
 
-def over_ranks(accelerator: Any, rows: Rows, kept: Tensor, pad_id: int) -> Rows:
+def deal_over_ranks(accelerator: Any, rows: Rows, kept: Tensor, pad_id: int) -> Rows:
     """Return this rank's rows after candidates are dealt anew, so that every rank trains on as many.
 
     Args:
@@ -44,20 +44,20 @@ def over_ranks(accelerator: Any, rows: Rows, kept: Tensor, pad_id: int) -> Rows:
     """
     if accelerator.num_processes == 1:
         return rows
-    mine = _kept_first(kept)[accelerator.process_index :: accelerator.num_processes]
+    mine = _order_kept_first(kept)[accelerator.process_index :: accelerator.num_processes]
 
-    def exchanged(name: str, value: Any) -> Any:
-        if not _per_row(value):
+    def exchange(name: str, value: Any) -> Any:
+        if not _is_per_row(value):
             return value
         if value.ndim > 1:
             pad = pad_id if name.endswith("_ids") else 0
             value = accelerator.pad_across_processes(value, 1, pad, pad_first=name.startswith("prompt"))
         return accelerator.gather(value)[mine]
 
-    return {name: exchanged(name, rows[name]) for name in sorted(rows)}
+    return {name: exchange(name, rows[name]) for name in sorted(rows)}
 
 
-def over_micro_batches(batches: list[Rows], kept: Tensor) -> list[Rows]:
+def deal_over_micro_batches(batches: list[Rows], kept: Tensor) -> list[Rows]:
     """Return micro-batches of the same size and rows, with as many candidates that are trained on in each.
 
     Args:
@@ -65,16 +65,17 @@ def over_micro_batches(batches: list[Rows], kept: Tensor) -> list[Rows]:
         kept: [B] bool over their rows in order, True where a candidate is trained on.
     """
     whole = {
-        name: torch.cat([batch[name] for batch in batches]) if _per_row(value) else value
+        name: torch.cat([batch[name] for batch in batches]) if _is_per_row(value) else value
         for name, value in batches[0].items()
     }
-    order = _kept_first(kept)
-    return [selected(whole, order[part :: len(batches)]) for part in range(len(batches))]
+    order = _order_kept_first(kept)
+    return [select_rows(whole, order[part :: len(batches)]) for part in range(len(batches))]
 
 
-def _kept_first(kept: Tensor) -> Tensor:
+def _order_kept_first(kept: Tensor) -> Tensor:
+    """Return the indices of the rows, those that are kept first: dealt out in this order, they are spread evenly."""
     return torch.argsort(kept, descending=True, stable=True)
 
 
-def _per_row(value: Any) -> bool:
+def _is_per_row(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0

@@ -12,18 +12,19 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from maxent_grpo._checks import expect
+from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction, SkipWarning, weigh_rewards
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
-from maxent_grpo.adapters.trl.groups import Answers, Groups, KeyFunction, answers_of, gathered_groups
+from maxent_grpo.adapters.trl.groups import ask_answers, gather_rows
 from maxent_grpo.adapters.trl.head import add_weighted_head
 from maxent_grpo.adapters.trl.preflight import expect_fitting, preflight_report
 from maxent_grpo.adapters.trl.rows import (
     Rows,
-    over_micro_batches,
-    over_ranks,
-    selected,
-    summed,
-    token_mask,
-    whole_sequences,
+    deal_over_micro_batches,
+    deal_over_ranks,
+    join_sequences,
+    mask_tokens,
+    select_rows,
+    sum_tokens,
 )
 from maxent_grpo.loss import maxent_weighted_nll
 from maxent_grpo.objective import MaxEntObjective, Target
@@ -80,6 +81,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._preflight(model, reward_funcs, args, train_dataset, kwargs)
         self._key_func, self._answers = key_func, None
         self._measured: list[tuple[Rows, Target]] = []
+        self._skip_warning = SkipWarning()
         beta, args.beta = args.beta, args.beta_of_trl
         try:
             super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
@@ -142,8 +144,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._raw_rewards = rewards
         if self._key_func is not None:
-            given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids_list}
-            self._answers = answers_of(self._key_func, inputs, **given)
+            texts = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids_list}
+            self._answers = ask_answers(self._key_func, inputs, **texts)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Rows:
@@ -154,15 +156,19 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         measured = train and every > 0 and self.state.global_step % every == 0
         if old is None and (measured or self.objective.config.needs_old_logps):
             old = self._score(rows)
-        groups = gathered_groups(self.accelerator, rows, old, self._generations(), self._answers)
-        target = groups.target(self.objective, self._raw_rewards, self.reward_weights)
-        coefficients = self.objective.coefficients(
-            target, old_logps=groups.old_logps, generator=groups.generator(args.seed, self.state.global_step)
-        )
+        groups = gather_rows(self.accelerator, rows, old, self._generations(), self._answers)
+        weights = self.reward_weights.to(self._raw_rewards.device)
+        utilities = weigh_rewards(self._raw_rewards, weights, self.reward_func_names).view(groups.lengths.shape)
+        target = groups.build_target(self.objective, utilities)
+        if train and args.process_index == 0:
+            self._skip_warning.check_rollout(self.objective, target, utilities)
+        generator = groups.seed_generator(args.seed, self.state.global_step)
+        coefficients = self.objective.coefficients(target, old_logps=groups.old_logps, generator=generator)
         kept = coefficients.flatten() != 0
         if not (train and self._drops):
             kept = torch.ones_like(kept)
         self._log_target(target, coefficients, kept, groups)
+        self._log_values({"maxent/frac_unscored": float(utilities.isnan().float().mean())})
         if measured:
             self._measured.append((dict(rows), target))
             self._log_measured("before", target, groups.old_logps)
@@ -173,7 +179,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if not args.updates_off_policy:
             rows.pop("old_per_token_logps", None)  # nothing to clip: the ratio is 1
         rows.pop("sampling_per_token_logps", None)
-        return rows if kept.all() else over_ranks(self.accelerator, rows, kept, self._tokenizer.pad_token_id)
+        return rows if kept.all() else deal_over_ranks(self.accelerator, rows, kept, self._tokenizer.pad_token_id)
 
     def _prepare_inputs(self, generation_batch: Any) -> Rows:
         """Return TRL's micro-batch, of a rollout whose dropped candidates are spread over its micro-batches."""
@@ -182,7 +188,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.model.training and self._drops and self._buffered_inputs and self._buffered_inputs is not before:
             kept = torch.cat([batch["maxent_coefficients"] for batch in self._buffered_inputs]) != 0
             if not kept.all():
-                self._buffered_inputs = over_micro_batches(self._buffered_inputs, kept)
+                self._buffered_inputs = deal_over_micro_batches(self._buffered_inputs, kept)
             rows = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return rows
 
@@ -194,8 +200,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
         groups = len(inputs["prompt_ids"]) * accumulation / self._generations()
-        rows = self._trained_on(inputs)
-        mask, ratio = token_mask(rows), rows.get("importance_sampling_ratio")
+        rows = self._select_trained(inputs)
+        mask, ratio = mask_tokens(rows), rows.get("importance_sampling_ratio")
         constants: dict[str, Any] = {
             "num_groups": groups,
             "token_scale": None if ratio is None else ratio.expand(mask.shape),
@@ -203,7 +209,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._fused:
             return self._fused_loss(model, rows, mask, constants)
         logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(
-            model, **whole_sequences(rows), compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
+            model, **join_sequences(rows), compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
         )
         old = rows.get("old_per_token_logps")
         loss = self.objective.loss(logps, rows["maxent_coefficients"], mask, old_logps=old, **constants)
@@ -222,7 +228,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _fused_loss(self, model: Any, rows: Rows, mask: Tensor, constants: dict[str, Any]) -> Tensor:
         """Return the loss through the one-pass LM head."""
         weights = self.objective.token_coefficients(rows["maxent_coefficients"], mask, **constants)
-        sequences = whole_sequences(rows)
+        sequences = join_sequences(rows)
         with self.accelerator.autocast():
             result = model(
                 input_ids=sequences["input_ids"], attention_mask=sequences["attention_mask"], token_weights=weights
@@ -232,13 +238,13 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         loss: Tensor = result.loss
         return loss
 
-    def _trained_on(self, rows: Rows) -> Rows:
+    def _select_trained(self, rows: Rows) -> Rows:
         """Return the rows with a coefficient: at least one, so that every rank runs the same collectives."""
         if not (self.model.training and self._drops):
             return rows
         kept = rows["maxent_coefficients"] != 0
         kept[0] |= ~kept.any()
-        return selected(rows, kept)
+        return select_rows(rows, kept)
 
     def _compared(self, rows: Rows, logps: Tensor, old: Tensor | None) -> dict[str, Tensor]:
         """Return what there is to compare the policy with at each token, [B, T]: TRL's KL and its clip ratios."""
@@ -273,7 +279,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Log the statistics of the gathered groups, the same on every rank, and the table's columns."""
         if target.mask.any():
             statistics = self.objective.statistics(target, policy_logps=groups.old_logps).as_dict()
-            statistics["maxent/frac_distinct"] = groups.frac_distinct(target.mask)
+            statistics["maxent/frac_distinct"] = groups.measure_distinct(target.mask)
             self._log_values({name: float(value) for name, value in statistics.items()})
         self._log_values({"maxent/frac_trained_on": float(kept.float().mean())})
         self._logs["extra"]["target_weight"].extend(target.weights.flatten().tolist())
@@ -300,14 +306,14 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         size = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
         with disable_gradient_checkpointing(self.model, args.gradient_checkpointing_kwargs):
             logps: Tensor = self._get_per_token_logps_and_entropies(
-                self.model, **whole_sequences(rows), batch_size=size
+                self.model, **join_sequences(rows), batch_size=size
             )[0]
         return logps
 
     def log_after_update(self) -> None:
         """Log the gap and the forward KL of the updated policy on the candidates that were measured before it."""
         for rows, target in self._measured:
-            sums = self.accelerator.gather(summed(self._score(rows), token_mask(rows)))
+            sums = self.accelerator.gather(sum_tokens(self._score(rows), mask_tokens(rows)))
             self._log_measured("after", target, sums.view_as(target.weights))
         self._measured.clear()
 

@@ -47,9 +47,9 @@ class Golden:
         completion_ids: [N, T], 0 behind the completion.
         mask: [N, T] bool; one completion is empty.
         group_sizes: G sizes.
-        rewards: [N, R], NaN where a function had no opinion.
+        rewards: [N, R], NaN where a function had no verdict.
         reward_weights: [R].
-        utilities: [N] weighted sum of the rewards there are; NaN where there is none.
+        utilities: [N] weighted sum of the rewards; NaN where one is missing.
         keys: [N] int64, equal for completions of the same tokens.
         policy_logps, old_logps, reference_logps: [N, T], 0 behind the completion.
         max_length: T, the generation limit.
@@ -95,7 +95,7 @@ def load_golden() -> Golden:
         group_sizes=[groups.count(group) for group in range(table["num_groups"])],
         rewards=rewards,
         reward_weights=weights,
-        utilities=(rewards * weights).nansum(-1).masked_fill(rewards.isnan().all(-1), float("nan")),
+        utilities=(rewards * weights).sum(-1),
         keys=torch.tensor([texts.index(text) for text in texts]),
         max_length=length,
         num_groups=table["num_groups"],

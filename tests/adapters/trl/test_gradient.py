@@ -35,7 +35,7 @@ HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-
 
 
 def second_reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-    return [None if len(ids) == 4 else len(ids) / 6 for ids in completion_ids]
+    return [None if len(ids) == 3 else len(ids) / 6 for ids in completion_ids]
 
 
 def no_reward_for_six_tokens(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
@@ -55,16 +55,38 @@ def test_groups_hold_duplicates_for_the_discount_to_find() -> None:
     assert any(len({tuple(completion) for _, completion in group}) < len(group) for group in groups())
 
 
-def test_rewards_are_weighted_and_missing_ones_are_left_out_of_the_sum(tmp_path: Any) -> None:
+def length_of_even_completions(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+    return [None if len(ids) % 2 else float(len(ids)) for ids in completion_ids]
+
+
+def nothing_finite(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [(math.inf, -math.inf, math.nan)[len(ids) % 3] for ids in completion_ids]
+
+
+def test_rewards_are_weighted_and_a_missing_one_masks_its_candidate(tmp_path: Any) -> None:
+    """A function of weight 0 is a metric: neither its values nor their absence move anything."""
+
     def weighted(ids: list[int]) -> float:
         (first,), (second,) = no_reward_for_six_tokens([ids]), second_reward([ids])
-        return 2.0 * (first or 0.0) + 0.5 * (second or 0.0)
+        return math.nan if first is None or second is None else 2.0 * first + 0.5 * second
 
     policy = trl_tiny.model()
-    expected = expected_gradient(policy, policy, MaxEntConfig(), utilities(weighted))
-    functions = [no_reward_for_six_tokens, second_reward]
-    got = trl_tiny.gradient(tmp_path, policy=policy, rewards=functions, reward_weights=[2.0, 0.5])
-    assert relative_error(got, expected) < 1e-5
+    rewards = utilities(weighted)
+    assert 0 < np.isnan(rewards).sum() < rewards.size
+    expected = expected_gradient(policy, policy, MaxEntConfig(), rewards)
+    functions = [no_reward_for_six_tokens, second_reward, length_of_even_completions, nothing_finite]
+    kept = trl_tiny.Gradients()
+    run = trl_tiny.trainer(
+        tmp_path, policy=policy, rewards=functions, reward_weights=[2.0, 0.5, 0.0, 0.0], callbacks=[kept]
+    )
+    run.train()
+    assert relative_error(kept.total(), expected) < 1e-5
+    assert run.state.log_history[0]["maxent/frac_unscored"] == pytest.approx(np.isnan(rewards).mean())
+
+
+def test_an_infinite_reward_is_refused_by_its_functions_name(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match=r"None without a verdict, got nothing_finite=-?inf"):
+        trl_tiny.trainer(tmp_path, rewards=[trl_tiny.reward, nothing_finite]).train()
 
 
 def test_a_candidate_that_no_function_scores_has_no_weight(tmp_path: Any) -> None:

@@ -1,4 +1,4 @@
-"""Groups gathered over ranks, with a fake accelerator in place of theirs."""
+"""Rows of a rank gathered into whole groups, with a fake accelerator in place of the ranks'."""
 
 from typing import Any
 
@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maxent_grpo import MaxEntConfig, MaxEntObjective
-from maxent_grpo.adapters.trl.groups import Groups, gathered_groups
+from maxent_grpo.adapters.trl.groups import gather_rows
 
 
-class GatheredWith:
-    """A fake accelerator: after each of its tensors stands what another rank sent."""
+class GatherWith:
+    """A fake accelerator: behind each of its tensors stands what another rank sent."""
 
     def __init__(self, other: list[Tensor] | None = None) -> None:
         self.other = other
@@ -23,39 +22,30 @@ class GatheredWith:
 
 
 def rows(**more: Tensor) -> dict[str, Any]:
-    ids, mask = torch.arange(8).view(4, 2), torch.ones(4, 2, dtype=torch.long)
+    ids = torch.arange(8).view(4, 2)
     return {
         "prompt_ids": torch.ones(4, 1, dtype=torch.long),
         "prompt_mask": torch.ones(4, 1, dtype=torch.long),
         "completion_ids": ids,
-        "completion_mask": mask,
+        "completion_mask": torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]]),
         **more,
     }
 
 
 def test_every_rank_refuses_images_that_one_has() -> None:
-    with_images = GatheredWith()
+    with_images = GatherWith()
     with pytest.raises(ValueError, match="prompts and tool results of text, got candidates_with_images=4"):
-        gathered_groups(with_images, rows(pixel_values=torch.zeros(4, 3)), None, generations=4)
+        gather_rows(with_images, rows(pixel_values=torch.zeros(4, 3)), None, generations=4)
     with pytest.raises(ValueError, match="prompts and tool results of text, got candidates_with_images=4"):
-        gathered_groups(GatheredWith(with_images.sent), rows(), None, generations=4)
+        gather_rows(GatherWith(with_images.sent), rows(), None, generations=4)
 
 
-def test_negative_rewards_are_refused_where_a_group_scale_would_turn_them_around() -> None:
-    groups = gathered_groups(GatheredWith(), rows(), None, generations=4)
-    rewards, weights = torch.tensor([[1.0], [-1.0], [0.0], [0.0]]), torch.ones(1)
-    with pytest.raises(ValueError, match=r"utilities >= 0 with success_power=1\.0, got lowest_utility=-1\.0"):
-        groups.target(MaxEntObjective(MaxEntConfig(success_power=1.0)), rewards, weights)
-    assert groups.target(MaxEntObjective(MaxEntConfig()), rewards, weights).weights.isfinite().all()
-
-
-def draws(groups: Groups, seed: int, step: int) -> list[float]:
-    return torch.rand(4, generator=groups.generator(seed, step)).tolist()
-
-
-def test_chance_differs_between_seeds_steps_and_rollouts_and_is_the_same_when_repeated() -> None:
-    groups = gathered_groups(GatheredWith(), rows(), None, generations=4)
-    others = gathered_groups(GatheredWith(), rows(completion_ids=torch.ones(4, 2).long()), None, generations=4)
-    drawn = [draws(groups, 0, 0), draws(groups, 1, 0), draws(groups, 0, 1), draws(others, 0, 0)]
-    assert len({tuple(one) for one in drawn}) == 4
-    assert draws(groups, 0, 0) == drawn[0]
+def test_log_probabilities_are_summed_over_the_tokens_that_the_policy_wrote() -> None:
+    logps = -torch.arange(1.0, 9.0).view(4, 2)
+    tools = torch.tensor([[1, 1], [1, 1], [0, 1], [1, 1]])
+    groups = gather_rows(GatherWith(), rows(tool_mask=tools, ref_per_token_logps=logps), 2 * logps, generations=2)
+    assert groups.lengths.tolist() == [[2, 1], [1, 2]]
+    assert groups.ref_logps is not None
+    assert groups.ref_logps.tolist() == [[-1.0 - 2.0, -3.0], [-6.0, -7.0 - 8.0]]
+    assert groups.old_logps is not None
+    assert groups.old_logps.tolist() == [[-6.0, -6.0], [-12.0, -30.0]]

@@ -19,8 +19,9 @@ PATH = Path(__file__).with_name("rollouts.json")
 MAX_LENGTH = 5
 REWARD_WEIGHTS = (0.75, 0.25)
 
-# One line a group: the rewards of its candidates by two functions, then its completions. Group 1 has duplicates,
-# group 2 is all right, group 3 holds an unscorable and an empty candidate, group 4 is all wrong.
+# One line a group: the rewards of its candidates by two functions, then its completions. Groups 0, 3 and 4 hold
+# candidates that one function or both could not score; group 1 has duplicates, group 2 is all right, group 3 has an
+# empty candidate, group 4 is all wrong.
 REWARDS = [
     [(1.0, 0.5), (0.0, None), (0.0, 1.0), (1.0, None)],
     [(1.0, 1.0), (1.0, 1.0), (0.0, 0.0), (0.0, 0.0), (1.0, 1.0), (0.0, 0.25)],
@@ -96,9 +97,9 @@ def padded(rows: list[dict[str, Any]], key: str) -> np.ndarray:
 
 
 def utility(rewards: list[float | None]) -> float:
-    """Return the weighted sum of the rewards there are, NaN where there is none."""
+    """Return the weighted sum of the rewards, NaN where one is missing."""
     known = [w * r for w, r in zip(REWARD_WEIGHTS, rewards, strict=True) if r is not None]
-    return sum(known) if known else float("nan")
+    return sum(known) if len(known) == len(rewards) else float("nan")
 
 
 def compute_coefficients(config: MaxEntConfig, rows: list[dict[str, Any]]) -> np.ndarray:
