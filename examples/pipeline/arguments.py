@@ -20,6 +20,18 @@ from maxent_grpo.pipeline.secrets import expect_no_secret_flags
 MAX_PROMPT_CHARS = 2048
 
 
+def read_max_prompt_chars() -> int:
+    """Return how long a prompt may be where neither flag nor recipe says so: MAX_PROMPT_CHARS of the environment.
+
+    Raises:
+        ValueError: naming the variable, if it holds anything but a whole number from 1.
+    """
+    text = os.environ.get("MAX_PROMPT_CHARS", str(MAX_PROMPT_CHARS))
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"Expected MAX_PROMPT_CHARS >= 1 in the environment, got MAX_PROMPT_CHARS={text!r}.")
+    return int(text)
+
+
 @dataclass
 class GRPOScriptArguments(ScriptArguments):
     """What is trained on what: the arguments that are neither the trainer's nor the model's."""
@@ -58,7 +70,11 @@ class GRPOScriptArguments(ScriptArguments):
         default=None, metadata={"help": "Jinja template, or a file with one, instead of the tokenizer's own."}
     )
     max_prompt_chars: int = field(
-        default=MAX_PROMPT_CHARS, metadata={"help": "Longer prompts are cut, with one warning that counts them."}
+        default_factory=read_max_prompt_chars,
+        metadata={
+            "help": "Longer prompts are cut, with one warning that counts them. Unset: MAX_PROMPT_CHARS of the "
+            f"environment, or {MAX_PROMPT_CHARS}."
+        },
     )
     eval_share: float = field(
         default=0.0,

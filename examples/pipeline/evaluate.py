@@ -23,7 +23,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, GRPOScriptArguments
+from maxent_grpo.pipeline.arguments import GRPOScriptArguments, read_max_prompt_chars
 from maxent_grpo.pipeline.data.prompts import load_rows
 from maxent_grpo.pipeline.data.sources import has_one_split
 from maxent_grpo.pipeline.evaluation.curves import measure_curve
@@ -64,7 +64,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--reward", default="math_verify", help="a registered reward or dotted path (%(default)s)")
     asked.add_argument("--right", type=float, default=1.0, help="reward from which an answer is right (%(default)s)")
     asked.add_argument("--prompts", type=int, help="ask the first so many only")
-    asked.add_argument("--max_prompt_chars", type=int, default=MAX_PROMPT_CHARS, help="(%(default)s)")
+    asked.add_argument(
+        "--max_prompt_chars", type=int, default=read_max_prompt_chars(), help="longer prompts are cut (%(default)s)"
+    )
     asked.add_argument("--system_prompt", help="system message before every chat")
     asked.add_argument("--prompt_format", choices=("auto", "chat", "text"), default="auto", help="(%(default)s)")
     drawn = parser.add_argument_group("how answers are drawn")
@@ -94,7 +96,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _expect_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with a message that names the option and its value where they do not fit."""
-    for name in ("samples", "max_new_tokens", "prompts", "batch_prompts"):
+    for name in ("samples", "max_new_tokens", "prompts", "batch_prompts", "max_prompt_chars"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"Expected --{name} >= 1, got {getattr(options, name)}.")
     if options.temperature is not None and not options.temperature >= 0:
@@ -234,10 +236,11 @@ def run_lighteval(options: argparse.Namespace, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate as the command line says."""
-    options, console = parse_options(arguments), Console(width=None if sys.stdout.isatty() else 132)
+    console = Console(width=None if sys.stdout.isatty() else 132)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     try:
+        options = parse_options(arguments)
         (run_lighteval if options.lighteval is not None else run_evaluation)(options, console)
     except ValueError as error:
         raise SystemExit(f"evaluate.py: {error}") from error

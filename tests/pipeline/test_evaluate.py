@@ -118,6 +118,26 @@ def test_a_dataset_is_judged_by_its_reward(demo: Job, tmp_path: Path) -> None:
     assert not [name for name in result if "distinct" in name or "coverage" in name]
 
 
+def test_the_environment_says_how_long_a_prompt_may_be_unless_a_flag_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Dataset.from_dict({"prompt": ["a" * 3000], "solution": ["1"]}).to_json(tmp_path / "rows.jsonl")
+
+    def measure_prompt(*flags: str) -> int:
+        options = evaluate.parse_options(["model", "--dataset", str(tmp_path / "rows.jsonl"), *flags])
+        (prompt,) = evaluate.build_subject(options, chat=False).prompts
+        return len(prompt)
+
+    solution = ["--solution_column", "solution", "--reward", "pure_accuracy_math"]
+    assert measure_prompt(*solution) == 2048
+    monkeypatch.setenv("MAX_PROMPT_CHARS", "300")
+    assert measure_prompt(*solution) == 300
+    assert measure_prompt(*solution, "--max_prompt_chars", "5") == 5
+    monkeypatch.setenv("MAX_PROMPT_CHARS", "many")
+    with pytest.raises(SystemExit, match=r"evaluate\.py: .*got MAX_PROMPT_CHARS='many'"):
+        evaluate.main(["model", "--task", "countdown"])
+
+
 def test_a_reward_that_cannot_tell_gives_no_verdict() -> None:
     rows = Dataset.from_dict({"prompt": ["a", "b"], "solution": ["1", "2"]})
     told = {("1", "1"): 1.0, ("1", "x"): 0.5, ("2", "1"): None, ("2", "x"): 0.0}

@@ -338,6 +338,26 @@ def test_long_prompts_are_cut_with_one_warning_that_counts_them(
     assert warning == "2 of 3 prompts are longer than max_prompt_chars=2048 and were cut."
 
 
+def test_the_environment_says_how_long_a_prompt_may_be_unless_recipe_or_flag_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, outspoken = recipe(tmp_path, max_prompt_chars=None), tmp_path / "outspoken.yaml"
+    outspoken.write_text(silent.read_text() + "max_prompt_chars: 64\n")
+
+    def read_limit(file: Path, *flags: str) -> int:
+        return parse_run(["--config", str(file), *flags]).script.max_prompt_chars
+
+    assert read_limit(silent) == MAX_PROMPT_CHARS
+    monkeypatch.setenv("MAX_PROMPT_CHARS", "300")
+    assert read_limit(silent) == 300
+    assert read_limit(outspoken) == 64
+    assert read_limit(outspoken, "--max_prompt_chars", "5") == 5
+    for text in ("0", "-1", "many", "2.5", ""):
+        monkeypatch.setenv("MAX_PROMPT_CHARS", text)
+        with pytest.raises(SystemExit, match=rf"train\.py: .*got MAX_PROMPT_CHARS='{text}'"):
+            train.main(["--config", str(silent)])
+
+
 def test_the_warning_of_long_prompts_is_one_for_all_datasets_and_ranks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
