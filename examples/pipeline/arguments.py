@@ -12,7 +12,7 @@ from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
 from maxent_grpo.pipeline.checks import expect_arguments, find_missing_packages
 from maxent_grpo.pipeline.key_functions import KeyFunction, find_key_function
-from maxent_grpo.pipeline.recipes import convert_recipe, join_flags, parse_flags, read_recipe
+from maxent_grpo.pipeline.recipes import TASKS, convert_recipe, find_recipe, join_flags, parse_flags, read_recipe
 from maxent_grpo.pipeline.rewards import Reward, find_reward
 from maxent_grpo.pipeline.schema import expect_fields
 from maxent_grpo.pipeline.secrets import expect_no_secret_flags
@@ -38,7 +38,7 @@ class GRPOScriptArguments(ScriptArguments):
 
     task: str = field(
         default="maxent",
-        metadata={"help": "Trainer: maxent for ours, grpo for TRL's.", "choices": ["maxent", "grpo"]},
+        metadata={"help": "Trainer: maxent for ours, grpo for TRL's.", "choices": [*TASKS]},
     )
     reward_funcs: list[str] = field(
         default_factory=list, metadata={"help": "Names of `rewards.REWARDS`, or dotted paths to functions."}
@@ -131,14 +131,19 @@ def parse_run(arguments: Sequence[str]) -> Run:
     expect_no_secret_flags(flags)
     path = _find_config(flags)
     flags = [flag for flag in flags if flag[0] != "config"]
+    task = next((values[0] for name, values in reversed(flags) if name == "task" and values), None)
+    if path is not None:
+        path, task = find_recipe(path, task)
     recipe = {} if path is None else read_recipe(path)
     for name, value in (recipe.pop("env", None) or {}).items():
         os.environ[name] = str(value)
-    tasks = [values[0] for name, values in flags if name == "task" and values]
-    task = (tasks or [recipe.get("task") or "maxent"])[-1]
+    task = task or recipe.get("task") or "maxent"
     changed: tuple[str, ...] = ()
-    if task in ("maxent", "grpo"):
+    if task in TASKS:
         recipe, flags, changed = convert_recipe(task, recipe, flags)
+        recipe["task"] = task
+        if isinstance(recipe.get("output_dir"), str):
+            recipe["output_dir"] = recipe["output_dir"].replace("{task}", task)
     parser = RecipeParser(GRPOConfig if task == "grpo" else MaxEntGRPOConfig, path)
     script, training, model = parser.parse_recipe(recipe, join_flags(flags))
     try:

@@ -16,6 +16,7 @@ Flags = list[tuple[str, list[str]]]
 MAXENT_FIELDS = {each.name for each in dataclasses.fields(MaxEntGRPOConfig)} - {
     each.name for each in dataclasses.fields(GRPOConfig)
 }
+TASKS = ("maxent", "grpo")
 NAMES_OF_BETA = {
     "grpo": {"init_kl_coeff": "beta", "maxent_beta": "beta"},
     "maxent": {"beta": "init_kl_coeff"},
@@ -37,6 +38,25 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep=deep)
+
+
+def find_recipe(path: Path, task: str | None) -> tuple[Path, str | None]:
+    """Return the recipe to read for a task, and the task as far as command line and path say it.
+
+    Recipes lie in `<model>/<task>/config_<name>.yaml`. A task that has no file there takes the other task's.
+
+    Args:
+        path: the recipe that was asked for.
+        task: the task that was asked for, or None where the recipe is to say it.
+    """
+    if path.parent.name not in TASKS or (task is None and path.exists()):
+        return path, task
+    task = task or path.parent.name
+    for folder in sorted(TASKS, key=lambda name: name != task):
+        file = path.parent.with_name(folder) / path.name
+        if file.exists():
+            return file, task
+    return path, task
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

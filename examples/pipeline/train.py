@@ -1,14 +1,16 @@
-"""Train a language model by MaxEnt-GRPO, or by TRL's GRPO, as a recipe says.
+r"""Train a language model by MaxEnt-GRPO, or by TRL's GRPO, as a recipe says.
 
-    python examples/train.py --config examples/recipes/tiny-cpu/maxent/config_countdown.yaml   # no GPU, no network
-    accelerate launch --config_file examples/accelerate/zero3.yaml examples/train.py \
-        --config examples/recipes/Qwen2.5-1.5B-Instruct/maxent/config_math.yaml
+    python examples/train.py --config examples/recipes/tiny-cpu/grpo/config_countdown.yaml --task maxent  # on a CPU
+    accelerate launch --config_file examples/accelerate/zero3.yaml examples/train.py --task maxent \
+        --config examples/recipes/Qwen2.5-1.5B-Instruct/grpo/config_math.yaml
 
-A recipe is YAML of the fields of `GRPOScriptArguments`, `MaxEntGRPOConfig` and trl's `ModelConfig`; flags of the same
-names override it. `--task` runs either trainer from either's recipe: β is `init_kl_coeff` for one and `beta` for the
-other, and fields that only one of them has are left out for the other;
-`--preflight-only` says what the run would do and the memory it takes; `--resume_from_checkpoint last`
-goes on from the newest checkpoint that is whole.
+A recipe is YAML of the fields of `GRPOScriptArguments`, `MaxEntGRPOConfig` and TRL's `ModelConfig`; flags of the same
+names override it.
+
+`--task maxent` or `--task grpo` names the trainer. It reads `<task>/config_<name>.yaml` beside the recipe where there
+is one, else the recipe itself: then β is `init_kl_coeff` for one trainer and `beta` for the other, and fields that
+only the other one has are left out. `--preflight-only` says what the run would do and the memory it takes.
+`--resume_from_checkpoint last` goes on from the newest checkpoint that is whole.
 The Hub login is that of HF_TOKEN or of `hf auth login`.
 """
 

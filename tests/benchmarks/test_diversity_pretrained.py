@@ -61,7 +61,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [name for name in ARMS if name != "grpo"])
-@pytest.mark.parametrize("recipe", ["tiny-cpu", "Qwen2.5-0.5B-Instruct"])
+@pytest.mark.parametrize("recipe", ["Qwen2.5-0.5B-Instruct"])
 def test_flags_over_a_recipe_are_the_arms_settings(name, recipe):
     file = Path(__file__).parents[2] / "examples/recipes" / recipe / "maxent/config_countdown.yaml"
     entries = yaml.safe_load(file.read_text()) | maxent_fields(ARMS[name])
@@ -73,7 +73,7 @@ def test_a_slurm_study_is_an_array_over_arms_and_seeds(tmp_path: Path, capsys):
     commands = (tmp_path / "commands.txt").read_text().splitlines()
     assert len(commands) == 2 * 3
     assert "--entropy_coef 0.02" in commands[1]
-    assert ["--answer_keys countdown_mode" in line for line in commands] == [False, False, True] * 2
+    assert ["--key_func countdown_mode" in line for line in commands] == [False, False, True] * 2
     assert all(subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0 for line in commands)
     script = tmp_path / "study.sbatch"
     assert "#SBATCH --array=0-5" in script.read_text()

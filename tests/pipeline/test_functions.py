@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from maxent_grpo.pipeline.functions import find_function
 from maxent_grpo.pipeline.rewards import find_reward
+from support.recipes import write_recipe
 
 ROOT = Path(__file__).parents[2]
-TINY = ROOT / "examples/recipes/tiny-cpu/maxent/config_countdown.yaml"
 REWARD = "def score(completions, **columns):\n    return [{value} for _ in completions]\n"
 NAMES = ("rewards", "tasks", "train", "evaluation", "numpy", "random")  # ours, installed, the standard library's
 
@@ -85,8 +84,7 @@ def test_every_way_to_start_training_finds_them(launch: list[str], folder: Path)
     for path in paths:
         (folder / f"{path.removesuffix('.score')}.py").write_text(REWARD.format(value=1.0))
     (folder / "prompts.jsonl").write_text('{"prompt": "2 3 = 5 :"}\n')
-    fields = {"reward_funcs": paths, "dataset_name": "prompts.jsonl", "do_eval": False}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | fields))
+    write_recipe(folder, reward_funcs=paths, dataset_name="prompts.jsonl", do_eval=False)
     done = subprocess.run(
         [sys.executable, *launch, "--config", "recipe.yaml", "--preflight-only", "--gpus", "1"],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},

@@ -3,19 +3,15 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
-from maxent_grpo.pipeline.arguments import parse_run
+from maxent_grpo.pipeline.arguments import Run, parse_run
 from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.key_functions import KEY_FUNCTIONS, countdown_mode, final_answer, find_key_function
+from support.recipes import write_recipe
 
-TINY = Path(__file__).parents[2] / "examples/recipes/tiny-cpu/maxent/config_countdown.yaml"
 
-
-def recipe(folder: Path, **fields: object) -> list[str]:
-    file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | fields))
-    return ["--config", str(file)]
+def parse(folder: Path, **fields: object) -> Run:
+    return parse_run(["--config", str(write_recipe(folder, **fields))])
 
 
 def test_reasoning_does_not_make_an_answer_another_one() -> None:
@@ -36,7 +32,7 @@ def test_a_wrong_answer_is_never_taken_for_a_right_one() -> None:
 
 @pytest.mark.parametrize("name", [*KEY_FUNCTIONS, "maxent_grpo.pipeline.key_functions.final_answer"])
 def test_a_recipe_names_its_key_function(name: str, tmp_path: Path) -> None:
-    run = parse_run(recipe(tmp_path, key_func=name))
+    run = parse(tmp_path, key_func=name)
     assert run.key_function == find_key_function(name)
     train, _ = load_prompts(run)
     assert {"numbers", "target"} <= set(train.column_names)
@@ -44,9 +40,9 @@ def test_a_recipe_names_its_key_function(name: str, tmp_path: Path) -> None:
 
 def test_names_and_columns_that_are_not_there_are_refused_with_the_field(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"recipe\.yaml: key_func: Expected one of final_answer, .*'final_anser'"):
-        parse_run(recipe(tmp_path, key_func="final_anser"))
+        parse(tmp_path, key_func="final_anser")
     data = tmp_path / "rows.jsonl"
     data.write_text('{"prompt": "x", "solution": "1"}\n')
     math = {"dataset_name": str(data), "reward_funcs": ["pure_accuracy_math"], "do_eval": False}
     with pytest.raises(ValueError, match="numbers"):
-        load_prompts(parse_run(recipe(tmp_path, **math, key_func="countdown_mode")))
+        load_prompts(parse(tmp_path, **math, key_func="countdown_mode"))

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.utils import DistributedType
-from trl import GRPOConfig
 
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
@@ -27,7 +26,19 @@ from maxent_grpo.pipeline.memory import (
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RECIPES = sorted((EXAMPLES / "recipes").rglob("*.yaml"))
 LAUNCHERS = sorted((EXAMPLES / "accelerate").glob("*.yaml"))
+PLAIN = [path for path in RECIPES if path.parent.name == "grpo"]
+OURS = [path for path in RECIPES if path.parent.name == "maxent"]
 MATH_1B = EXAMPLES / "recipes/Qwen2.5-1.5B-Instruct/maxent/config_math.yaml"
+PLAIN_MATH_1B = EXAMPLES / "recipes/Qwen2.5-1.5B-Instruct/grpo/config_math.yaml"
+
+
+def name_recipe(path: Path) -> str:
+    return str(path.relative_to(EXAMPLES))
+
+
+def name_sibling(path: Path, task: str) -> Path:
+    """Return where the recipe of the same name for a task would be."""
+    return path.parent.with_name(task) / path.name
 
 
 @pytest.fixture(autouse=True)
@@ -35,35 +46,28 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def loaded(recipe: Path, *flags: str) -> Run:
+def load(recipe: Path, *flags: str) -> Run:
     return parse_run(["--config", str(recipe), "--preflight-only", *flags])
 
 
-def named(path: Path) -> str:
-    return str(path.relative_to(EXAMPLES))
-
-
-def test_there_is_a_recipe_of_each_task_for_each_model() -> None:
-    found = {named(path.parent.parent) for path in RECIPES}
-    assert found == {
-        f"recipes/{name}"
-        for name in (
-            "Qwen2.5-0.5B-Instruct",
-            "Qwen2.5-1.5B-Instruct",
-            "Qwen2.5-7B-Instruct",
-            "Llama-3.1-8B-Instruct",
-            "tiny-cpu",
-        )
+def test_there_are_recipes_for_each_model_and_those_of_ours_have_a_plain_one_beside_them() -> None:
+    assert {path.parents[1].name for path in RECIPES} == {
+        "Qwen2.5-0.5B-Instruct",
+        "Qwen2.5-1.5B-Instruct",
+        "Qwen2.5-7B-Instruct",
+        "Llama-3.1-8B-Instruct",
+        "tiny-cpu",
     }
-    for path in RECIPES:
-        assert path.parent.parent / "grpo" / path.name in RECIPES
-        assert path.parent.parent / "maxent" / path.name in RECIPES
+    assert {path.parent.name for path in RECIPES} == {"grpo", "maxent"}
+    for path in OURS:
+        assert name_sibling(path, "grpo") in PLAIN
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=named)
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_recipe)
 def test_a_recipe_loads_and_its_batches_are_whole_groups(recipe: Path) -> None:
-    run = loaded(recipe)
+    run = load(recipe)
     args = run.training
+    assert run.recipe == recipe
     assert run.script.task == recipe.parent.name
     assert isinstance(args, MaxEntGRPOConfig) == (run.script.task == "maxent")
     assert args.per_device_train_batch_size % args.num_generations == 0  # so on any number of GPUs
@@ -74,60 +78,69 @@ def test_a_recipe_loads_and_its_batches_are_whole_groups(recipe: Path) -> None:
         assert f"x {args.num_generations} candidates per rollout" in preflight_report(args, shape, None, None)
 
 
-def arguments(run: Run) -> dict[str, Any]:
+def list_arguments(run: Run) -> dict[str, Any]:
     """Return the trainer's arguments but for what names the run."""
     return {name: value for name, value in run.training.to_dict().items() if name not in ("output_dir", "run_name")}
 
 
-@pytest.mark.parametrize("recipe", [path for path in RECIPES if path.parent.name == "maxent"], ids=named)
-def test_a_recipe_of_ours_runs_the_plain_grpo_of_the_grpo_recipe(recipe: Path) -> None:
-    run = loaded(recipe, "--task", "grpo", "--maxent_tau", "0.7", "--maxent-center=true")
-    plain = loaded(recipe.parent.with_name("grpo") / recipe.name)
-    assert isinstance(run.training, GRPOConfig)
+@pytest.mark.parametrize("recipe", PLAIN, ids=name_recipe)
+def test_either_task_runs_from_either_path_and_reads_its_own_recipe_where_there_is_one(recipe: Path) -> None:
+    ours = name_sibling(recipe, "maxent")
+    for task, wanted in (("grpo", recipe), ("maxent", ours if ours.exists() else recipe)):
+        for path in (recipe, ours):
+            run = load(path, "--task", task)
+            assert (run.script.task, run.recipe) == (task, wanted)
+            assert isinstance(run.training, MaxEntGRPOConfig) == (task == "maxent")
+            assert run.training.output_dir == f"runs/{recipe.parents[1].name}/{task}-{recipe.stem.split('_')[1]}"
+    assert load(ours).script.task == "maxent"  # the path says so, whether or not there is a file
+
+
+def test_a_recipe_that_lies_elsewhere_is_read_whatever_the_task(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(PLAIN_MATH_1B.read_text())
+    for task in ("grpo", "maxent"):
+        assert load(file, "--task", task).recipe == file
+
+
+@pytest.mark.parametrize("recipe", OURS, ids=name_recipe)
+def test_a_recipe_of_ours_alone_runs_the_plain_grpo_of_the_grpo_recipe(recipe: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "recipe.yaml"
+    alone.write_text(recipe.read_text())
+    run = load(alone, "--task", "grpo", "--maxent_tau", "0.7", "--maxent-center=true")
     assert not isinstance(run.training, MaxEntGRPOConfig)
     assert run.training.loss_type == "grpo"
-    assert arguments(run) == arguments(plain)
-    assert {"init_kl_coeff=0.0 is beta", "maxent_tau=0.7 is left out", "maxent_center=true is left out"} <= {
-        *run.changed
-    }
+    assert list_arguments(run) == list_arguments(load(name_sibling(recipe, "grpo")))
+    changes = {"init_kl_coeff=0.0 is beta", "maxent_tau=0.7 is left out", "maxent_center=true is left out"}
+    assert changes <= {*run.changed}
     assert "maxent_tau=0.7 is left out" in train.describe_run(run)
 
 
-@pytest.mark.parametrize("recipe", [path for path in RECIPES if path.parent.name == "grpo"], ids=named)
+@pytest.mark.parametrize(
+    "recipe", [path for path in PLAIN if not name_sibling(path, "maxent").exists()], ids=name_recipe
+)
 def test_a_grpo_recipe_runs_the_method_as_published(recipe: Path) -> None:
-    run = loaded(recipe, "--task", "maxent")
-    assert isinstance(run.training, MaxEntGRPOConfig)
+    run = load(recipe, "--task", "maxent")
     assert set(run.changed) == {
         "beta=0.0 is init_kl_coeff",
         "loss_type=grpo is left out",
         "scale_rewards=group is left out",
     }
-    if "math" in recipe.name:
-        ours = loaded(recipe.parent.with_name("maxent") / recipe.name)
-        assert run.training.maxent_config() == ours.training.maxent_config()
-        named_like_ours = {name: None for name in arguments(run) if name.startswith("maxent_")}
-        assert arguments(run) | named_like_ours == arguments(ours) | named_like_ours
+    assert run.training.maxent_config() == MaxEntConfig(max_length=run.training.max_completion_length)
 
 
 def test_beta_goes_with_a_recipe_to_either_trainer() -> None:
-    ours, plain = MATH_1B, MATH_1B.parent.with_name("grpo") / MATH_1B.name
-    assert loaded(ours, "--task", "grpo", "--init_kl_coeff", "0.04").training.beta == 0.04
-    assert loaded(ours, "--task", "grpo", "--beta", "0.04").training.beta == 0.04
-    assert loaded(plain, "--task", "maxent", "--beta", "0.04").training.maxent_config().beta == 0.04
-    assert loaded(ours, "--task", "grpo", "--loss_type", "dapo").training.loss_type == "dapo"
-
-
-def test_the_math_recipes_are_the_method_as_published() -> None:
-    config = loaded(MATH_1B).training.maxent_config()
-    assert config == MaxEntConfig(max_length=2048)
+    assert load(PLAIN_MATH_1B, "--init_kl_coeff", "0.04").training.beta == 0.04
+    assert load(PLAIN_MATH_1B, "--beta", "0.04").training.beta == 0.04
+    assert load(PLAIN_MATH_1B, "--task", "maxent", "--beta", "0.04").training.maxent_config().beta == 0.04
+    assert load(PLAIN_MATH_1B, "--loss_type", "dapo").training.loss_type == "dapo"
 
 
 def test_the_countdown_recipes_keep_several_answers_alive() -> None:
     recipe = MATH_1B.with_name("config_countdown.yaml")
-    assert loaded(recipe).training.maxent_config() == MaxEntConfig.diverse(max_length=512)
+    assert load(recipe).training.maxent_config() == MaxEntConfig.diverse(max_length=512)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS, ids=named)
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=name_recipe)
 def test_an_accelerate_file_loads(launcher: Path) -> None:
     config = load_config_from_file(str(launcher))
     assert isinstance(config, ClusterConfig)
@@ -163,14 +176,14 @@ def test_the_accelerate_files_are_the_layouts_of_the_memory_estimate() -> None:
     ],
 )
 def test_the_shapes_of_the_table_have_the_published_number_of_parameters(recipe: str, parameters: int) -> None:
-    run = loaded(EXAMPLES / "recipes" / recipe / "maxent/config_math.yaml")
+    run = load(EXAMPLES / "recipes" / recipe / "maxent/config_math.yaml")
     shape, origin = load_shape(run)
     assert count_parameters(shape, run.model) == (parameters, parameters)
     assert "model_shapes.json" in origin
 
 
 def test_the_states_are_shared_as_the_stages_of_zero_say() -> None:
-    run = loaded(MATH_1B)
+    run = load(MATH_1B)
     shape, _ = load_shape(run)
     count = 1_543_714_304
     parts = {name: estimate_memory(run, shape, layout, 8) for name, layout in LAYOUTS.items()}
@@ -185,7 +198,7 @@ def test_the_states_are_shared_as_the_stages_of_zero_say() -> None:
     ]
     assert [parts[name]["optimiser"] for name in LAYOUTS] == [8 * count, *[12 * count / 8] * 3, 8 * count / 8]
     assert all(each["reference"] == 0 for each in parts.values())
-    anchored = estimate_memory(loaded(MATH_1B, "--init_kl_coeff", "0.1"), shape, LAYOUTS["zero3"], 8)
+    anchored = estimate_memory(load(MATH_1B, "--init_kl_coeff", "0.1"), shape, LAYOUTS["zero3"], 8)
     assert anchored["reference"] == 2 * count / 8
     assert parts["zero2"]["total"] == pytest.approx(
         2 * count + 2 * count / 8 + 12 * count / 8 + 0.25 * 80 * GIB
@@ -194,12 +207,12 @@ def test_the_states_are_shared_as_the_stages_of_zero_say() -> None:
 
 
 def test_training_in_bfloat16_without_float32_copies_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = loaded(MATH_1B)
+    run = load(MATH_1B)
     (warning,) = list_precision_warnings(run)
     assert "dtype=bfloat16" in warning
     assert warning in report_memory(run)
-    assert list_precision_warnings(loaded(MATH_1B, "--dtype", "float32")) == []
-    assert list_precision_warnings(loaded(MATH_1B, "--use_peft")) == []
+    assert list_precision_warnings(load(MATH_1B, "--dtype", "float32")) == []
+    assert list_precision_warnings(load(MATH_1B, "--use_peft")) == []
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert list_precision_warnings(run) == []
 
@@ -207,19 +220,19 @@ def test_training_in_bfloat16_without_float32_copies_is_warned_of(monkeypatch: p
 VLLM = [path for path in RECIPES if "tiny" not in str(path)]
 
 
-@pytest.mark.parametrize("recipe", VLLM, ids=named)
+@pytest.mark.parametrize("recipe", VLLM, ids=name_recipe)
 def test_the_share_of_vllm_holds_its_weights_and_a_whole_sequence(recipe: Path) -> None:
-    (line,) = [line for line in report_memory(loaded(recipe)).splitlines() if "vLLM's share" in line]
+    (line,) = [line for line in report_memory(load(recipe)).splitlines() if "vLLM's share" in line]
     assert line.endswith(": fits")
 
 
 def test_a_context_whose_cache_vllm_cannot_hold_is_said_so() -> None:
     recipe = EXAMPLES / "recipes/Llama-3.1-8B-Instruct/maxent/config_math.yaml"
-    whole = report_memory(loaded(recipe, "--vllm_max_model_length", "131072"))
+    whole = report_memory(load(recipe, "--vllm_max_model_length", "131072"))
     # 32 layers, keys and values of 1024 numbers of 2 bytes: 16 GiB beside 15 GiB of weights, in 24 GiB
     assert "weights of 15.0 and a KV cache of vllm_max_model_length=131072 of 16.0: raise" in whole
     assert whole.count("too much") == len(LAYOUTS)
-    short = report_memory(loaded(recipe, "--vllm_max_model_length", "1024"))
+    short = report_memory(load(recipe, "--vllm_max_model_length", "1024"))
     assert "vllm_max_model_length is under the 2730 tokens of a sequence" in short
 
 
@@ -238,7 +251,7 @@ def test_the_preflight_is_of_as_many_ranks_as_gpus(capsys: pytest.CaptureFixture
 
 
 def test_an_adapter_takes_states_for_its_own_parameters_alone() -> None:
-    run = loaded(MATH_1B, "--use_peft", "--lora_r", "8", "--lora_target_modules", "q_proj", "k_proj")
+    run = load(MATH_1B, "--use_peft", "--lora_r", "8", "--lora_target_modules", "q_proj", "k_proj")
     shape, _ = load_shape(run)
     trained = 28 * 8 * ((1536 + 1536) + (1536 + 256))
     assert count_parameters(shape, run.model) == (1_543_714_304, trained)
@@ -257,19 +270,19 @@ def test_the_memory_of_the_math_recipe_is_printed_without_a_gpu(capsys: pytest.C
 
 def test_what_does_not_fit_is_said_so() -> None:
     recipe = EXAMPLES / "recipes/Llama-3.1-8B-Instruct/maxent/config_math.yaml"
-    rows = {line.split()[0]: line for line in report_memory(loaded(recipe)).splitlines()[4:]}
+    rows = {line.split()[0]: line for line in report_memory(load(recipe)).splitlines()[4:]}
     assert rows["zero1"].endswith("too much")
     assert rows["zero3"].endswith("fits")
-    assert report_memory(loaded(recipe, "--gpu_memory", "24")).count("too much") == len(LAYOUTS)
+    assert report_memory(load(recipe, "--gpu_memory", "24")).count("too much") == len(LAYOUTS)
 
 
 def test_a_model_that_nothing_knows_is_named() -> None:
-    run = loaded(MATH_1B, "--model_name_or_path", "no/such-model")
+    run = load(MATH_1B, "--model_name_or_path", "no/such-model")
     with pytest.raises(ValueError, match=r"config_math\.yaml: .*got model_name_or_path='no/such-model'"):
         load_shape(run)
 
 
 def test_the_readers_of_recipes_leave_the_environment_alone() -> None:
     before = dict(os.environ)
-    loaded(MATH_1B)
+    load(MATH_1B)
     assert dict(os.environ) == before

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
@@ -28,9 +27,9 @@ from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
 from maxent_grpo.pipeline.tiny.wide_countdown import TOKENIZER
+from support.recipes import write_recipe
 
 ROOT = Path(__file__).parents[2]
-TINY = ROOT / "examples/recipes/tiny-cpu/maxent/config_countdown.yaml"
 SHORT = ["--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "16", "--eval_limit", "4"]
 SHORT += ["--per_device_eval_batch_size", "32"]
 
@@ -56,14 +55,6 @@ def start(tmp_path: Path) -> Path:
     """A folder for outputs beside an untrained `tiny-countdown`, so that none has to be taught."""
     save_checkpoint(build_model(TOKENIZER), TOKENIZER, tmp_path / "tiny-countdown")
     return tmp_path
-
-
-def recipe(folder: Path, **fields: Any) -> Path:
-    """Return the tiny recipe with other fields; None takes one out."""
-    settings = yaml.safe_load(TINY.read_text()) | {"output_dir": str(folder / "run")} | fields
-    file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump({name: value for name, value in settings.items() if value is not None}))
-    return file
 
 
 def rows(folder: Path, name: str = "rows.jsonl", **columns: list[Any]) -> str:
@@ -160,7 +151,7 @@ def test_bad_input_is_refused_before_a_model_loads(
     fields: dict[str, Any], flags: list[str], complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit, match=complaint) as refused:
-        train.main(["--config", str(recipe(tmp_path, **fields)), *flags])
+        train.main(["--config", str(write_recipe(tmp_path, **fields)), *flags])
     assert "_secret" not in str(refused.value)
 
 
@@ -170,10 +161,10 @@ def test_a_missing_column_and_an_empty_dataset_are_named(tmp_path: Path) -> None
     with pytest.raises(
         SystemExit, match=r"recipe\.yaml: Expected column 'prompt' .*rows\.jsonl', got problem, answer"
     ):
-        train.main(["--config", str(recipe(tmp_path, **MATH | {"dataset_name": file}))])
+        train.main(["--config", str(write_recipe(tmp_path, **MATH | {"dataset_name": file}))])
     named = {"dataset_name": file, "prompt_column": "problem"}
     with pytest.raises(SystemExit, match=r"recipe\.yaml: Expected column 'solution' "):
-        train.main(["--config", str(recipe(tmp_path, **MATH | named))])
+        train.main(["--config", str(write_recipe(tmp_path, **MATH | named))])
     none = Dataset.from_dict({"prompt": ["x"], "solution": ["y"]}).select([])
     none.save_to_disk(tmp_path / "empty")
     none.to_parquet(tmp_path / "empty.parquet")
@@ -182,7 +173,7 @@ def test_a_missing_column_and_an_empty_dataset_are_named(tmp_path: Path) -> None
     for name in ("empty", "empty.parquet", "empty.jsonl", "empty.csv"):
         complaint = rf"recipe\.yaml: Expected prompts in dataset .*{re.escape(name)}', got 0 rows"
         with pytest.raises(SystemExit, match=complaint):
-            train.main(["--config", str(recipe(tmp_path, **MATH | {"dataset_name": str(tmp_path / name)}))])
+            train.main(["--config", str(write_recipe(tmp_path, **MATH | {"dataset_name": str(tmp_path / name)}))])
 
 
 @pytest.mark.parametrize(
@@ -204,7 +195,7 @@ def test_a_file_that_is_no_recipe_is_named(text: str, complaint: str, tmp_path: 
 
 
 def prompts(folder: Path, **fields: Any) -> tuple[Dataset, Dataset | None]:
-    return load_prompts(parse_run(["--config", str(recipe(folder, **fields))]))
+    return load_prompts(parse_run(["--config", str(write_recipe(folder, **fields))]))
 
 
 def test_local_files_of_every_kind_give_the_same_prompts(tmp_path: Path) -> None:
@@ -288,8 +279,8 @@ def test_a_preflight_bears_only_a_hub_that_does_not_answer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match=r"recipe\.yaml: .*'task:chess'"):
-        train.main(["--config", str(recipe(tmp_path, dataset_name="task:chess")), "--preflight-only"])
-    train.main(["--config", str(recipe(tmp_path, dataset_name="nobody/nothing")), "--preflight-only"])
+        train.main(["--config", str(write_recipe(tmp_path, dataset_name="task:chess")), "--preflight-only"])
+    train.main(["--config", str(write_recipe(tmp_path, dataset_name="nobody/nothing")), "--preflight-only"])
     assert "prompts: not looked at." in capsys.readouterr().out
 
 
@@ -341,7 +332,7 @@ def test_long_prompts_are_cut_with_one_warning_that_counts_them(
 def test_the_environment_says_how_long_a_prompt_may_be_unless_recipe_or_flag_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent, outspoken = recipe(tmp_path, max_prompt_chars=None), tmp_path / "outspoken.yaml"
+    silent, outspoken = write_recipe(tmp_path, max_prompt_chars=None), tmp_path / "outspoken.yaml"
     outspoken.write_text(silent.read_text() + "max_prompt_chars: 64\n")
 
     def read_limit(file: Path, *flags: str) -> int:
@@ -364,7 +355,7 @@ def test_the_warning_of_long_prompts_is_one_for_all_datasets_and_ranks(
     long = rows(tmp_path, prompt=["a" * 2049, "b"], solution=["1"] * 2)
     other = rows(tmp_path, "other.jsonl", prompt=["c" * 2049], solution=["1"])
     both = {"dataset_name": long, "do_eval": True, "eval_datasets": [{"path": other}], "max_prompt_chars": 2048}
-    run = parse_run(["--config", str(recipe(tmp_path, **MATH | both))])
+    run = parse_run(["--config", str(write_recipe(tmp_path, **MATH | both))])
     for rank in (0, 1):
         args = SimpleNamespace(do_eval=True, seed=0, process_index=rank)
         load_prompts(dataclasses.replace(run, training=args))  # type: ignore[arg-type]
@@ -398,11 +389,11 @@ def test_a_reward_by_dotted_path_sees_all_columns(tmp_path: Path) -> None:
 def test_a_model_that_nothing_knows_is_refused_before_data_is_read(tmp_path: Path) -> None:
     fields = {"model_name_or_path": str(tmp_path / "none"), "dataset_name": "task:chess"}
     with pytest.raises(SystemExit, match=r"recipe\.yaml: .*got model_name_or_path='.*none'"):
-        train.main(["--config", str(recipe(tmp_path, **fields))])
+        train.main(["--config", str(write_recipe(tmp_path, **fields))])
 
 
 def test_a_recipe_may_leave_its_environment_empty(tmp_path: Path) -> None:
-    file = recipe(tmp_path)
+    file = write_recipe(tmp_path)
     file.write_text(file.read_text() + "env:\n")
     assert parse_run(["--config", str(file)]).recipe == file
 
@@ -411,7 +402,7 @@ def test_a_recipe_may_leave_its_environment_empty(tmp_path: Path) -> None:
 def test_either_trainer_trains_evaluates_and_saves(task: str, kind: type, start: Path) -> None:
     rewards = ["countdown", "support.trl_tiny.reward"]  # an untrained model is never right
     varied = {"reward_funcs": rewards, "key_func": "countdown_mode"}
-    flags = ["--config", str(recipe(start, **varied)), "--task", task, *SHORT]
+    flags = ["--config", str(write_recipe(start, **varied)), "--task", task, *SHORT]
     trainer = train.build_trainer(parse_run(flags))
     assert type(trainer) is kind
     train.main(flags)
@@ -425,7 +416,7 @@ def test_either_trainer_trains_evaluates_and_saves(task: str, kind: type, start:
 
 
 def test_an_adapter_is_trained_in_place_of_the_model(start: Path) -> None:
-    flags = ["--config", str(recipe(start)), *SHORT, "--max_steps", "1", "--use_peft", "--lora_r", "2"]
+    flags = ["--config", str(write_recipe(start)), *SHORT, "--max_steps", "1", "--use_peft", "--lora_r", "2"]
     train.main([*flags, "--lora_target_modules", "q_proj", "v_proj"])
     assert (start / "run/adapter_model.safetensors").exists()
 
@@ -438,17 +429,17 @@ def test_chats_without_a_template_are_refused_before_the_model_loads(
 
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", loaded)
     with pytest.raises(SystemExit, match=r"recipe\.yaml: Expected a chat template.*tiny-countdown"):
-        train.main(["--config", str(recipe(start, prompt_format="chat"))])
+        train.main(["--config", str(write_recipe(start, prompt_format="chat"))])
     template = start / "template.jinja"
     template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
-    run = parse_run(["--config", str(recipe(start, prompt_format="chat", chat_template=str(template)))])
+    run = parse_run(["--config", str(write_recipe(start, prompt_format="chat", chat_template=str(template)))])
     assert train.load_tokenizer(run, str(start / "tiny-countdown")).chat_template == template.read_text()
 
 
 def command(folder: Path, *flags: str, launcher: str = "") -> list[str]:
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "examples/accelerate" / launcher)]
     start = [sys.executable, *(launch if launcher else []), str(ROOT / "examples/train.py")]
-    return [*start, "--config", str(recipe(folder)), *SHORT, *flags]
+    return [*start, "--config", str(write_recipe(folder)), *SHORT, *flags]
 
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
@@ -457,7 +448,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     start: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    flags = ["--config", str(recipe(start, save_total_limit=3)), *SHORT]
+    flags = ["--config", str(write_recipe(start, save_total_limit=3)), *SHORT]
     train.main([*flags, "--max_steps", "4"])
     args = parse_run([*flags, "--resume_from_checkpoint", "last"]).training
     older, newest = start / "run/checkpoint-2", start / "run/checkpoint-4"
