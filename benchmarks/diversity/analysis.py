@@ -18,8 +18,8 @@ from benchmarks.diversity.provenance import recorded
 from benchmarks.diversity.run import SAMPLED, WARM, Run
 from benchmarks.diversity.statistics import difference, equivalence, holm_by_family, mean_of_all, not_below
 from benchmarks.diversity.study import read_rates, with_untuned
+from maxent_grpo.pipeline.frontiers import read_frontier
 from maxent_grpo.pipeline.tasks.metrics import sample_metrics
-from maxent_grpo.pipeline.tiny.evaluation import value_at
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import Log
 
@@ -191,7 +191,7 @@ def _arm_summary(results: Results, arm: str, levels: dict[str, float], low: floa
 def _at_levels(name: str, curves: Curves, levels: Mapping[str, float]) -> dict[str, float | None]:
     """Return a value where the accuracy is that of each level."""
     accuracy, values = (each.mean(1).tolist() for each in (curves.accuracy, curves.values[name]))
-    return {f"{name} at {label}": value_at(level, accuracy, values) for label, level in levels.items()}
+    return {f"{name} at {label}": read_frontier(level, accuracy, values) for label, level in levels.items()}
 
 
 def _unlisted(evaluations: Sequence[Row]) -> float | None:
@@ -242,7 +242,9 @@ def _best_checkpoint(evaluations: Sequence[Row], preset: Preset) -> float | None
     rows, found = _of(evaluations, "validation"), []
     for step in {row["step"] for row in rows}:
         here = [row for row in rows if row["step"] == step]
-        found.append(value_at(preset.level, [row["mean@8"] for row in here], [row["coverage@8"] for row in here]))
+        found.append(
+            read_frontier(preset.level, [row["mean@8"] for row in here], [row["coverage@8"] for row in here])
+        )
     return max((each for each in found if each is not None), default=None)
 
 

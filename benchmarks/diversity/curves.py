@@ -28,7 +28,7 @@ def curves_of(outcomes: np.ndarray) -> Curves:
 
 
 def values_at(level: float, accuracies: np.ndarray, values: np.ndarray, *, nearest: bool = False) -> np.ndarray:
-    """Return frontiers' values at an accuracy, for many frontiers at once: `tiny.evaluation.value_at` by column.
+    """Return frontiers' values at an accuracy, for many frontiers at once: `read_frontier` by column.
 
     Args:
         level: the accuracy wanted.

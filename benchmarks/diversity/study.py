@@ -12,7 +12,7 @@ from benchmarks.diversity.arms import ARMS
 from benchmarks.diversity.presets import PRESETS, Preset
 from benchmarks.diversity.provenance import record
 from benchmarks.diversity.run import Run, work
-from maxent_grpo.pipeline.tiny.evaluation import value_at
+from maxent_grpo.pipeline.frontiers import read_frontier
 from maxent_grpo.pipeline.tiny.jobs import run_jobs
 from maxent_grpo.pipeline.tiny.storage import Log
 
@@ -145,7 +145,7 @@ def _score(runs: Sequence[Run], preset: Preset) -> dict[str, float]:
     for run in runs:
         rows = [row for row in evaluations([run]) if row["split"] == "validation" and row["step"] == preset.updates]
         accuracy, coverage = [row["mean@8"] for row in rows], [row["coverage@8"] for row in rows]
-        coverages.append(value_at(preset.level + preset.tuning_margin, accuracy, coverage))
+        coverages.append(read_frontier(preset.level + preset.tuning_margin, accuracy, coverage))
         ceilings.append(max(accuracy))
     ceiling = sum(ceilings) / len(ceilings)
     reached = [each for each in coverages if each is not None]

@@ -12,9 +12,9 @@ from benchmarks.diversity import curves, noted, statistics, tables
 from benchmarks.diversity.curves import areas, resample_counts, values_at
 from benchmarks.diversity.metrics import averages, per_problem
 from benchmarks.diversity.statistics import difference, equivalence, holm, not_below
+from maxent_grpo.pipeline.frontiers import read_frontier
 from maxent_grpo.pipeline.tasks.answers import Verdict
 from maxent_grpo.pipeline.tasks.metrics import sample_metrics
-from maxent_grpo.pipeline.tiny.evaluation import value_at
 
 RNG = np.random.default_rng(0)
 
@@ -48,7 +48,7 @@ def test_many_frontiers_at_once_are_each_the_demos():
     accuracies, values = np.sort(RNG.random((6, 40)), axis=0)[::-1], RNG.random((6, 40))
     accuracies[[2, 3], :10] = accuracies[[3, 2], :10]  # some cross a level more than once
     for level in (0.1, 0.45, 0.6, 0.99):
-        expected = [value_at(level, one, other) for one, other in zip(accuracies.T, values.T, strict=True)]
+        expected = [read_frontier(level, one, other) for one, other in zip(accuracies.T, values.T, strict=True)]
         assert_allclose(values_at(level, accuracies, values), [np.nan if e is None else e for e in expected])
 
 
