@@ -31,28 +31,21 @@ test: $(INSTALLED)  ## the test suite
 test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-nightly: $(INSTALLED)  ## what takes longer than a change should wait for: properties with 2,000 examples, all of ModeBench
+nightly: $(INSTALLED)  ## what takes longer than a change should wait for: properties with 2,000 examples, the whole study
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_*.py tests/kernels tests/tasks
-	$(BIN)/python -m benchmarks.diversity --arms all
 	$(BIN)/python benchmarks/compiled_kernels.py build/kernels-compiled.json
-	for preset in graph small large hard countdown4 confirm single; do \
+	for preset in cpu graph confirm graph_confirm graph_long single noted hard small large; do \
 		$(BIN)/python -m benchmarks.diversity --preset $$preset || exit 1; \
 	done
-	$(BIN)/python -m benchmarks.diversity --preset noted --arms dr_grpo raft none_0 full_0 answer_keys
-	$(BIN)/python -m benchmarks.diversity --preset graph_confirm \
-		--arms grpo dr_grpo entropy_low raft maxrl tpo xdr xdr_mild full_0 full_0_fast passes_2 raft_full
-	$(BIN)/python -m benchmarks.diversity --preset graph_long --arms dr_grpo full_0
-	$(BIN)/python -m benchmarks.diversity.across
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
 
-study: $(INSTALLED)  ## ModeBench's core study, resumable (about 100 minutes on 2 cores); tables in benchmarks/diversity/results
+study: $(INSTALLED)  ## the diversity study, resumable (hours on 2 cores); tables in benchmarks/diversity/results
 	$(BIN)/python -m benchmarks.diversity $(ARGS)
 
-study-smoke: $(INSTALLED)  ## ModeBench with 3 methods and one seed, in minutes
-	$(BIN)/python -m benchmarks.diversity --preset smoke --arms dr_grpo maxent full_0 \
-		--results runs/diversity/smoke/results $(ARGS)
+study-smoke: $(INSTALLED)  ## the same with 3 methods and one seed, in minutes
+	$(BIN)/python -m benchmarks.diversity --preset smoke --results runs/diversity/smoke/results $(ARGS)
 
 $(PEERS): $(INSTALLED)
 	$(BIN)/pip install --quiet --editable ".[bench]"

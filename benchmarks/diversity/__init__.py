@@ -1,1 +1,1 @@
-"""ModeBench: accuracy and diversity of training methods, at equal samples, with statistics."""
+"""The diversity study: accuracy and variety of training methods at equal samples, with statistics."""

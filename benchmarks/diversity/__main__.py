@@ -1,8 +1,8 @@
-"""ModeBench: accuracy and diversity of training methods at equal samples.
+"""The diversity study: accuracy and diversity of training methods at equal samples.
 
-make study                                         # the core study on a CPU, resumable, and its report
-make study ARGS="--preset graph"                   # graph colouring
-make study ARGS="--arms full_0 dr_grpo"            # some methods only
+make study                                         # Countdown on a CPU, resumable, and its report
+make study ARGS="--preset graph"                   # graph coloring
+make study ARGS="--arms diverse dr_grpo"           # some methods only
 make study ARGS="--report-only"                    # tables and pictures of what is there
 """
 
@@ -17,42 +17,40 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.diversity.analysis import analysis
-from benchmarks.diversity.arms import ARMS, CORE
+from benchmarks.diversity.analysis import analyze_study
+from benchmarks.diversity.arms import ARMS
 from benchmarks.diversity.presets import PRESETS
-from benchmarks.diversity.report import write_report
-from benchmarks.diversity.study import run_study
+from benchmarks.diversity.report import write_page, write_report
+from benchmarks.diversity.study import RESULTS, run_study
 
-HERE = Path(__file__).parent
+PAGE = RESULTS.parent / "RESULTS.md"
 
 
-def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--preset", choices=PRESETS, default="cpu", help="tasks and sizes (%(default)s)")
-    add("--arms", nargs="+", choices=[*ARMS, "all"], default=list(CORE), help="methods (the core study's)")
+    add("--preset", choices=PRESETS, default="cpu", help="task and sizes (%(default)s)")
+    add("--arms", nargs="+", choices=ARMS, help="methods (those that the preset is for)")
     add("--runs", type=Path, help="where runs go (runs/diversity/PRESET)")
     add("--workers", type=int, help="processes (the number of cores)")
-    add("--report-only", action="store_true", help="train nothing")
-    add("--results", type=Path, default=HERE / "results", help="where JSON, tables and pictures go (%(default)s)")
-    add("--page", type=Path, help="a page whose marked section gets the tables")
     add("--minutes", type=float, help="stop in order after so long; the same call goes on")
+    add("--report-only", action="store_true", help="train nothing")
+    add("--results", type=Path, default=RESULTS, help="where JSON, tables and pictures go (%(default)s)")
     options = parser.parse_args(argv)
     for name in ("workers", "minutes"):
         value = getattr(options, name)
         if value is not None and value <= 0:
             parser.error(f"Expected --{name} > 0, got {name}={value}.")
-    if "all" in options.arms:
-        options.arms = [*ARMS]
+    options.arms = options.arms or PRESETS[options.preset].arms
     options.runs = options.runs or Path("runs/diversity") / options.preset
     return options
 
 
 @contextmanager
-def _time_limit(minutes: float | None) -> Iterator[None]:
+def limit_time(minutes: float | None) -> Iterator[None]:
     """Interrupt what is inside after so long, as Ctrl-C would, and nothing that comes after it."""
     if minutes is None:
         yield
@@ -70,17 +68,18 @@ def _time_limit(minutes: float | None) -> Iterator[None]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and report it; return the exit code."""
-    options, console = arguments(argv), Console()
+    options, console = parse_options(argv), Console()
     try:
         if not options.report_only:
-            with _time_limit(options.minutes):
+            with limit_time(options.minutes):
                 run_study(options.runs, options.preset, options.arms, console, workers=options.workers)
     except KeyboardInterrupt:
         console.print(f"Interrupted; what was trained is in {options.runs}/. The same call goes on.")
         return 130
-    result = analysis(options.runs, options.preset)
-    pictures = write_report(result, options.results, options.page)
-    console.print(f"Tables and {len(pictures)} picture(s) are in {options.results}/.")
+    write_report(analyze_study(options.runs, options.preset), options.results)
+    if options.results == RESULTS:
+        write_page(PAGE, RESULTS)
+    console.print(f"Tables and a picture are in {options.results}/.")
     return 0
 
 

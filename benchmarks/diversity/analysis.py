@@ -10,316 +10,235 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.diversity.arms import ADDED, ARMS, CORE, METHODS, RECIPE
-from benchmarks.diversity.curves import Curves, areas, curves_of, resample_counts, values_at
-from benchmarks.diversity.metrics import KS, per_problem
-from benchmarks.diversity.presets import PRESETS, Preset, problems_of
-from benchmarks.diversity.provenance import recorded
+from benchmarks.diversity.arms import ARMS, METHODS, RECIPE, YARDSTICKS
+from benchmarks.diversity.outcomes import KS, measure_problems
+from benchmarks.diversity.presets import PRESETS, Preset, load_problems
 from benchmarks.diversity.run import SAMPLED, WARM, Run
-from benchmarks.diversity.statistics import difference, equivalence, holm_by_family, mean_of_all, not_below
-from benchmarks.diversity.study import read_rates, with_untuned
-from maxent_grpo.pipeline.frontiers import read_frontier
+from benchmarks.diversity.statistics import (
+    adjust_p_values,
+    average_complete,
+    compute_p_not_below,
+    draw_resamples,
+    estimate_difference,
+)
+from benchmarks.diversity.study import read_rates, read_record, share_rates
+from maxent_grpo.pipeline.frontiers import read_frontiers
 from maxent_grpo.pipeline.tasks.metrics import sample_metrics
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import Log
 
-FIRST = (RECIPE, "half_0", "cool", "passes_2", "full_0_mild", "answer_keys")
-"""The arms that the others are compared to: the recipe, and what it might have been."""
+COMPARED = (RECIPE, "two_passes", "answer_keys")
+"""The arms that the others are compared to."""
 Row = dict[str, Any]
 RESAMPLES = 2000
-EQUIVALENCE_MARGIN = 0.03
 PASS_MARGIN = 0.02
 VALUES = ("coverage@8", "pass@8")
 EVEN, BEST = "even@8", "best mean@8"
 
 
 class Results:
-    """The finished runs of a study, arms by seeds; arms without a finished seed are left out."""
+    """The finished runs of a study, by arm and seed; arms without a finished seed are left out."""
 
-    def __init__(self, root: Path, preset_name: str, rates: dict[str, float]) -> None:
+    def __init__(self, root: Path, preset_name: str, rates: Mapping[str, float]) -> None:
         self.preset: Preset = PRESETS[preset_name]
         seeds = self.preset.seeds
-        found = {
-            arm: {seed: Run(root, preset_name, arm, seed, rate) for seed in seeds} for arm, rate in rates.items()
+        planned = {
+            arm: {seed: Run(root, preset_name, arm, seed, rates[arm]) for seed in seeds}
+            for arm in ARMS
+            if arm in rates
         }
-        found[WARM] = {seed: Run(root, preset_name, WARM, seed) for seed in seeds}
-        self.runs = {arm: {seed: run for seed, run in by_seed.items() if run.done} for arm, by_seed in found.items()}
-        self.runs = {arm: self.runs[arm] for arm in (*ARMS, WARM) if self.runs.get(arm)}
+        planned[WARM] = {seed: Run(root, preset_name, WARM, seed) for seed in seeds}
+        done = {arm: {seed: run for seed, run in by_seed.items() if run.done} for arm, by_seed in planned.items()}
+        self.runs = {arm: by_seed for arm, by_seed in done.items() if by_seed}
         self.arms = [arm for arm in self.runs if arm != WARM]
         self.curves = {
-            arm: {seed: curves_of(self.outcomes(run)) for seed, run in by_seed.items()}
-            for arm, by_seed in self.runs.items()
+            arm: {seed: _measure_curves(run) for seed, run in by_seed.items()} for arm, by_seed in self.runs.items()
         }
-        self.problems = len(problems_of(self.preset).test)
+        self.problems = len(load_problems(self.preset).test)
         self._rng = np.random.default_rng(0)
-        self._shares = resample_counts(self.problems, RESAMPLES, self._rng)
-        self._values: dict[tuple[str, int, str, float | None], tuple[float, np.ndarray]] = {}
-
-    @staticmethod
-    def outcomes(run: Run) -> np.ndarray:
-        """Return the probabilities of modes on the test problems, [T, P, modes]."""
-        with np.load(run.outcomes_file) as file:
-            return file["test"].astype(np.float64)
-
-    def shared_seeds(self, *arms: str) -> list[int]:
-        """Return the seeds that all of some arms have finished."""
-        return sorted(set.intersection(*(set(self.runs[arm]) for arm in arms)))
-
-    def best(self, arm: str, seed: int) -> float:
-        """Return the highest mean@8 of a run over the temperatures."""
-        return float(self.curves[arm][seed].accuracy.mean(1).max())
-
-    def values(self, arm: str, seed: int, name: str, level: float | None) -> tuple[float, np.ndarray]:
-        """Return a run's value on all problems, NaN if out of reach, and on resamples: at a level, or its area.
-
-        `BEST` is its highest accuracy at any temperature.
-        """
-        key = (arm, seed, name, level)
-        if key not in self._values:
-            curves, everyone = self.curves[arm][seed], np.full((self.problems, 1), 1 / self.problems)
-            whole = self._read_off(curves, name, level, everyone, nearest=False)
-            self._values[key] = float(whole[0]), self._read_off(curves, name, level, self._shares, nearest=True)
-        return self._values[key]
-
-    def _read_off(
-        self, curves: Curves, name: str, level: float | None, weights: np.ndarray, *, nearest: bool
-    ) -> np.ndarray:
-        accuracies = curves.accuracy @ weights
-        if name == BEST:
-            return accuracies.max(0)
-        values = curves.values[name] @ weights
-        if level is None:
-            return areas(accuracies, values, low=self.floor, high=self.ceiling, nearest=nearest)
-        return values_at(level, accuracies, values, nearest=nearest)
-
-    def rng(self) -> np.random.Generator:
-        """Return a source of chance that draws the same seeds for every pair of arms."""
-        return copy.deepcopy(self._rng)
+        self._resamples = draw_resamples(self.problems, RESAMPLES, self._rng)
+        self._read: dict[tuple[str, int, str, float | None], tuple[float, np.ndarray]] = {}
 
     @cached_property
-    def learned(self) -> list[str]:
-        """The arms none of whose runs ended below its warm start: the others have no accuracy to match."""
+    def collapsed(self) -> list[str]:
+        """The arms of which a run ended below its warm start: they have no accuracy to match."""
         return [
-            arm for arm in self.arms if all(self.best(arm, seed) >= self.best(WARM, seed) for seed in self.runs[arm])
+            arm
+            for arm in self.arms
+            if any(self.read_best(arm, seed) < self.read_best(WARM, seed) for seed in self.runs[arm])
         ]
 
     @cached_property
-    def yardsticks(self) -> list[str]:
-        """The arms that set the levels of comparison: the core study's, so that a variant moves none."""
-        learned = self.learned or self.arms
-        return [arm for arm in learned if arm in CORE] or learned
+    def levels(self) -> dict[str, float]:
+        """The mean@8 that arms are compared at: the preset's, and the highest that all yardsticks' runs reach."""
+        learned = [arm for arm in self.arms if arm not in self.collapsed] or self.arms
+        yardsticks = [arm for arm in learned if arm in YARDSTICKS] or learned
+        common = min(self.read_best(arm, seed) for arm in yardsticks for seed in self.runs[arm])
+        return {"level": self.preset.level, "common": common}
 
-    @cached_property
-    def ceiling(self) -> float:
-        """The highest mean@8 that every run of every yardstick reaches at some temperature."""
-        return min(self.best(arm, seed) for arm in self.yardsticks for seed in self.runs[arm])
+    def read_best(self, arm: str, seed: int) -> float:
+        """Return the highest mean@8 of a run over the temperatures."""
+        return float(self.curves[arm][seed]["mean@8"].mean(1).max())
 
-    @cached_property
-    def floor(self) -> float:
-        """The mean@8 of the run that is most accurate at its hottest, of the yardsticks."""
-        arms = self.yardsticks
-        return max(float(each.accuracy.mean(1)[-1]) for arm in arms for each in self.curves[arm].values())
+    def read(self, arm: str, seed: int, name: str, level: float | None) -> tuple[float, np.ndarray]:
+        """Return a run's value at a level on all problems, NaN if out of reach, and on every resample of them.
+
+        Without a level it is the highest mean@8 at any temperature.
+        """
+        key = (arm, seed, name, level)
+        if key not in self._read:
+            everyone = np.full((self.problems, 1), 1 / self.problems)
+            observed = self._read_frontiers(arm, seed, name, level, everyone, nearest=False)
+            resampled = self._read_frontiers(arm, seed, name, level, self._resamples, nearest=True)
+            self._read[key] = float(observed[0]), resampled
+        return self._read[key]
+
+    def _read_frontiers(
+        self, arm: str, seed: int, name: str, level: float | None, weights: np.ndarray, *, nearest: bool
+    ) -> np.ndarray:
+        curves = self.curves[arm][seed]
+        accuracies = curves["mean@8"] @ weights
+        if level is None:
+            return accuracies.max(0)
+        return read_frontiers(level, accuracies, curves[name] @ weights, nearest=nearest)
+
+    def copy_rng(self) -> np.random.Generator:
+        """Return a source of chance that draws the same seeds for every pair of arms."""
+        return copy.deepcopy(self._rng)
 
 
-def analysis(root: Path, preset_name: str) -> dict[str, Any]:
+def load_outcomes(run: Run) -> np.ndarray:
+    """Return the probabilities of modes on the test problems, [T, P, modes]."""
+    with np.load(run.outcomes_file) as file:
+        return file["test"].astype(np.float64)
+
+
+def _measure_curves(run: Run) -> dict[str, np.ndarray]:
+    """Return the metrics at 8 samples on every problem at every temperature, the coldest first: name → [T, P]."""
+    return {f"{name}@8": values for name, values in measure_problems(load_outcomes(run), 8).items()}
+
+
+def analyze_study(root: Path, preset_name: str) -> dict[str, Any]:
     """Return everything that the report shows of a study's folder, with what its runs were made with."""
-    made = recorded(root)
-    tuning = read_rates(root)
-    results = Results(root, preset_name, with_untuned(tuning["chosen"]))
-    compared = {
-        first: comparisons(results, first, [arm for arm in results.arms if arm != first])
-        for first in FIRST
-        if first in results.arms
-    }
+    record, tuning = read_record(root), read_rates(root)
+    results = Results(root, preset_name, share_rates(tuning["chosen"]))
+    tuning = {name: {arm: each[arm] for arm in ARMS if arm in each} for name, each in tuning.items()}
     return {
         "study": preset_name,
-        **{name: made.get(name, "not recorded") for name in ("commands", "commits", "versions", "hardware")},
+        **{name: record.get(name, "not recorded") for name in ("commits", "versions", "hardware")},
         "preset": asdict(results.preset),
-        "parameters": parameters(results.preset),
+        "parameters": count_parameters(results.preset),
         "tuning": tuning,
-        **summary(results),
-        "comparisons": compared,
+        "levels": results.levels,
+        "collapsed": results.collapsed,
+        "arms": {arm: summarize_arm(results, arm) for arm in results.runs},
+        "guesser": measure_guesser(results.preset),
+        "comparisons": {
+            first: compare_arms(results, first, [arm for arm in results.arms if arm != first])
+            for first in COMPARED
+            if first in results.arms
+        },
     }
 
 
-def parameters(preset: Preset) -> int:
+def count_parameters(preset: Preset) -> int:
     """Return the number of parameters of a preset's model."""
-    model = build_model(preset.family.tokenizer(), hidden_size=preset.hidden_size, layers=preset.layers)
-    return int(model.num_parameters())
+    tokenizer = preset.family.build_tokenizer()
+    return int(build_model(tokenizer, hidden_size=preset.hidden_size, layers=preset.layers).num_parameters())
 
 
-def summary(results: Results) -> dict[str, Any]:
-    """Return every arm's table row: ceilings, values at matched accuracy, pass@k, entropy, tokens, seconds."""
-    levels = {"level": results.preset.level, "common": results.ceiling}
-    low, high = results.floor, results.ceiling
+def measure_guesser(preset: Preset, *, samples: int = 64) -> dict[str, float]:
+    """Return the metrics of uniform draws from the well-formed answers."""
+    rng, module = random.Random(0), preset.family.module
+    test = load_problems(preset).test
+    verdicts = [
+        [module.verify(problem, module.random_answer(problem, rng)) for _ in range(samples)] for problem in test
+    ]
+    return sample_metrics(verdicts, [len(problem.modes) for problem in test], k=8).averages()
+
+
+def summarize_arm(results: Results, arm: str) -> dict[str, Any]:
+    """Return an arm's table row: values at matched accuracy, at temperature 1, and over temperatures and k."""
+    rows = [_summarize_run(results, run) for run in results.runs[arm].values()]
+    at_1 = results.preset.temperatures.index(1.0)
+    outcomes = [load_outcomes(run)[at_1] for run in results.runs[arm].values()]
     return {
-        "levels": levels,
-        "range": [low, high],
-        "collapsed": [arm for arm in results.arms if arm not in results.learned],
-        "arms": {arm: _arm_summary(results, arm, levels, low, high) for arm in results.runs},
-        "guesser": guesser(results.preset),
-    }
-
-
-def _arm_summary(results: Results, arm: str, levels: dict[str, float], low: float, high: float) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    for seed, run in results.runs[arm].items():
-        curves = results.curves[arm][seed]
-        evaluations = Log(run.folder / "evaluations.jsonl").rows()
-        accuracy = curves.accuracy.mean(1)
-        row: dict[str, Any] = {BEST: float(accuracy.max())}
-        for name in VALUES:
-            values = curves.values[name].mean(1)
-            row |= _at_levels(name, curves, levels)
-            row[f"area {name}"] = float(areas(accuracy[:, None], values[:, None], low=low, high=high)[0])
-        row |= _at_levels(EVEN, curves, levels)
-        row |= {"samples minus listed": _unlisted(evaluations)}
-        row |= _final(evaluations) | _training(Log(run.folder / "metrics.jsonl").rows())
-        row |= _at_validated_temperature(evaluations, results.preset)
-        row["coverage@8 at level, best checkpoint"] = _best_checkpoint(evaluations, results.preset)
-        rows.append(row)
-    return {
+        "name": "warm start" if arm == WARM else ARMS[arm].name,
         "learning_rate": next(iter(results.runs[arm].values())).learning_rate,
         "seeds": sorted(results.runs[arm]),
         "per_seed": rows,
-        "mean": {name: mean_of_all([row[name] for row in rows]) for name in rows[0]},
-        "frontier": _frontier(results, arm),
-        "pass@k": _pass_curve(results, arm),
+        "mean": {name: average_complete([row[name] for row in rows]) for name in rows[0]},
+        "frontier": _average_frontiers(results, arm),
+        "pass@k": {str(k): float(np.mean([measure_problems(each, k)["pass"] for each in outcomes])) for k in KS},
     }
 
 
-def _at_levels(name: str, curves: Curves, levels: Mapping[str, float]) -> dict[str, float | None]:
-    """Return a value where the accuracy is that of each level."""
-    accuracy, values = (each.mean(1).tolist() for each in (curves.accuracy, curves.values[name]))
-    return {f"{name} at {label}": read_frontier(level, accuracy, values) for label, level in levels.items()}
+def _summarize_run(results: Results, run: Run) -> Row:
+    row: Row = {BEST: results.read_best(run.arm, run.seed)}
+    for name in (*VALUES, EVEN):
+        for label, level in results.levels.items():
+            value, _ = results.read(run.arm, run.seed, name, level)
+            row[f"{name} at {label}"] = None if np.isnan(value) else value
+    evaluations = Log(run.folder / "evaluations.jsonl").rows()
+    at_1 = {each["split"]: each for each in evaluations if each["temperature"] == 1.0}
+    row |= {name: at_1["test"][name] for name in ("greedy", "entropy", "tokens", "mean@8", *VALUES)}
+    # Samples may be right with a spelling that is not listed. Runs from before this was logged have no figure.
+    validation = at_1["validation"]
+    row["samples minus listed"] = validation[SAMPLED] - validation["mean@8"] if SAMPLED in validation else None
+    seconds = [each["seconds"] for each in Log(run.folder / "metrics.jsonl").rows()]
+    return row | {"seconds per update": float(np.median(seconds)) if seconds else None}
 
 
-def _unlisted(evaluations: Sequence[Row]) -> float | None:
-    """Return how many more of a run's samples are right than its listed texts say, at temperature 1 on validation.
-
-    Samples have spellings that are not listed. With n samples a run's figure has a standard error of at most
-    1/(2√n), 1.1 points of 2,048. None for older runs, which did not log it.
-    """
-    step = _of(evaluations, "test")[0]["step"]
-    row = next(row for row in _of(evaluations, "validation") if (row["step"], row["temperature"]) == (step, 1.0))
-    return row[SAMPLED] - row["mean@8"] if SAMPLED in row else None
-
-
-def _final(evaluations: Sequence[Row]) -> dict[str, float]:
-    """Return the test metrics of the trained model that are not about matched accuracy, at temperature 1."""
-    last = _of(evaluations, "test")
-    at_1 = next(row for row in last if row["temperature"] == 1.0)
-    names = ("greedy", "entropy", "tokens", "mean@8", "pass@8", "distinct@8", "coverage@8", "distinct_per_solved")
-    control = max(row["mean@8"] for row in _of(evaluations, "control"))
-    return {name: at_1[name] for name in names} | {"control best mean@8": control}
-
-
-def _training(updates: Sequence[Row]) -> dict[str, float | None]:
-    """Return what the updates took; nothing for the warm start."""
-    if not updates:
-        return {}
-    learning = [row["learning_seconds"] for row in updates if "learning_seconds" in row]  # older runs did not log it
-    return {
-        "seconds per update": float(np.median([row["seconds"] for row in updates])),
-        "learning seconds per update": float(np.median(learning)) if learning else None,
-        "sampled tokens": sum(row["tokens"] for row in updates),
-    }
-
-
-def _at_validated_temperature(evaluations: Sequence[Row], preset: Preset) -> dict[str, float | None]:
-    """Return the test metrics at the temperature whose validation mean@8 is nearest to the level, if any."""
-    final = _of(evaluations, "test")
-    validation = [row for row in _of(evaluations, "validation") if row["step"] == final[0]["step"]]
-    if max(row["mean@8"] for row in validation) < preset.level:
-        return {"chosen T": None, **{f"{name} at chosen T": None for name in ("mean@8", *VALUES)}}
-    heat = min(validation, key=lambda row: abs(row["mean@8"] - preset.level))["temperature"]
-    chosen = next(row for row in final if row["temperature"] == heat)
-    return {"chosen T": heat, **{f"{name} at chosen T": chosen[name] for name in ("mean@8", *VALUES)}}
-
-
-def _best_checkpoint(evaluations: Sequence[Row], preset: Preset) -> float | None:
-    """Return the highest coverage@8 at the level over all checkpoints of the run, on validation problems."""
-    rows, found = _of(evaluations, "validation"), []
-    for step in {row["step"] for row in rows}:
-        here = [row for row in rows if row["step"] == step]
-        found.append(
-            read_frontier(preset.level, [row["mean@8"] for row in here], [row["coverage@8"] for row in here])
-        )
-    return max((each for each in found if each is not None), default=None)
-
-
-def _of(evaluations: Sequence[Row], split: str) -> list[Row]:
-    return [row for row in evaluations if row["split"] == split]
-
-
-def _frontier(results: Results, arm: str) -> list[dict[str, float]]:
+def _average_frontiers(results: Results, arm: str) -> list[dict[str, float]]:
     """Return mean@8, coverage@8 and pass@8 at every temperature, averaged over seeds."""
-    everyone = list(results.curves[arm].values())
+    by_seed = results.curves[arm].values()
+    averages = {
+        name: np.mean([curves[name].mean(1) for curves in by_seed], axis=0).tolist() for name in ("mean@8", *VALUES)
+    }
     return [
-        {
-            "temperature": temperature,
-            "mean@8": float(np.mean([curves.accuracy[heat] for curves in everyone])),
-            **{name: float(np.mean([curves.values[name][heat] for curves in everyone])) for name in VALUES},
-        }
-        for heat, temperature in enumerate(results.preset.temperatures)
+        {"temperature": temperature, **{name: column[place] for name, column in averages.items()}}
+        for place, temperature in enumerate(results.preset.temperatures)
     ]
 
 
-def _pass_curve(results: Results, arm: str) -> dict[str, float]:
-    """Return pass@k at temperature 1, averaged over problems and seeds."""
-    heat = results.preset.temperatures.index(1.0)
-    outcomes = [results.outcomes(run)[heat] for run in results.runs[arm].values()]
-    return {str(k): float(np.mean([per_problem(each, k)["pass"].mean() for each in outcomes])) for k in KS}
+def compare_arms(results: Results, first: str, others: Sequence[str]) -> dict[str, dict[str, Row]]:
+    """Return paired differences of one arm to others: coverage and pass at each level, and the highest mean@8."""
+    compared = {
+        f"{name} at {label}": _compare_pairs(results, first, others, name, level)
+        for name in VALUES
+        for label, level in results.levels.items()
+    }
+    return compared | {BEST: _compare_pairs(results, first, others, BEST, None)}
 
 
-def comparisons(results: Results, first: str, others: Sequence[str]) -> dict[str, Any]:
-    """Return paired differences of one arm to others at matched accuracy.
+def _compare_pairs(
+    results: Results, first: str, others: Sequence[str], name: str, level: float | None
+) -> dict[str, Row]:
+    """Return the differences by arm; those that fewer than two seeds of both arms have are left out.
 
-    Holm's adjustment is over the other methods, over the variants of the recipe, and over what was added later.
+    p-values are adjusted in a confirming study alone, over the methods that the recipe is compared with there: what
+    is compared in other studies was chosen after a look at them.
     """
-    levels = {"level": results.preset.level, "common": results.ceiling}
-    found: dict[str, Any] = {}
-    for label, level in levels.items():
-        for name in VALUES:
-            pairs = {arm: _paired(results, first, arm, name, level) for arm in others}
-            found[f"{name} at {label}"] = _adjusted(pairs)
-    found["area coverage@8"] = _adjusted({arm: _paired(results, first, arm, "coverage@8", None) for arm in others})
-    found["best mean@8"] = _adjusted({arm: _paired(results, first, arm, BEST, None) for arm in others})
-    return found
-
-
-def _adjusted(pairs: Mapping[str, dict[str, float] | None]) -> dict[str, dict[str, float]]:
-    """Return the pairs that there are with their p-value adjusted within methods, later arms, and variants."""
+    pairs = {arm: _compare_pair(results, first, arm, name, level) for arm in others}
     known = {arm: pair for arm, pair in pairs.items() if pair is not None}
-    p_values = {arm: None if pair is None else pair["p"] for arm, pair in pairs.items()}
-    adjusted = holm_by_family(p_values, (METHODS, ADDED))
-    return {arm: {**pair, "holm": adjusted[arm]} for arm, pair in known.items()}
+    if not results.preset.fresh or first != RECIPE:
+        return known
+    adjusted = adjust_p_values({arm: pair and pair["p"] for arm, pair in pairs.items() if arm in METHODS})
+    return {arm: {**pair, "holm": adjusted[arm]} if arm in adjusted else pair for arm, pair in known.items()}
 
 
-def _paired(results: Results, first: str, second: str, name: str, level: float | None) -> dict[str, float] | None:
-    """Return the difference at a level (None: of the areas), or None where fewer than two seeds reach it twice."""
+def _compare_pair(results: Results, first: str, second: str, name: str, level: float | None) -> Row | None:
     observed, resampled = [], []
-    for seed in results.shared_seeds(first, second):
+    for seed in sorted(results.runs[first].keys() & results.runs[second].keys()):
         (one, one_resampled), (other, other_resampled) = (
-            results.values(arm, seed, name, level) for arm in (first, second)
+            results.read(arm, seed, name, level) for arm in (first, second)
         )
         if not np.isnan(one - other):
             observed.append(one - other)
             resampled.append(one_resampled - other_resampled)
     if len(observed) < 2:
         return None
-    pair = difference(np.array(observed), np.array(resampled), results.rng()).as_dict()
-    return pair | {
-        "not below -2 points": not_below(observed, margin=PASS_MARGIN),
-        "equivalent within 3 points": equivalence(observed, margin=EQUIVALENCE_MARGIN),
-    }
-
-
-def guesser(preset: Preset, *, samples: int = 64) -> dict[str, float]:
-    """Return the metrics of uniform draws from the well-formed answers."""
-    rng, module = random.Random(0), preset.family.module
-    test = problems_of(preset).test
-    verdicts = [
-        [module.verify(problem, module.random_answer(problem, rng)) for _ in range(samples)] for problem in test
-    ]
-    return sample_metrics(verdicts, [len(problem.modes) for problem in test], k=8).averages()
+    pair = estimate_difference(np.array(observed), np.array(resampled), results.copy_rng())
+    if name != "pass@8":
+        return asdict(pair)
+    return asdict(pair) | {"not below -2 points": compute_p_not_below(observed, margin=PASS_MARGIN)}

@@ -14,18 +14,18 @@ MARK = ":"
 NUMBERS = 60
 
 
-def answer(text: str) -> str:
+def read_answer(text: str) -> str:
     """Return an answer without its note."""
     return text.split(MARK, maxsplit=1)[0].strip()
 
 
-def noted(text: str, rng: random.Random) -> str:
+def add_note(text: str, rng: random.Random) -> str:
     """Return an answer with a note: 3,600 texts of each.
 
-    >>> noted("2*3-4:", random.Random(0))
+    >>> add_note("2*3-4:", random.Random(0))
     '2*3-4:54 24'
     """
-    return f"{answer(text)}{MARK}{rng.randrange(NUMBERS)} {rng.randrange(NUMBERS)}"
+    return f"{read_answer(text)}{MARK}{rng.randrange(NUMBERS)} {rng.randrange(NUMBERS)}"
 
 
 def verify(problem: countdown.Problem, text: str) -> Verdict:
@@ -34,7 +34,7 @@ def verify(problem: countdown.Problem, text: str) -> Verdict:
     >>> verify(countdown.Problem((2, 3, 4), 2, ("2*3-4",)), "3*2-4:17 5").mode
     '2*3-4'
     """
-    return countdown.verify(problem, answer(text)) if MARK in text else WRONG
+    return countdown.verify(problem, read_answer(text)) if MARK in text else WRONG
 
 
 def solutions(problem: countdown.Problem) -> dict[str, tuple[str, ...]]:
@@ -44,4 +44,4 @@ def solutions(problem: countdown.Problem) -> dict[str, tuple[str, ...]]:
 
 def random_answer(problem: countdown.Problem, rng: random.Random) -> str:
     """Return a uniform draw from the well-formed answers, with a note."""
-    return noted(countdown.random_answer(problem, rng), rng)
+    return add_note(countdown.random_answer(problem, rng), rng)

@@ -22,73 +22,51 @@ class Family:
 
     Attributes:
         module: of `prompt`, `verify`, `solutions` and `random_answer`.
-        pool: all problems.
-        control_pool: problems of another kind, for comparison.
+        list_problems: returns all problems.
         words: tokens beside numbers and signs.
-        largest_number: that is a token.
         max_new_tokens: the generation limit.
         ends: whether the listed texts are whole answers; otherwise anything may follow them.
-        finish: makes a whole answer of a listed text, for the warm start.
-        answer: the part of a text that is judged.
+        complete: makes a whole answer of a listed text, for the warm start.
+        read_answer: the part of a text that is judged.
     """
 
     module: ModuleType
-    pool: Callable[[], list[Any]]
-    control_pool: Callable[[], list[Any]]
+    list_problems: Callable[[], list[Any]]
     words: tuple[str, ...] = ()
-    largest_number: int = 60
     max_new_tokens: int = 8
     ends: bool = True
-    finish: Callable[[str, random.Random], str] = lambda text, rng: text
-    answer: Callable[[str], str] = str.strip
+    complete: Callable[[str, random.Random], str] = lambda text, rng: text
+    read_answer: Callable[[str], str] = str.strip
 
     @property
     def task(self) -> Task:
         """How the loop sees it."""
         return Task(prompt=self.module.prompt, verify=self.module.verify)
 
-    @property
-    def prompt(self) -> Callable[[Any], str]:
-        """How a problem is asked."""
-        return self.module.prompt
-
-    def solutions(self, problem: Any) -> dict[str, tuple[str, ...]]:
+    def list_solutions(self, problem: Any) -> dict[str, tuple[str, ...]]:
         """Return the texts of every mode."""
         return self.module.solutions(problem)
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def build_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of its prompts and answers."""
-        return build_tokenizer(self.largest_number, self.words)
+        return build_tokenizer(words=self.words)
 
 
-def _countdown(
-    rules: countdown.Rules, control: countdown.Rules | None = None, module: ModuleType = countdown, **changes: Any
-) -> Family:
-    control = control or replace(rules, min_modes=1, max_modes=1)
-    return Family(
-        module,
-        pool=lambda: countdown.problems(rules),
-        control_pool=lambda: countdown.problems(control),
-        **changes,
-    )
-
-
+ONE_ANSWER = replace(countdown.WIDE, min_modes=1, max_modes=1)
 FAMILIES = {
-    "countdown": _countdown(countdown.WIDE),
-    "single": _countdown(replace(countdown.WIDE, min_modes=1, max_modes=1), countdown.WIDE),
-    "noted": _countdown(
-        countdown.WIDE,
-        module=noted,
+    "countdown": Family(countdown, lambda: countdown.problems(countdown.WIDE)),
+    "single": Family(countdown, lambda: countdown.problems(ONE_ANSWER)),
+    "noted": Family(
+        noted,
+        lambda: countdown.problems(countdown.WIDE),
         max_new_tokens=11,
         ends=False,
-        finish=noted.noted,
-        answer=noted.answer,
+        complete=noted.add_note,
+        read_answer=noted.read_answer,
     ),
-    "countdown4": _countdown(countdown.MODEBENCH_4, max_new_tokens=12),
     "graph": Family(
         graph_coloring,
-        pool=lambda: graph_coloring.problems(5, sample=8000),
-        control_pool=lambda: graph_coloring.problems(5, sample=400, min_modes=1, max_modes=1),
+        lambda: graph_coloring.problems(5, sample=8000),
         words=("R", "G", "B", "?"),
         max_new_tokens=4,
     ),
@@ -97,14 +75,16 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Preset:
-    """The sizes of a study.
+    """A study: its task, its sizes, and the arms that it is for.
 
     Attributes:
+        arms: those that are trained where the command names none.
         level: the mean@8 at which methods are compared; learning rates are chosen at `tuning_margin` above it.
         rates_of: a preset whose committed learning rates are taken over instead of tuning.
-        fresh: whether it is tested on other problems than the same task's presets are tested or choose on.
+        fresh: whether it confirms another study: it is tested on problems that no other study tests or chooses on.
     """
 
+    arms: tuple[str, ...]
     family_name: str = "countdown"
     hidden_size: int = 96
     layers: int = 3
@@ -115,7 +95,7 @@ class Preset:
     learning_rates: tuple[float, ...] = (2.5e-5, 5e-5, 1e-4, 2e-4)
     tuning_seeds: tuple[int, ...] = (100,)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    eval_every: int = 60
+    save_every: int = 60
     validation: int = 256
     test: int = 512
     level: float = 0.6
@@ -130,67 +110,76 @@ class Preset:
         return FAMILIES[self.family_name]
 
 
+RIVALS = ("raft", "maxrl", "tpo", "xdr", "xdr_mild")
+CPU = Preset((
+    "grpo", "dr_grpo", "entropy_low", "entropy_high", "dr_grpo_hot", *RIVALS, "published", "dr_grpo_cool",
+    "dr_grpo_cold", "raft_cool", "raft_kappa_1", "kappa_0", "kappa_half", "diverse", "two_passes",
+))  # fmt: skip
 GRAPH = Preset(
-    family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), eval_every=80, level=0.4
-)
+    ("grpo", "dr_grpo", "entropy_low", "entropy_high", "dr_grpo_hot", *RIVALS, "published", "dr_grpo_cool",
+     "raft_kappa_1", "kappa_half", "diverse", "two_passes"),
+    family_name="graph", warm_steps=300, updates=240, learning_rates=(1e-4, 2e-4), level=0.4,
+)  # fmt: skip
 PRESETS = {
-    "cpu": Preset(),
-    "confirm": Preset(seeds=(5, 6, 7, 8, 9), rates_of="cpu", fresh=True),
-    "smoke": Preset(updates=60, learning_rates=(1e-4,), seeds=(0,), eval_every=30, test=256, level=0.5),
+    "cpu": CPU,
+    "confirm": replace(
+        CPU,
+        arms=("grpo", "dr_grpo", "entropy_high", *RIVALS, "dr_grpo_cool", "dr_grpo_cold", "raft_cool", "diverse",
+              "two_passes"),
+        seeds=(5, 6, 7, 8, 9), rates_of="cpu", fresh=True,
+    ),
     "graph": GRAPH,
-    "graph_confirm": replace(GRAPH, seeds=(5, 6, 7, 8, 9), rates_of="graph", fresh=True),
-    "graph_long": replace(GRAPH, updates=480, rates_of="graph"),
-    "single": Preset(family_name="single", learning_rates=(5e-5, 1e-4)),
-    "noted": Preset(family_name="noted", rates_of="cpu"),
-    "hard": Preset(warm_steps=250, level=0.4),
-    "small": Preset(hidden_size=64, layers=2, learning_rates=(5e-5, 1e-4, 2e-4), level=0.5),
-    "large": Preset(hidden_size=160, layers=4, learning_rates=(5e-5, 1e-4), seeds=(0, 1, 2)),
-    "countdown4": Preset(
-        family_name="countdown4", warm_steps=2000, learning_rates=(5e-5, 1e-4), level=0.1, tuning_margin=0.01
+    "graph_confirm": replace(
+        GRAPH,
+        arms=("grpo", "dr_grpo", "entropy_low", *RIVALS, "raft_kappa_1", "diverse", "two_passes"),
+        seeds=(5, 6, 7, 8, 9), rates_of="graph", fresh=True,
     ),
-    "h200": Preset(
-        family_name="countdown4",
-        hidden_size=512,
-        layers=8,
-        warm_steps=3000,
-        prompts=128,
-        samples=16,
-        level=0.5,
+    "graph_long": replace(GRAPH, arms=("dr_grpo", "diverse"), updates=480, rates_of="graph"),
+    "single": Preset(("dr_grpo", "raft", "diverse"), family_name="single", learning_rates=(5e-5, 1e-4)),
+    "noted": Preset(("dr_grpo", "kappa_0", "diverse", "answer_keys"), family_name="noted", rates_of="cpu"),
+    "hard": Preset(("dr_grpo", "raft", "diverse"), warm_steps=250, level=0.4),
+    "small": Preset(
+        ("dr_grpo", "diverse", "two_passes"), hidden_size=64, layers=2, learning_rates=(5e-5, 1e-4, 2e-4), level=0.5
     ),
-}
+    "large": Preset(
+        ("dr_grpo", "raft", "diverse", "two_passes"), hidden_size=160, layers=4, learning_rates=(5e-5, 1e-4),
+        seeds=(0, 1, 2),
+    ),
+    "smoke": Preset(
+        ("dr_grpo", "published", "diverse"), updates=60, learning_rates=(1e-4,), seeds=(0,), test=256, level=0.5
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Problems:
-    """Problems by their use; no problem has two uses. Control problems are of another pool, and never trained on."""
+    """Problems by their use; no problem has two uses."""
 
     train: Sequence[Any]
     validation: Sequence[Any]
     test: Sequence[Any]
-    control: Sequence[Any]
 
 
 @cache
-def problems_of(preset: Preset) -> Problems:
+def load_problems(preset: Preset) -> Problems:
     """Return the problems of a preset."""
-    family = preset.family
-    sides = split(family.pool(), held_out=preset.test + preset.validation, seed=0)
+    sides = split(preset.family.list_problems(), held_out=preset.test + preset.validation, seed=0)
     train, held_out = sides.train, sides.held_out
     if preset.fresh:
-        others = split(train, held_out=len(held_out), seed=1)
-        train, held_out = [*others.train, *held_out], others.held_out
-    control = split(family.control_pool(), held_out=preset.validation, seed=0)
-    return Problems(train, held_out[preset.test :], held_out[: preset.test], control.held_out)
+        again = split(train, held_out=len(held_out), seed=1)
+        train, held_out = [*again.train, *held_out], again.held_out
+    return Problems(train, held_out[preset.test :], held_out[: preset.test])
 
 
-def skewed_pairs(family: Family, problems: Sequence[Any]) -> Callable[[random.Random], tuple[str, str]]:
+def build_skewed_sampler(family: Family, problems: Sequence[Any]) -> Callable[[random.Random], tuple[str, str]]:
     """Return a sampler of (prompt, answer): each mode half as likely as the one before, written in any way."""
-    solutions = [family.solutions(problem) for problem in problems]
+    solutions = [family.list_solutions(problem) for problem in problems]
 
-    def pair(rng: random.Random) -> tuple[str, str]:
+    def draw_pair(rng: random.Random) -> tuple[str, str]:
         which = rng.randrange(len(problems))
         modes = sorted(solutions[which])
         rank = next((rank for rank in range(len(modes) - 1) if rng.random() < 0.5), len(modes) - 1)
-        return family.prompt(problems[which]), family.finish(rng.choice(solutions[which][modes[rank]]), rng)
+        answer = family.complete(rng.choice(solutions[which][modes[rank]]), rng)
+        return family.task.prompt(problems[which]), answer
 
-    return pair
+    return draw_pair

@@ -1,210 +1,243 @@
-"""Tables and pictures of a study, from the JSON of its analysis alone."""
+"""Tables and pictures from the JSON of an analysis alone: an appendix for each study, and one page for all."""
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.diversity.arms import ARMS, METHODS, RECIPE
-from benchmarks.diversity.pictures import save_pictures
+import matplotlib as mpl
+
+mpl.use("Agg")  # files only: no display is needed
+
+import matplotlib.pyplot as plt
+
+from benchmarks.diversity.arms import ARMS, RECIPE
 from benchmarks.diversity.run import WARM
-from benchmarks.diversity.tables import number, p_value, points, quoted, table
+from maxent_grpo.pipeline.markdown import format_table, replace_section
 
 Summary = Mapping[str, Any]
+COUNTDOWN = (
+    "grpo", "dr_grpo", "dr_grpo_cold", "entropy_high", "raft_cool", "maxrl", "tpo", "xdr_mild", RECIPE, "two_passes",
+)  # fmt: skip
+GRAPH = (
+    "grpo", "dr_grpo", "entropy_low", "raft", "raft_kappa_1", "maxrl", "tpo", "xdr_mild", RECIPE, "two_passes",
+)  # fmt: skip
+OTHERS = {
+    "one right answer per problem": ("single", RECIPE),
+    "a weaker warm start": ("hard", RECIPE),
+    "a note behind each answer, κ by texts": ("noted", RECIPE),
+    "a note behind each answer, κ by answers": ("noted", "answer_keys"),
+    "a smaller model": ("small", RECIPE),
+    "a smaller model, two passes": ("small", "two_passes"),
+    "a larger model": ("large", RECIPE),
+    "a larger model, two passes": ("large", "two_passes"),
+    "graph coloring, twice the updates": ("graph_long", RECIPE),
+}
+"""The studies beside the two tasks, by what they change: their presets, and the arm that is compared to Dr.GRPO."""
 
 
-def name_of(arm: str) -> str:
-    """Return how an arm is called in tables."""
-    if arm == WARM:
-        return "warm start"
-    return f"{ARMS[arm].name} (`diverse()`)" if arm == RECIPE else ARMS[arm].name
+def write_report(result: Summary, folder: Path) -> None:
+    """Write `<study>.json`, `<study>.md` and `<study>.png`."""
+    result = drop_nan(result)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{result['study']}.json"
+    file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    file.with_suffix(".md").write_text(format_appendix(result))
+    save_picture(result, file.with_suffix(".png"))
 
 
-def markdown(result: Summary) -> str:
+def drop_nan(value: Any) -> Any:
+    """Return JSON values with None in place of NaN, which JSON has not.
+
+    >>> drop_nan({"a": [float("nan"), 1.0]})
+    {'a': [None, 1.0]}
+    """
+    if isinstance(value, Mapping):
+        return {key: drop_nan(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [drop_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def format_appendix(result: Summary) -> str:
     """Return all tables of a study."""
     level, common = result["levels"]["level"], result["levels"]["common"]
+    collapsed = ", ".join(ARMS[arm].name for arm in result["collapsed"])
+    left_out = f" Left out of it, because a run ended below its warm start: {collapsed}." if collapsed else ""
     parts = [
-        f"{result['study']}: {result['hardware']}; {result['versions']}. Run by {_commands(result)}"
-        f"{_commits(result)}.",
-        "**At matched accuracy**, over the sampling temperature, means over seeds. "
-        f"Common level: the highest mean@8 that every run of the core study's methods reaches, {common:.3f}."
-        + _collapsed(result)
-        + " Were answers even: coverage@8 if a problem's right answers were equally likely, its accuracy as it is.",
-        _matched_table(result, level, common),
-        "**Ceilings, and sampling temperature 1.** Samples − listed texts: how many points more of the samples are "
-        "right on validation problems than the texts say that all figures are taken from, with a standard error of "
-        "at most 1.1/√seeds; – where it was not logged.",
-        _plain_table(result),
+        f"# The study `{result['study']}`",
+        f"{result['parameters']:,} parameters; {result['hardware']}; {result['versions']}; commits "
+        f"{', '.join(result['commits'])}. All terms are defined in [docs/diversity.md](../../../docs/diversity.md).",
+        f"![Accuracy against coverage, and pass@k]({result['study']}.png)",
+        f"**Methods**, means over seeds. {level:.2f} is the level fixed in advance, {common:.3f} the common level."
+        f"{left_out} Even: coverage@8 at the common level if a problem's right answers were equally likely. The "
+        "columns after the best mean@8 are at sampling temperature 1. Unlisted: how many points more of the samples "
+        "are right on validation problems than the listed texts say, with a standard error of at most 1.1/√seeds; – "
+        "where it was not logged.",
+        _format_arms(result, level, common),
+        "**Differences** are in points, paired by seed. Square brackets: 95 % over seeds (Student's t); round ones: "
+        "95 % bootstrap over problems and seeds; n: how many seeds of both arms reach the level, where not all do. "
+        "p: of the t test, adjusted by Holm over the other methods. ≥ −2: p-value of the one-sided test that pass@8 "
+        "is not 2 points lower.",
     ]
-    if RECIPE in result.get("comparisons", {}):
-        parts.append(
-            f"**{name_of(RECIPE)} minus the others**, in points, paired by seed. Square brackets: 95 % over seeds "
-            "(Student's t); round ones: 95 % bootstrap over problems and seeds; n: how many seeds of both arms reach "
-            "the level, where not all do. p is Holm's, over the other methods, over the variants of MaxEnt, and over "
-            "what was added after the others had been seen; ≥ −2 the test that pass@8 is not 2 points lower. Pairs "
-            "of other arms are in the JSON."
-        )
-        parts.append(_difference_table(result["comparisons"][RECIPE], level))
+    for first, compared in result["comparisons"].items():
+        parts.append(f"{result['arms'][first]['name']} minus the others:")
+        parts.append(_format_comparison(result, compared, level, common))
     if result["tuning"]["grid"]:
-        parts.append("**Learning rates** on seed(s) of their own: coverage@8 at the level (highest mean@8).")
-        parts.append(_tuning_table(result["tuning"]))
+        margin = level + result["preset"]["tuning_margin"]
+        parts.append(f"**Learning rates** on a seed of their own: coverage@8 at {margin:.2f} (best mean@8).")
+        parts.append(_format_tuning(result["tuning"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _commands(result: Summary) -> str:
-    commands = result["commands"]
-    return commands if isinstance(commands, str) else quoted(commands)
-
-
-def _commits(result: Summary) -> str:
-    commits = result.get("commits", "not recorded")
-    return "" if isinstance(commits, str) else f"; noted since {commits[0]}: commits {', '.join(commits)}"
-
-
-def _collapsed(result: Summary) -> str:
-    names = ", ".join(name_of(arm) for arm in result["collapsed"])
-    return f" Left out of it, because a run ended below its warm start: {names}." if names else ""
-
-
-def _matched_table(result: Summary, level: float, common: float) -> str:
-    columns: dict[str, Callable[[Summary], str]] = {
-        f"coverage@8 at {level:.2f}": lambda mean: number(mean["coverage@8 at level"]),
-        f"pass@8 at {level:.2f}": lambda mean: number(mean["pass@8 at level"]),
-        f"coverage@8 at {common:.3f}": lambda mean: number(mean["coverage@8 at common"]),
-        f"pass@8 at {common:.3f}": lambda mean: number(mean["pass@8 at common"]),
-        "were answers even": lambda mean: number(mean["even@8 at common"]),
-        "area": lambda mean: number(mean["area coverage@8"]),
-        "best checkpoint, validation": lambda mean: number(mean["coverage@8 at level, best checkpoint"]),
-        "at T chosen on validation: T": lambda mean: number(mean["chosen T"], 2),
-        "mean@8": lambda mean: number(mean["mean@8 at chosen T"]),
-        "coverage@8": lambda mean: number(mean["coverage@8 at chosen T"]),
+def _format_arms(result: Summary, level: float, common: float) -> str:
+    at_levels = {
+        f"{name} at {at:.{digits}f}": f"{name} at {label}"
+        for label, at, digits in (("level", level, 2), ("common", common, 3))
+        for name in ("coverage@8", "pass@8")
     }
-    return _table(result, columns)
-
-
-def _plain_table(result: Summary) -> str:
-    names = {
-        "best mean@8": "best mean@8",
-        "greedy": "greedy pass@1",
-        "mean@8": "mean@8",
-        "pass@8": "pass@8",
-        "distinct@8": "distinct@8",
-        "coverage@8": "coverage@8",
-        "distinct_per_solved": "distinct per solved",
-        "entropy": "entropy",
-        "control best mean@8": "control, best mean@8",
-        "tokens": "tokens an answer",
-        "sampled tokens": "sampled in training, thousands",
-        "seconds per update": "s per update",
-        "learning seconds per update": "of it not sampling",
-        "samples minus listed": "samples − listed texts",
-    }
-    columns = {title: (lambda mean, name=name: _cell(name, mean.get(name))) for name, title in names.items()}
-    guesser = [number(result["guesser"].get(name)) for name in names]
-    return _table(result, columns) + f"\n| random guesser | – | – | {' | '.join(guesser)} |"
-
-
-def _cell(name: str, value: float | None) -> str:
-    if value is not None and name == "sampled tokens":
-        return f"{value / 1000:.0f}"
-    return points(value) if value is not None and name == "samples minus listed" else number(value)
-
-
-def _table(result: Summary, columns: Mapping[str, Callable[[Summary], str]]) -> str:
+    titles = at_levels | {
+        "even": "even@8 at common", "best mean@8": "best mean@8", "greedy pass@1": "greedy", "mean@8": "mean@8",
+        "pass@8": "pass@8", "coverage@8": "coverage@8", "entropy": "entropy", "tokens": "tokens",
+        "s per update": "seconds per update", "unlisted": "samples minus listed",
+    }  # fmt: skip
     rows = []
-    for arm, row in result["arms"].items():
+    for row in result["arms"].values():
         rate = f"{row['learning_rate']:g}" if row["learning_rate"] else "–"
-        rows.append([name_of(arm), rate, str(len(row["seeds"])), *(cell(row["mean"]) for cell in columns.values())])
-    return table(["method", "learning rate", "seeds", *columns], rows)
+        cells = [format_number(row["mean"][name]) for name in titles.values()]
+        unlisted = row["mean"]["samples minus listed"]
+        cells[-1] = "–" if unlisted is None else f"{100 * unlisted:+.1f}"
+        rows.append([row["name"], rate, str(len(row["seeds"])), *cells])
+    guesser = [format_number(result["guesser"].get(name)) for name in titles.values()]
+    return format_table(["method", "rate", "seeds", *titles], [*rows, ["random guesser", "–", "–", *guesser]])
 
 
-def _difference_table(found: Summary, level: float) -> str:
+def _format_comparison(result: Summary, compared: Summary, level: float, common: float) -> str:
     head = [
-        "against", f"coverage@8 at {level:.2f}", "p", "coverage@8 at common", "p", "area", f"pass@8 at {level:.2f}",
-        "≥ −2: p", "pass@8 at common", "≥ −2: p", "best mean@8", "within ± 3: p",
+        "against", f"coverage@8 at {level:.2f}", "p", f"coverage@8 at {common:.3f}", "p", f"pass@8 at {level:.2f}",
+        "≥ −2", f"pass@8 at {common:.3f}", "≥ −2", "best mean@8",
     ]  # fmt: skip
     rows = []
-    for arm, ceiling in found["best mean@8"].items():
-        coverage, common = (found[f"coverage@8 at {at}"].get(arm) for at in ("level", "common"))
-        passed, passed_common = (found[f"pass@8 at {at}"].get(arm) for at in ("level", "common"))
-        area = found["area coverage@8"].get(arm)
-        seeds = ceiling["seeds"]
-        rows.append([
-            name_of(arm), interval(coverage, seeds), _p(coverage, "holm"), interval(common, seeds),
-            _p(common, "holm"), interval(area, seeds), interval(passed, seeds), _p(passed, "not below -2 points"),
-            interval(passed_common, seeds), _p(passed_common, "not below -2 points"),
-            interval(ceiling, seeds), _p(ceiling, "equivalent within 3 points"),
-        ])  # fmt: skip
-    return table(head, rows)
+    for arm, best in compared["best mean@8"].items():
+        cells = []
+        for name, p in (("coverage@8", "holm"), ("pass@8", "not below -2 points")):
+            for label in ("level", "common"):
+                pair = compared[f"{name} at {label}"].get(arm)
+                cells += [format_difference(pair, best["seeds"], with_problems=True), format_p((pair or {}).get(p))]
+        rows.append([result["arms"][arm]["name"], *cells, format_difference(best, best["seeds"], with_problems=True)])
+    return format_table(head, rows)
 
 
-def _tuning_table(tuning: Summary) -> str:
+def _format_tuning(tuning: Summary) -> str:
     rates = list(next(iter(tuning["grid"].values())))
     rows = []
     for arm, scores in tuning["grid"].items():
         cells = []
         for rate in rates:
             score, best = scores[rate]["score"], scores[rate]["highest mean@8"]
-            text = f"{number(score if score > 0 else None)} ({best:.3f})"
+            text = f"{format_number(score if score > 0 else None)} ({best:.3f})"
             cells.append(f"**{text}**" if float(rate) == tuning["chosen"][arm] else text)
-        rows.append([name_of(arm), *cells])
-    return table(["method", *rates], rows)
+        rows.append([ARMS[arm].name, *cells])
+    return format_table(["method", *rates], rows)
 
 
-def interval(pair: Summary | None, seeds: int) -> str:
-    """Return a difference with both intervals, and of how many seeds it is where some did not reach the level."""
+def format_number(value: float | None) -> str:
+    """Return a number, or a dash for none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def format_p(value: float | None) -> str:
+    """Return a p-value, or a dash for none."""
+    return "–" if value is None else f"{value:.4f}" if value >= 0.0001 else "<.0001"
+
+
+def format_difference(pair: Summary | None, seeds: int, *, with_problems: bool = False) -> str:
+    """Return a difference in points with its interval, and of how many seeds it is where some miss the level."""
     if pair is None:
         return "–"
-    of = f" n={pair['seeds']}" if pair["seeds"] < seeds else ""
-    seeds = f"[{points(pair['seed_low'])}, {points(pair['seed_high'])}]"
-    return f"{points(pair['mean'])} {seeds} ({points(pair['both_low'])}, {points(pair['both_high'])}){of}"
+    mean, low, high, both_low, both_high = (
+        f"{100 * pair[name]:+.1f}" for name in ("mean", "seed_low", "seed_high", "both_low", "both_high")
+    )
+    problems = f" ({both_low}, {both_high})" if with_problems else ""
+    return f"{mean} [{low}, {high}]{problems}" + (f" n={pair['seeds']}" if pair["seeds"] < seeds else "")
 
 
-def _p(pair: Summary | None, name: str) -> str:
-    return p_value(None if pair is None else pair[name])
-
-
-def _without_nan(value: Any) -> Any:
-    """Return JSON values with None in place of NaN, which JSON has not.
-
-    >>> _without_nan({"a": [float("nan"), 1.0]})
-    {'a': [None, 1.0]}
-    """
-    if isinstance(value, Mapping):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def replace_section(text: str, section: str, content: str) -> str:
-    """Return a page with what stands between the section's two marks replaced.
-
-    >>> replace_section("<!-- begin a --> old <!-- end a -->", "a", "new").split()[3:5]
-    ['-->', 'new']
-
-    Raises:
-        ValueError: if the page has no such marks.
-    """
-    begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
-    if begin not in text or end not in text:
-        raise ValueError(f"Expected the marks {begin!r} and {end!r}, got a page without them.")
-    return text[: text.index(begin) + len(begin)] + f"\n\n{content}\n" + text[text.index(end) :]
-
-
-def write_report(result: Summary, folder: Path, page: Path | None = None) -> list[Path]:
-    """Write `<study>.json`, `<study>.md` and the pictures; put the tables into a page that has a place for them."""
-    named = {
-        arm: {"name": name_of(arm), "variant": arm not in (*METHODS, RECIPE, WARM), **row}
-        for arm, row in result["arms"].items()
+def write_page(page: Path, folder: Path) -> None:
+    """Put the tables of all studies in a folder into the marked sections of the page of results."""
+    studies = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    tables = {
+        "countdown": format_task(studies["confirm"], studies["cpu"], COUNTDOWN),
+        "graph": format_task(studies["graph_confirm"], studies["graph"], GRAPH),
+        "others": format_others(studies),
     }
-    result = _without_nan({**result, "arms": named})
-    name = result["study"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    tables = markdown(result)
-    (folder / f"{name}.md").write_text(tables)
-    if page is not None:
-        page.write_text(replace_section(page.read_text(), name, tables))
-    return save_pictures(result, folder)
+    text = page.read_text()
+    for name, table in tables.items():
+        text = replace_section(text, name, f"\n{table}\n")
+    page.write_text(text)
+
+
+def choose_level(result: Summary, arms: Sequence[str]) -> str:
+    """Return "level", the one fixed in advance, or "common" where more runs of these arms reach that one."""
+    runs = [row for arm in arms for row in result["arms"][arm]["per_seed"]]
+    return max(("level", "common"), key=lambda at: sum(row[f"pass@8 at {at}"] is not None for row in runs))
+
+
+def format_differences(result: Summary, arm: str, other: str, at: str) -> list[str]:
+    """Return what an arm has more than another at a level: coverage@8, pass@8, best mean@8."""
+    compared, seeds = result["comparisons"][arm], len(result["arms"][arm]["seeds"])
+    names = (f"coverage@8 at {at}", f"pass@8 at {at}", "best mean@8")
+    return [format_difference(compared[name].get(other), seeds) for name in names]
+
+
+def format_task(fresh: Summary, first: Summary, arms: Sequence[str]) -> str:
+    """Return the table of a task: a row for each arm on fresh seeds, its last column from the first study."""
+    at, first_at = choose_level(fresh, arms), choose_level(first, arms)
+    head = [
+        "method", f"coverage@8 at mean@8 = {fresh['levels'][at]:.3f}", "pass@8 there", "best mean@8",
+        "`diverse()` minus it: coverage@8", "pass@8", "best mean@8",
+        f"first seeds: coverage@8 at {first['levels'][first_at]:.3f}",
+    ]  # fmt: skip
+    rows = []
+    for arm in arms:
+        row = fresh["arms"][arm]
+        values = [row["mean"][name] for name in (f"coverage@8 at {at}", f"pass@8 at {at}", "best mean@8")]
+        differences = ["–"] * 4
+        if arm != RECIPE:
+            differences = format_differences(fresh, RECIPE, arm, at)
+            differences.append(format_differences(first, RECIPE, arm, first_at)[0])
+        rows.append([row["name"], *map(format_number, values), *differences])
+    return format_table(head, rows)
+
+
+def format_others(studies: Mapping[str, Summary]) -> str:
+    """Return the table of the other studies: what each changes, and what an arm has more than Dr.GRPO there."""
+    rows = []
+    for change, (name, arm) in OTHERS.items():
+        result = studies[name]
+        at = choose_level(result, (arm, "dr_grpo"))
+        level, seeds = f"{result['levels'][at]:.3f}", str(len(result["arms"][arm]["seeds"]))
+        rows.append([change, f"`{name}`", seeds, level, *format_differences(result, arm, "dr_grpo", at)])
+    head = ["what is different", "preset", "seeds", "mean@8", "coverage@8", "pass@8", "best mean@8"]
+    return format_table(head, rows, text_columns=(0, 1))
+
+
+def save_picture(result: Summary, file: Path) -> None:
+    """Save the frontiers over the sampling temperature, and pass@k at temperature 1."""
+    figure, (frontier, passing) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    colors = plt.get_cmap("tab20")
+    for place, (arm, row) in enumerate(result["arms"].items()):
+        style = {
+            "color": "black" if arm == WARM else colors(place % 20),
+            "linewidth": 2.5 if arm == RECIPE else 1.2,
+            "label": row["name"].replace("`", ""),
+        }
+        accuracies, coverages = ([point[name] for point in row["frontier"]] for name in ("mean@8", "coverage@8"))
+        frontier.plot(accuracies, coverages, "o-", ms=3, **style)
+        passing.plot([*map(int, row["pass@k"])], [*row["pass@k"].values()], "o-", ms=3, **style)
+    frontier.axvline(result["levels"]["level"], color="grey", linestyle=":")
+    frontier.set(xlabel="mean@8 (accuracy), hot to cold", ylabel="coverage@8", title="over the sampling temperature")
+    passing.set(xlabel="k", ylabel="pass@k", title="sampling temperature 1", xscale="log")
+    frontier.legend(fontsize=7)
+    figure.savefig(file, dpi=80)
+    plt.close(figure)

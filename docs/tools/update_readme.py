@@ -17,15 +17,21 @@ from maxent_grpo.pipeline.markdown import format_table, replace_section
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._report import over_the_best  # noqa: E402 - a folder of the repository, not an installed package
+# benchmarks/ is a folder of the repository, not an installed package.
+from benchmarks._report import over_the_best  # noqa: E402
+from benchmarks.diversity.arms import RECIPE  # noqa: E402
+from benchmarks.diversity.report import COUNTDOWN, GRAPH, choose_level, format_differences  # noqa: E402
+from benchmarks.diversity.study import RESULTS  # noqa: E402
 
 DEMO = ROOT / "docs" / "assets" / "demo"
 KERNELS = ROOT / "benchmarks" / "results"
 DEMO_FILES = ("config.json", "results.json", "results.md", "curves.png")
 NOT_YET = "not measured yet"
 PRUNED, TRL_LOGITS = "LM head, train, 75 % zero rows", "TRL selective_log_softmax"
-STRONG = ("raft_full", "dr_grpo_cold", "dr_grpo_coldest", "raft_cool")
-"""Variants of ModeBench that come near the recipe, shown beside the methods."""
+STUDY_ROWS = (
+    ("confirm", "dr_grpo"), ("confirm", "raft_cool"), ("confirm", "xdr_mild"),
+    ("graph_confirm", "dr_grpo"), ("graph_confirm", "tpo"),
+)  # fmt: skip
 
 
 def demo_section() -> str:
@@ -152,47 +158,26 @@ updates alike and ended with weights that are {same}.
 
 
 def study_section() -> str:
-    """Return the table of ModeBench's study: the methods, the recipe, and variants run anew or near it."""
-    folder = ROOT / "benchmarks" / "diversity" / "results"
-    result, fresh = (json.loads((folder / f"{name}.json").read_text()) for name in ("cpu", "confirm"))
-    common, recipe = result["levels"]["common"], next(iter(result["comparisons"]))
-    found = result["comparisons"][recipe]["coverage@8 at common"]
-    again = fresh["comparisons"][recipe]["coverage@8 at level"]
-    head = [
-        "method", f"coverage@8 at mean@8 = {common:.3f}", "pass@8 there", "highest mean@8", "greedy pass@1",
-        "coverage of `diverse()` minus this there, points",
-        f"on fresh seeds and problems, at {fresh['levels']['level']:.2f}",
-    ]  # fmt: skip
-    rows = []
-    columns = ("coverage@8 at common", "pass@8 at common", "best mean@8", "greedy")
-    seeds = len(result["preset"]["seeds"])
-    for arm, row in result["arms"].items():
-        if arm != "warm_start" and (arm in fresh["arms"] or arm in STRONG or not row["variant"]):
-            cells = ["–" if row["mean"][name] is None else f"{row['mean'][name]:.3f}" for name in columns]
-            differences = [
-                _difference(found.get(arm), seeds),
-                _difference(again.get(arm), seeds) if arm in fresh["arms"] else "not run",
-            ]
-            rows.append([row["name"], *cells, *differences])
+    """Return the five most telling rows of the diversity study, where the recipe is not ahead among them."""
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("confirm", "graph_confirm")}
+    tasks = {"confirm": ("Countdown", COUNTDOWN), "graph_confirm": ("graph coloring", GRAPH)}
+    levels, rows = {}, []
+    for name, arm in STUDY_ROWS:
+        result, (task, shown) = results[name], tasks[name]
+        at = choose_level(result, shown)
+        levels[task] = f"{result['levels'][at]:.3f} on {task}"
+        rows.append([task, result["arms"][arm]["name"], *format_differences(result, RECIPE, arm, at)])
+    head = ["task", "`MaxEntConfig.diverse()` minus", "coverage@8", "pass@8", "best mean@8"]
+    seeds = len(results["confirm"]["preset"]["seeds"])
     return f"""
-3-number Countdown, {seeds} seeds, the learning rate of each method tuned on a seed of its own, every method at the
-sampling temperature where it has the same accuracy. In brackets 95 % intervals, paired by seed; "slow" is the lowest
-learning rate of the grid, "sampled at" the temperature in training; – that fewer than all runs come to this accuracy,
-n how many do. Last column: the same methods and rates on {len(fresh["preset"]["seeds"])} other seeds and on problems
-that nothing was chosen by, at a mean@8 of {fresh["levels"]["level"]:.2f}, as was laid down before.
+Differences in points with 95 % intervals, over {seeds} fresh seeds, at equal accuracy: each method at the sampling
+temperature where mean@8, the chance that one sample is right, is {" and ".join(levels.values())}.
+Coverage@8 is the share of a problem's right answers that 8 samples find, pass@8 the chance that they hold one, best
+mean@8 the highest at any temperature. Models of 0.3 million parameters; no pretrained model has been measured yet.
+[All results](benchmarks/diversity/RESULTS.md), [what is measured](docs/diversity.md).
 
-{format_table(head, rows)}
-
-What this says and does not say, graph colouring, and where the method is not ahead:
-[benchmarks/diversity/RESULTS.md](benchmarks/diversity/RESULTS.md).
+{format_table(head, rows, text_columns=(0, 1))}
 """
-
-
-def _difference(pair: dict[str, float] | None, seeds: int) -> str:
-    if pair is None:
-        return "–"
-    mean, low, high = (100 * pair[name] for name in ("mean", "seed_low", "seed_high"))
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" + (f" n={pair['seeds']}" if pair["seeds"] < seeds else "")
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
