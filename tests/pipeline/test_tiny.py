@@ -151,15 +151,6 @@ def test_a_second_pass_is_clipped_at_the_policy_that_sampled() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_a_corrected_reference_is_divided_by_the_policy_that_sampled() -> None:
-    config, (samples, _) = MaxEntConfig(beta=0.1, length_normalize_ref=False), scripted_samples()
-    run = learner(config, num_samples=2, reference=build_model(TOKENIZER, seed=1), correct_reference=True)
-    policy, reference = (run._frozen_logps(model, samples) for model in (run.model, run.reference))
-    _, constants = run._loss(samples)
-    sums = (reference - policy).masked_fill(~samples.mask, 0.0).sum(-1).view(-1, 2)
-    torch.testing.assert_close(constants.target.anchor_logps, sums)
-
-
 def test_logged_groups_are_the_first_that_tell_candidates_apart_with_the_methods_own_coefficients() -> None:
     prompts = ["all wrong", "one right"]
     samples = SimpleNamespace(

@@ -53,8 +53,6 @@ class Reinforcement:
     """One run of reinforcement learning: on-policy batches, resumable between them.
 
     Args:
-        correct_reference: for β > 0, take the reference's log-probabilities minus the sampling policy's as the
-            anchor: what was sampled carries the policy once already.
         passes: optimiser steps on a batch; from the second on the loss is clipped at the sampling policy.
         temperature: of the sampling; the policy in training is the model at this temperature.
         entropy_bonus: λ; the loss falls by λ times the entropy of the tokens, divided like the loss by
@@ -73,7 +71,6 @@ class Reinforcement:
         config: MaxEntConfig,
         *,
         reference: PreTrainedModel | None = None,
-        correct_reference: bool = False,
         learning_rate: float,
         prompts_per_step: int,
         num_samples: int,
@@ -90,7 +87,7 @@ class Reinforcement:
         self.model, self.tokenizer, self.task = model, tokenizer, task
         self.loss_fn = MaxEntLoss(config)
         self.reference = reference if config.needs_reference else None
-        self.correct_reference, self.passes = correct_reference, passes
+        self.passes = passes
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         self.prompts_per_step, self.num_samples = prompts_per_step, num_samples
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
@@ -143,8 +140,6 @@ class Reinforcement:
         if policy_logps is None and self._needs_policy_logps:
             raise ValueError("Expected policy_logps with these settings, got policy_logps=None.")
         ref_logps = self._frozen_logps(self.reference, samples)
-        if ref_logps is not None and policy_logps is not None and self.correct_reference:
-            ref_logps = ref_logps - policy_logps
         rollout = Rollout(
             samples.rewards,
             samples.mask,
@@ -186,8 +181,7 @@ class Reinforcement:
     @property
     def _needs_policy_logps(self) -> bool:
         """Whether the constants of an update cannot be had without the sampling policy's log-probabilities."""
-        corrected = self.correct_reference and self.reference is not None
-        return self.loss_fn.objective.config.needs_old_logps or corrected or self.passes > 1
+        return self.loss_fn.objective.config.needs_old_logps or self.passes > 1
 
     def _log_probs(self, model: PreTrainedModel, samples: Samples, rows: Tensor | slice) -> Tensor:
         """Return the log-probabilities [n, T, V] of every token at the training temperature."""
