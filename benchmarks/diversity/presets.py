@@ -14,6 +14,7 @@ from maxent_grpo.pipeline.tasks import countdown, graph_coloring
 from maxent_grpo.pipeline.tasks.splits import split
 from maxent_grpo.pipeline.tiny.model import build_tokenizer
 from maxent_grpo.pipeline.tiny.sampling import Task
+from maxent_grpo.pipeline.tiny.wide_countdown import PairSampler, build_skewed_sampler
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Family:
     def build_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of its prompts and answers."""
         return build_tokenizer(words=self.words)
+
+    def build_pair_sampler(self, problems: Sequence[Any]) -> PairSampler:
+        """Return a sampler of the (prompt, answer) pairs that the warm start learns from."""
+        return build_skewed_sampler(self.task, problems, self.list_solutions, complete=self.complete)
 
 
 ONE_ANSWER = replace(countdown.WIDE, min_modes=1, max_modes=1)
@@ -169,17 +174,3 @@ def load_problems(preset: Preset) -> Problems:
         again = split(train, held_out=len(held_out), seed=1)
         train, held_out = [*again.train, *held_out], again.held_out
     return Problems(train, held_out[preset.test :], held_out[: preset.test])
-
-
-def build_skewed_sampler(family: Family, problems: Sequence[Any]) -> Callable[[random.Random], tuple[str, str]]:
-    """Return a sampler of (prompt, answer): each mode half as likely as the one before, written in any way."""
-    solutions = [family.list_solutions(problem) for problem in problems]
-
-    def draw_pair(rng: random.Random) -> tuple[str, str]:
-        which = rng.randrange(len(problems))
-        modes = sorted(solutions[which])
-        rank = next((rank for rank in range(len(modes) - 1) if rng.random() < 0.5), len(modes) - 1)
-        answer = family.complete(rng.choice(solutions[which][modes[rank]]), rng)
-        return family.task.prompt(problems[which]), answer
-
-    return draw_pair

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.diversity.arms import ARMS
 from benchmarks.diversity.outcomes import average_metrics, compute_outcomes
-from benchmarks.diversity.presets import PRESETS, Preset, build_skewed_sampler, load_problems
+from benchmarks.diversity.presets import PRESETS, Preset, load_problems
 from maxent_grpo import answer_keys
 from maxent_grpo.pipeline.tiny.evaluation import greedy_accuracy
 from maxent_grpo.pipeline.tiny.jobs import Report, Stopped
@@ -88,7 +88,7 @@ def _warm_up(run: Run, report: Report, stopped: Stopped) -> None:
     preset = run.preset
     tokenizer = preset.family.build_tokenizer()
     model = build_model(tokenizer, hidden_size=preset.hidden_size, layers=preset.layers, seed=run.seed).to(DEVICE)
-    pairs = build_skewed_sampler(preset.family, load_problems(preset).train)
+    pairs = preset.family.build_pair_sampler(load_problems(preset).train)
     for step, loss in enumerate(warm_start(model, tokenizer, pairs, steps=preset.warm_steps, seed=run.seed), 1):
         report((str(run), preset.updates * step // preset.warm_steps, f"loss {loss:.2f}"))
         if stopped():
@@ -133,13 +133,11 @@ def build_loop(run: Run) -> Reinforcement:
     preset, arm = run.preset, ARMS[run.arm]
     family = preset.family
     objective = arm.build_objective(family.max_new_tokens)
-    needs_reference = objective.config.needs_reference
     loop = Reinforcement(
         load_checkpoint(run.warm.folder).to(DEVICE),
         family.build_tokenizer(),
         family.task,
         objective.config,
-        reference=load_checkpoint(run.warm.folder).to(DEVICE) if needs_reference else None,
         learning_rate=run.learning_rate,
         prompts_per_step=preset.prompts,
         num_samples=preset.samples,

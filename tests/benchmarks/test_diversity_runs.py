@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from benchmarks.diversity.arms import ARMS, RECIPE, YARDSTICKS
 from benchmarks.diversity.outcomes import compute_outcomes
-from benchmarks.diversity.presets import FAMILIES, PRESETS, Preset, build_skewed_sampler, load_problems
+from benchmarks.diversity.presets import FAMILIES, PRESETS, Preset, load_problems
 from benchmarks.diversity.run import Run, build_loop, hash_answers, work
 from benchmarks.diversity.study import read_committed_rates, read_rates, run_study, share_rates, tune_rates
 from maxent_grpo import MaxEntConfig
@@ -54,7 +54,7 @@ def graph_model():
     """A model that answers graph problems well enough to be measured."""
     family = FAMILIES["graph"]
     model = build_model(family.build_tokenizer(), hidden_size=32, layers=1)
-    pairs = build_skewed_sampler(family, load_problems(TINY).train)
+    pairs = family.build_pair_sampler(load_problems(TINY).train)
     for _ in warm_start(model, family.build_tokenizer(), pairs, steps=60, learning_rate=1e-2):
         pass
     return model
@@ -123,7 +123,7 @@ def test_notes_make_texts_different_and_answers_the_same():
     assert not family.task.verify(problem, texts[0].split(":")[0]).correct  # an answer that has no end
     keys = hash_answers(Samples(ids, ids, ids.bool(), texts, verdicts), family.read_answer).tolist()
     assert keys[0] == keys[1] == keys[2] != keys[3] == keys[4]
-    draw_pair = build_skewed_sampler(family, load_problems(preset).train[:50])
+    draw_pair = family.build_pair_sampler(load_problems(preset).train[:50])
     assert {text.count(":") for _, text in (draw_pair(rng) for _ in range(20))} == {1}
 
     model = build_model(tokenizer, hidden_size=32, layers=1)
