@@ -223,12 +223,12 @@ def _in_place(logits: Tensor, ids: Tensor, weights: Tensor) -> Step:
 
 
 def _launches(step: Step) -> Field:
-    from maxent_grpo.kernels import triton_rows
+    from maxent_grpo.kernels import _triton_rows as triton_rows
 
     field = Field()
     field.enter("maxent_grpo", lambda: step)
     for block, warps in LAUNCHES:
-        chosen = mock.patch.object(triton_rows, "launch", lambda _, at=(block, warps): triton_rows.Launch(*at))
+        chosen = mock.patch.object(triton_rows, "choose_launch", lambda _, at=(block, warps): triton_rows.Launch(*at))
         field.enter(f"{block} elements, {warps} warps", lambda chosen=chosen: chosen(step))
     return field
 

@@ -31,14 +31,14 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from maxent_grpo.kernels import triton_rows
-from maxent_grpo.kernels.rows import LogitMap
-from maxent_grpo.kernels.triton_rows import SCALE_BLOCK, lanes, launch
+from maxent_grpo.kernels import _triton_rows as triton_rows
+from maxent_grpo.kernels._rows import LogitMap
+from maxent_grpo.kernels._triton_rows import SCALE_BLOCK, choose_launch, count_lanes
 
 RESULTS = Path(__file__).parent / "results/kernels-compiled.json"
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 ARCHITECTURES = (80, 90)
-BLOCKS = sorted({launch(1 << power).block for power in range(20)})
+BLOCKS = sorted({choose_launch(1 << power).block for power in range(20)})
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 IDS = {"int64": torch.int64, "int32": torch.int32}
 ROWS = ("rows", "rows unaligned", "one row")
@@ -62,7 +62,7 @@ class Case(NamedTuple):
     @property
     def lanes(self) -> int:
         """Columns that a thread loads at once."""
-        return lanes(sample_logits(self))
+        return count_lanes(sample_logits(self))
 
 
 def cases() -> Iterator[Case]:
@@ -122,15 +122,15 @@ def call(case: Case) -> None:
     ids = torch.empty(rows + offset, dtype=IDS[case.ids], device="meta")[offset:]
     keep = torch.empty(rows + offset, dtype=torch.bool, device="meta")[offset:]
     factor = torch.empty(rows + offset, device="meta")[offset:]
-    odds = LogitMap(softcap=30.0 if case.capped else None)
+    logit_map = LogitMap(softcap=30.0 if case.capped else None)
     out = logits if case.inplace else torch.empty_like(logits, memory_format=torch.contiguous_format)
     entropy = case.operation.endswith("entropy")
     if case.operation.startswith("log-probs"):
-        triton_rows.row_logps(logits, ids, keep, odds, entropy=entropy)
+        triton_rows.score_rows(logits, ids, keep, logit_map, entropy=entropy)
     elif case.operation == "sequences":
-        triton_rows.sequence_row_logps(logits, ids, keep, odds)
+        triton_rows.score_sequences(logits, ids, keep, logit_map)
     else:
-        triton_rows.row_gradient(logits, ids, torch.empty(rows, 2, device="meta"), factor, odds, out)
+        triton_rows.write_row_gradient(logits, ids, torch.empty(rows, 2, device="meta"), factor, logit_map, out)
 
 
 class Offline:

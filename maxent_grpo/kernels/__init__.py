@@ -16,9 +16,9 @@ An id outside `[0, V)` raises `ValueError` when the ids are on the CPU. On a GPU
 device, so such a row's log-probability, and with it the loss and its gradient, is NaN.
 """
 
-from maxent_grpo.kernels.linear import linear_sequence_logps, linear_token_logps, linear_weighted_nll
-from maxent_grpo.kernels.logits import sequence_logps, token_logps, weighted_nll
-from maxent_grpo.kernels.rows import WeightedNLL
+from maxent_grpo.kernels._linear import linear_sequence_logps, linear_token_logps, linear_weighted_nll
+from maxent_grpo.kernels._logits import sequence_logps, token_logps, weighted_nll
+from maxent_grpo.kernels._rows import WeightedNLL
 
 __all__ = [
     "WeightedNLL",

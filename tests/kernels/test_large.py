@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maxent_grpo.kernels import token_logps, weighted_nll
-from maxent_grpo.kernels.rows import LogitMap, row_backend
+from maxent_grpo.kernels._rows import LogitMap, load_backend
 from support.kernel_cases import DEVICE, naive_logps
 
 STEP = 2**30 + 8  # fits 32 bits; twice the step does not, nor any product formed in 32 bits
@@ -33,17 +33,17 @@ def test_elements_further_than_two_to_the_31_apart_are_addressed_right(
     flat = values.double().view(len(ids), -1)
     expected = naive_logps(flat, ids, factor != 0)
     gradient = factor[:, None] * (flat.softmax(-1) - torch.nn.functional.one_hot(ids.long(), flat.shape[-1]))
-    rows, odds = row_backend(backend, logits), LogitMap()
+    rows, logit_map = load_backend(backend, logits), LogitMap()
 
-    scored = rows.row_logps(logits, ids, factor != 0, odds)
+    scored = rows.score_rows(logits, ids, factor != 0, logit_map)
     torch.testing.assert_close(scored.logps.double(), expected, rtol=1e-6, atol=1e-6)
-    rows.row_gradient(logits, ids, scored.normaliser, factor, odds, logits)
+    rows.write_row_gradient(logits, ids, scored.normalizer, factor, logit_map, logits)
     torch.testing.assert_close(logits.double().view(gradient.shape), gradient, rtol=2**-7, atol=1e-6)
     logits.copy_(values)
-    both = rows.row_logps_and_gradient(logits, ids, factor, odds, logits)
+    both = rows.score_and_write_gradient(logits, ids, factor, logit_map, logits)
     torch.testing.assert_close(both.logps.double(), expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(logits.double().view(gradient.shape), gradient, rtol=2**-7, atol=1e-6)
-    rows.row_gradient(logits, ids, scored.normaliser, torch.zeros_like(factor), odds, logits)
+    rows.write_row_gradient(logits, ids, scored.normalizer, torch.zeros_like(factor), logit_map, logits)
     assert not bool(logits.any())
 
 

@@ -8,7 +8,7 @@ import torch
 from maxent_grpo.kernels import sequence_logps, token_logps, weighted_nll
 from support.kernel_cases import DEVICE, naive_logps
 
-triton_rows = pytest.importorskip("maxent_grpo.kernels.triton_rows", reason="Triton is published for Linux only")
+triton_rows = pytest.importorskip("maxent_grpo.kernels._triton_rows", reason="Triton is published for Linux only")
 
 
 @pytest.mark.parametrize("tokens", [256, 257, 600])

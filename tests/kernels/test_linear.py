@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from maxent_grpo.kernels import WeightedNLL, linear_sequence_logps, linear_token_logps, linear_weighted_nll, matmul
+from maxent_grpo.kernels import WeightedNLL, linear_sequence_logps, linear_token_logps, linear_weighted_nll
+from maxent_grpo.kernels import _matmul as matmul
 from support.kernel_cases import DEVICE, DTYPES, Exact, Head, assert_within, heads, naive_logps, standard_head
 
 

@@ -9,13 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maxent_grpo.kernels import linear, linear_weighted_nll, matmul
+from maxent_grpo.kernels import _linear_autograd, linear_weighted_nll
+from maxent_grpo.kernels import _matmul as matmul
 from support.kernel_cases import DEVICE
 
 
 @given(rows=st.integers(1, 10_000), row_bytes=st.integers(1, 1 << 20), chunk_bytes=st.integers(1, 1 << 30))
 def test_chunks_stay_within_the_budget_and_end_at_whole_tiles(rows: int, row_bytes: int, chunk_bytes: int) -> None:
-    size = matmul.chunk_rows(rows, row_bytes, chunk_bytes)
+    size = matmul.count_chunk_rows(rows, row_bytes, chunk_bytes)
     most = max(1, min(matmul.MOST_ROWS, chunk_bytes // row_bytes))
     assert 1 <= size <= most
     assert size == rows or most < 128 or size % 128 == 0
@@ -41,7 +42,7 @@ def test_a_torch_that_cannot_widen_sums_or_products_gets_the_same_float32_sum(
     for a, b in parts:
         total.add(a, b)
     expected = sum(a.double() @ b.double() for a, b in parts)
-    torch.testing.assert_close(total.total(1.0, torch.float32).double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(total.finish(1.0, torch.float32).double(), expected, rtol=1e-6, atol=1e-6)
     assert asked == ([torch.float32] * 3 if widens == "products" else [])
 
 
@@ -56,7 +57,7 @@ def test_the_head_and_its_chunks_are_free_before_the_backward(
             super().__init__(*arguments, **more)
             chunks.append(weakref.ref(self))
 
-    monkeypatch.setattr(linear, "LogitChunks", Watched)
+    monkeypatch.setattr(_linear_autograd, "LogitChunks", Watched)
     torch.manual_seed(0)
     hidden, shard = torch.randn(6, 8, device=DEVICE, requires_grad=True), torch.randn(20, 8, device=DEVICE)
     whole = shard.requires_grad_(not frozen) * 1.0  # as a gathered head: not the parameter itself

@@ -14,8 +14,8 @@ from maxent_grpo.kernels import (
     token_logps,
     weighted_nll,
 )
-from maxent_grpo.kernels.matmul import CHUNK_BYTES
-from maxent_grpo.kernels.torch_rows import BLOCK_BYTES
+from maxent_grpo.kernels._matmul import CHUNK_BYTES
+from maxent_grpo.kernels._torch_rows import BLOCK_BYTES
 from support.kernel_cases import DEVICE, naive_logps, peak_bytes
 
 N, D, V = 128, 64, 4096

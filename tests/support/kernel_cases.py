@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks import _measure
-from maxent_grpo.kernels.rows import accumulation_dtype
+from maxent_grpo.kernels._rows import accumulation_dtype
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

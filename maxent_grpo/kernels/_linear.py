@@ -25,52 +25,25 @@ Under autocast the copies in its dtype come on top, (n·D + V·D)·2, as for any
 both dtypes for a moment. CUDA with torch < 2.10 holds a product [V, D] in float32 beside the sum of dW.
 """
 
-from types import ModuleType
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect
 from maxent_grpo.kernels._checks import expect_head, expect_ids, expect_rows, expect_token_weights
-from maxent_grpo.kernels.logits import consumed_once, weighted_sum
-from maxent_grpo.kernels.matmul import HeadGradients, LogitChunks
-from maxent_grpo.kernels.rows import (
+from maxent_grpo.kernels._linear_autograd import LinearTokenLogps, LinearWeightedNLL, Settings, score_chunks
+from maxent_grpo.kernels._logits_autograd import sum_nll
+from maxent_grpo.kernels._rows import (
     Backend,
     LogitMap,
-    RowLogps,
     WeightedNLL,
     accumulation_dtype,
-    empty_row_logps,
-    kept_rows,
-    once,
-    outside_graphs,
-    row_backend,
+    exclude_from_graphs,
+    load_backend,
+    mark_kept_rows,
 )
 
 
-class _Settings(NamedTuple):
-    """What one call does, beside its tensors."""
-
-    odds: LogitMap
-    rows: ModuleType
-    device: str
-    dtype: torch.dtype
-    chunk_bytes: int | None
-    entropy: bool = False
-
-    def chunks(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, *, weight_gradient: bool = False
-    ) -> LogitChunks:
-        """Return the logits of all rows, a chunk at a time."""
-        return LogitChunks(hidden, weight, bias, self.dtype, self.chunk_bytes, weight_gradient=weight_gradient)
-
-    def no_autocast(self) -> torch.autocast:
-        """Return a context in which the matmuls keep the dtype chosen for them."""
-        return torch.autocast(self.device, enabled=False)
-
-
-@outside_graphs
+@exclude_from_graphs
 def linear_token_logps(
     hidden: Tensor,
     weight: Tensor,
@@ -115,19 +88,19 @@ def linear_token_logps(
     >>> linear_token_logps(torch.zeros(1, 2, 8), torch.ones(4, 8), torch.tensor([[3, -100]]))
     tensor([[-1.3863,  0.0000]])
     """
-    keep = _checked(hidden, weight, bias, ids, mask)
-    odds = LogitMap.checked(temperature, logit_scale, softcap)
-    settings = _settings(hidden, odds, chunk_bytes, backend)
-    kept = keep.flatten().nonzero().squeeze(-1)
-    inputs = _rows_at(hidden, kept), weight, bias, ids.flatten()[kept]
+    keep = _check_inputs(hidden, weight, bias, ids, mask)
+    logit_map = LogitMap.build(temperature, logit_scale, softcap)
+    settings = _build_settings(hidden, logit_map, chunk_bytes, backend)
+    row_numbers = keep.flatten().nonzero().squeeze(-1)
+    inputs = _select_rows(hidden, row_numbers), weight, bias, ids.flatten()[row_numbers]
     if _wants_gradient(hidden, weight, bias):
-        logps: Tensor = _LinearTokenLogps.apply(*inputs, settings)  # type: ignore[no-untyped-call]
+        logps: Tensor = LinearTokenLogps.apply(*inputs, settings)  # type: ignore[no-untyped-call]
     else:
-        logps = _scores(*inputs, settings).logps
-    return _scattered(logps, kept, ids)
+        logps = score_chunks(*inputs, settings).logps
+    return _scatter_rows(logps, row_numbers, ids)
 
 
-@outside_graphs
+@exclude_from_graphs
 def linear_sequence_logps(
     hidden: Tensor,
     weight: Tensor,
@@ -170,10 +143,10 @@ def linear_sequence_logps(
         backend=backend,
     )
     sums = logps.sum(-1)
-    return sums / kept_rows(ids, mask).sum(-1).clamp_min(1) if length_normalize else sums
+    return sums / mark_kept_rows(ids, mask).sum(-1).clamp_min(1) if length_normalize else sums
 
 
-@outside_graphs
+@exclude_from_graphs
 def linear_weighted_nll(
     hidden: Tensor,
     weight: Tensor,
@@ -222,84 +195,25 @@ def linear_weighted_nll(
     >>> linear_weighted_nll(torch.zeros(2, 8), torch.ones(4, 8), torch.tensor([3, 1]), torch.tensor([1.0, -0.5])).loss
     tensor(0.6931)
     """
-    keep = _checked(hidden, weight, bias, ids, mask, token_weights)
-    odds = LogitMap.checked(temperature, logit_scale, softcap)
-    settings = _settings(hidden, odds, chunk_bytes, backend)._replace(entropy=entropy)
-    kept = keep.flatten().nonzero().squeeze(-1)
-    factor = token_weights.detach().flatten()[kept].to(accumulation_dtype(settings.dtype))
-    inputs = _rows_at(hidden, kept), weight, bias, ids.flatten()[kept]
+    keep = _check_inputs(hidden, weight, bias, ids, mask, token_weights)
+    logit_map = LogitMap.build(temperature, logit_scale, softcap)
+    settings = _build_settings(hidden, logit_map, chunk_bytes, backend)._replace(entropy=entropy)
+    row_numbers = keep.flatten().nonzero().squeeze(-1)
+    factor = token_weights.detach().flatten()[row_numbers].to(accumulation_dtype(settings.dtype))
+    inputs = _select_rows(hidden, row_numbers), weight, bias, ids.flatten()[row_numbers]
     if _wants_gradient(hidden, weight, bias):
-        loss, logps, entropies = _LinearWeightedNLL.apply(*inputs, factor, settings)  # type: ignore[no-untyped-call]
+        loss, logps, entropies = LinearWeightedNLL.apply(*inputs, factor, settings)  # type: ignore[no-untyped-call]
     else:
-        logps, _, entropies = _scores(*inputs, settings)
-        loss = weighted_sum(factor, logps)
+        logps, _, entropies = score_chunks(*inputs, settings)
+        loss = sum_nll(factor, logps)
     return WeightedNLL(
-        loss, _scattered(logps, kept, ids), None if entropies is None else _scattered(entropies, kept, ids)
+        loss,
+        _scatter_rows(logps, row_numbers, ids),
+        None if entropies is None else _scatter_rows(entropies, row_numbers, ids),
     )
 
 
-class _LinearTokenLogps(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, settings: _Settings
-    ) -> Tensor:
-        # In the chunks of the backward: a matmul of another size may round the logits otherwise.
-        of_weight = ctx.needs_input_grad[1]
-        logps, normaliser, _ = _scores(hidden, weight, bias, ids, settings, weight_gradient=of_weight)
-        ctx.save_for_backward(hidden, weight, bias, ids, normaliser)
-        ctx.settings = settings
-        return logps
-
-    @staticmethod
-    @once
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, ids, normaliser = ctx.saved_tensors
-        settings: _Settings = ctx.settings
-        with settings.no_autocast():
-            chunks = settings.chunks(hidden, weight, bias, weight_gradient=ctx.needs_input_grad[1])
-            gradients = HeadGradients(chunks, -upstream, ctx.needs_input_grad[:3])
-            for span, logits in chunks:
-                settings.rows.row_gradient(
-                    logits, ids[span], normaliser[span], gradients.mantissas[span], settings.odds, logits
-                )
-                gradients.add(chunks, span, logits)
-            return *gradients.scaled(1.0, _dtypes(hidden, weight, bias)), None, None
-
-
-class _LinearWeightedNLL(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        ids: Tensor,
-        factor: Tensor,
-        settings: _Settings,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        with settings.no_autocast():
-            chunks = settings.chunks(hidden, weight, bias, weight_gradient=ctx.needs_input_grad[1])
-            gradients = HeadGradients(chunks, factor, ctx.needs_input_grad[:3])
-            results = empty_row_logps(hidden[:, :1], entropy=settings.entropy)
-            for span, logits in chunks:
-                found = settings.rows.row_logps_and_gradient(
-                    logits, ids[span], gradients.mantissas[span], settings.odds, logits, entropy=settings.entropy
-                )
-                gradients.add(chunks, span, logits)
-                _store(results, span, found)
-        ctx.gradient, ctx.dtypes = gradients, _dtypes(hidden, weight, bias)
-        logps, _, entropies = results
-        ctx.mark_non_differentiable(*(values for values in (logps, entropies) if values is not None))
-        return weighted_sum(factor, logps), logps, entropies
-
-    @staticmethod
-    @once
-    def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        gradients: HeadGradients = consumed_once(ctx)
-        return *gradients.scaled(upstream, ctx.dtypes), None, None, None
-
-
-def _checked(
+def _check_inputs(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -312,61 +226,32 @@ def _checked(
     expect_head(hidden, weight, bias)
     if token_weights is not None:
         expect_token_weights(token_weights, ids)
-    keep = kept_rows(ids, mask, token_weights)
+    keep = mark_kept_rows(ids, mask, token_weights)
     expect_ids(ids, keep, len(weight))
     return keep
 
 
-def _settings(hidden: Tensor, odds: LogitMap, chunk_bytes: int | None, backend: Backend) -> _Settings:
+def _build_settings(hidden: Tensor, logit_map: LogitMap, chunk_bytes: int | None, backend: Backend) -> Settings:
     """Gather the settings of one call: under autocast the matmuls run in its dtype."""
     expect(chunk_bytes is None or chunk_bytes > 0, "chunk_bytes > 0", chunk_bytes=chunk_bytes)
     device = hidden.device.type
-    cast = torch.is_autocast_enabled(device) and hidden.dtype != torch.float64  # autocast leaves float64 alone
-    dtype = torch.get_autocast_dtype(device) if cast else hidden.dtype
-    return _Settings(odds, row_backend(backend, hidden), device, dtype, chunk_bytes)
+    autocast = torch.is_autocast_enabled(device) and hidden.dtype != torch.float64  # autocast leaves float64 alone
+    dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
+    return Settings(logit_map, load_backend(backend, hidden), device, dtype, chunk_bytes)
 
 
 def _wants_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def _rows_at(hidden: Tensor, kept: Tensor) -> Tensor:
-    """Select the kept rows `[n, D]` of `hidden [..., D]`, without a copy where all are kept."""
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    return flat if len(kept) == len(flat) else flat.index_select(0, kept)
+def _select_rows(hidden: Tensor, row_numbers: Tensor) -> Tensor:
+    """Select rows `[n, D]` of `hidden [..., D]`, without a copy where all are kept."""
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    return rows if len(row_numbers) == len(rows) else rows.index_select(0, row_numbers)
 
 
-def _scattered(values: Tensor, kept: Tensor, ids: Tensor) -> Tensor:
+def _scatter_rows(values: Tensor, row_numbers: Tensor, ids: Tensor) -> Tensor:
     """Put `values [n]` of the kept rows back among zeros, in the shape of `ids`."""
-    if len(kept) == ids.numel():
+    if len(row_numbers) == ids.numel():
         return values.view(ids.shape)
-    return values.new_zeros(ids.numel()).index_copy(0, kept, values).view(ids.shape)
-
-
-def _dtypes(*tensors: Tensor | None) -> tuple[torch.dtype, ...]:
-    return tuple(torch.float32 if tensor is None else tensor.dtype for tensor in tensors)
-
-
-def _scores(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    ids: Tensor,
-    settings: _Settings,
-    *,
-    weight_gradient: bool = False,
-) -> RowLogps:
-    """Compute the rows' results without any gradient."""
-    with settings.no_autocast(), torch.no_grad():
-        results = empty_row_logps(hidden[:, :1], entropy=settings.entropy)
-        counted = torch.ones_like(ids, dtype=torch.bool)
-        for span, logits in settings.chunks(hidden, weight, bias, weight_gradient=weight_gradient):
-            rows = settings.rows.row_logps(logits, ids[span], counted[span], settings.odds, entropy=settings.entropy)
-            _store(results, span, rows)
-    return results
-
-
-def _store(results: RowLogps, span: slice, found: RowLogps) -> None:
-    for values, part in zip(results, found, strict=True):
-        if values is not None and part is not None:
-            values[span] = part
+    return values.new_zeros(ids.numel()).index_copy(0, row_numbers, values).view(ids.shape)

@@ -43,8 +43,8 @@ class LogitMap(NamedTuple):
     temperature: float = 1.0
 
     @classmethod
-    def checked(cls, temperature: float, logit_scale: float = 1.0, softcap: float | None = None) -> "LogitMap":
-        """Return the map with these settings, each a finite number above zero."""
+    def build(cls, temperature: float, logit_scale: float = 1.0, softcap: float | None = None) -> "LogitMap":
+        """Check the settings, each a finite number above zero, and return their map."""
         expect_positive("temperature", temperature)
         expect_positive("logit_scale", logit_scale)
         if softcap is not None:
@@ -58,27 +58,27 @@ class LogitMap(NamedTuple):
 
 
 class RowLogps(NamedTuple):
-    """Per row: log p of its id `[N]`, what `row_gradient` needs of it `[N, 2]`, its entropy `[N]` when asked for."""
+    """Per row: log p of its id `[N]`, what `write_row_gradient` needs `[N, 2]`, the entropy `[N]` if asked for."""
 
     logps: Tensor
-    normaliser: Tensor
+    normalizer: Tensor
     entropy: Tensor | None
 
 
-def empty_row_logps(logits: Tensor, *, entropy: bool) -> RowLogps:
-    """Zeros for every row of `logits [..., V]`, in the accumulation dtype."""
+def allocate_row_logps(logits: Tensor, *, entropy: bool) -> RowLogps:
+    """Return zeros for every row of `logits [..., V]`, in the accumulation dtype."""
     rows, dtype = logits.shape[:-1].numel(), accumulation_dtype(logits.dtype)
     logps, *entropies = logits.new_zeros(2 if entropy else 1, rows, dtype=dtype)
     return RowLogps(logps, logits.new_zeros(rows, 2, dtype=dtype), *entropies or [None])
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64 inputs, else float32."""
+    """Return float64 for float64 inputs, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def kept_rows(ids: Tensor, mask: Tensor | None, token_weights: Tensor | None = None) -> Tensor:
-    """`[...]` bool: rows with a label, inside the mask, whose weight is not zero (NaN is not)."""
+def mark_kept_rows(ids: Tensor, mask: Tensor | None, token_weights: Tensor | None = None) -> Tensor:
+    """Mark `[...]` the rows with a label, inside the mask, whose weight is not zero (NaN is not)."""
     keep = ids != IGNORED_ID
     if mask is not None:
         keep = keep & mask
@@ -87,24 +87,24 @@ def kept_rows(ids: Tensor, mask: Tensor | None, token_weights: Tensor | None = N
     return keep
 
 
-def row_views(tensors: tuple[Tensor, ...], dims: int) -> list[tuple[Tensor, ...]]:
+def view_rows(tensors: tuple[Tensor, ...], dims: int) -> list[tuple[Tensor, ...]]:
     """View tensors `[..., T, V]` of one shape in `dims` dimensions: in as few parts as their strides allow."""
     shape = (-1, *tensors[0].shape[1 - dims :])
     try:
         return [tuple(tensor.view(shape) for tensor in tensors)]
     except RuntimeError:
-        return [views for parts in zip(*tensors, strict=True) for views in row_views(parts, dims)]
+        return [views for parts in zip(*tensors, strict=True) for views in view_rows(parts, dims)]
 
 
-def interpreting() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, on the CPU.
+def is_interpreting() -> bool:
+    """Tell whether Triton kernels run in Triton's interpreter, on the CPU.
 
     Triton 3.6's interpreter needs numpy < 2.4: its `range` is of arrays with one element, which newer ones refuse.
     """
     return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on")
 
 
-def row_backend(backend: Backend, tensor: Tensor) -> ModuleType:
+def load_backend(backend: Backend, tensor: Tensor) -> ModuleType:
     """Return the module whose row functions serve this tensor.
 
     `"auto"` takes Triton for a tensor on a CUDA (or ROCm) device where Triton is installed, and torch otherwise.
@@ -113,16 +113,16 @@ def row_backend(backend: Backend, tensor: Tensor) -> ModuleType:
     triton_serves = tensor.dtype != torch.float64 and importlib.util.find_spec("triton") is not None
     if backend == "triton":
         expect(
-            triton_serves and (tensor.is_cuda or interpreting()),
+            triton_serves and (tensor.is_cuda or is_interpreting()),
             "Triton, a GPU (or TRITON_INTERPRET=1) and no float64 for backend='triton'",
             dtype=tensor.dtype,
             device=str(tensor.device),
         )
-    chosen = "triton" if backend == "triton" or (backend == "auto" and triton_serves and tensor.is_cuda) else "torch"
-    return importlib.import_module(f"maxent_grpo.kernels.{chosen}_rows")
+    takes_triton = backend == "triton" or (backend == "auto" and triton_serves and tensor.is_cuda)
+    return importlib.import_module(f"maxent_grpo.kernels._{'triton' if takes_triton else 'torch'}_rows")
 
 
-def once(backward: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def forbid_double_backward(backward: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Refuse a backward that is to be differentiated again: its result would be taken for a constant."""
 
     @functools.wraps(backward)
@@ -134,7 +134,7 @@ def once(backward: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     return call
 
 
-def outside_graphs(operation: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def exclude_from_graphs(operation: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Keep `operation` out of the graphs that `torch.compile` builds of its callers: it is fused by hand.
 
     `torch.compiler.disable` as a decorator would import the compiler, and Triton with it, along with this package.
@@ -142,7 +142,9 @@ def outside_graphs(operation: Callable[Arguments, Result]) -> Callable[Arguments
 
     @functools.wraps(operation)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        chosen = torch.compiler.disable(operation) if torch.compiler.is_compiling() else operation  # type: ignore[no-untyped-call]
-        return chosen(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            disabled: Callable[Arguments, Result] = torch.compiler.disable(operation)  # type: ignore[no-untyped-call]
+            return disabled(*args, **kwargs)
+        return operation(*args, **kwargs)
 
     return call

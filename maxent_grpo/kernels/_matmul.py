@@ -8,11 +8,11 @@ from torch import Tensor
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 """Default bytes of one chunk of logits, by device; `benchmarks/kernels.py` sweeps them."""
 MOST_ROWS = 4096
-"""A matmul of 4096 rows fills a big GPU; more only cost memory, but where they spare the sum of dW."""
+"""A matmul of 4096 rows fills a big GPU; more rows only cost memory, unless they spare the sum of dW."""
 TILE_ROWS = 128
 """Rows of a GPU's matmul tile: a chunk that ends inside one computes the rest of it for nothing."""
 PRODUCTS = 12
-"""Bytes an element of the hidden states that the products of a chunk take."""
+"""Bytes that the products of a chunk take per element of its hidden states."""
 _VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 SUMS_IN_FLOAT32 = _VERSION >= (2, 10)
 """Whether CUDA's `addmm` adds a product of halves to a float32 sum."""
@@ -20,23 +20,23 @@ PRODUCTS_IN_FLOAT32 = _VERSION >= (2, 8)
 """Whether CUDA's `mm` gives a product of halves in float32."""
 
 
-def chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
-    """Rows of a chunk: within the budget, at least one, spread evenly over the chunks, whole tiles if one fits.
+def count_chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
+    """Count the rows of a chunk: within the budget, at least one, even over the chunks, whole tiles if one fits.
 
-    >>> chunk_rows(1000, row_bytes=1 << 20, chunk_bytes=64 << 20)
+    >>> count_chunk_rows(1000, row_bytes=1 << 20, chunk_bytes=64 << 20)
     63
-    >>> chunk_rows(1000, row_bytes=1 << 20, chunk_bytes=300 << 20)
+    >>> count_chunk_rows(1000, row_bytes=1 << 20, chunk_bytes=300 << 20)
     256
     """
-    most = max(1, min(MOST_ROWS, chunk_bytes // row_bytes))
-    tile = TILE_ROWS if most >= TILE_ROWS else 1
-    chunks = max(1, -(-rows // (most - most % tile)))
-    even = -(-rows // chunks)
-    return max(1, min(rows, -(-even // tile) * tile))
+    limit = max(1, min(MOST_ROWS, chunk_bytes // row_bytes))
+    tile = TILE_ROWS if limit >= TILE_ROWS else 1
+    chunks = max(1, -(-rows // (limit - limit % tile)))
+    rows_per_chunk = -(-rows // chunks)
+    return max(1, min(rows, -(-rows_per_chunk // tile) * tile))
 
 
-def _spans(rows: int, each: int) -> Iterator[slice]:
-    return (slice(start, min(start + each, rows)) for start in range(0, rows, each))
+def _split_range(rows: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 class LogitChunks:
@@ -60,16 +60,17 @@ class LogitChunks:
         self.bias = None if bias is None else bias.to(dtype)
         rows, row_bytes = len(hidden), len(weight) * dtype.itemsize
         budget = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
-        half = all(given.dtype == dtype == torch.bfloat16 for given in (weight, bias) if given is not None)
+        bfloat16 = all(tensor.dtype == dtype == torch.bfloat16 for tensor in (weight, bias) if tensor is not None)
         # One chunk of bfloat16 needs no float32 sum of dW. By default it may take as much more.
-        spared = 4 * weight.numel() if chunk_bytes is None else 0
-        alone = half and weight_gradient and rows * (row_bytes + PRODUCTS * hidden.shape[-1]) <= budget + spared
-        self.rows = max(1, rows) if alone else chunk_rows(rows, row_bytes, budget)
-        self.unsummed = half and self.rows >= rows
+        sum_bytes = 4 * weight.numel() if chunk_bytes is None else 0
+        one_chunk_bytes = rows * (row_bytes + PRODUCTS * hidden.shape[-1])
+        one_chunk = bfloat16 and weight_gradient and one_chunk_bytes <= budget + sum_bytes
+        self.rows = max(1, rows) if one_chunk else count_chunk_rows(rows, row_bytes, budget)
+        self.unsummed = bfloat16 and self.rows >= rows
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         buffer = self.hidden.new_empty(min(self.rows, len(self.hidden)), len(self.weight))
-        for span in _spans(len(self.hidden), self.rows):
+        for span in _split_range(len(self.hidden), self.rows):
             logits = buffer[: span.stop - span.start]
             if self.bias is None:
                 torch.mm(self.hidden[span], self.weight.t(), out=logits)
@@ -89,16 +90,16 @@ class HeadGradients:
     there they are what the matmul rounds, and an upstream gradient that is no power of 2 rounds them again.
     """
 
-    def __init__(self, chunks: LogitChunks, factor: Tensor, needed: tuple[bool, ...]) -> None:
-        hidden, weight, bias = needed
+    def __init__(self, chunks: LogitChunks, factor: Tensor, needs_gradient: tuple[bool, ...]) -> None:
+        hidden, weight, bias = needs_gradient
         self.mantissas = torch.frexp(factor).mantissa
         self._powers = torch.where(factor == 0, 0, factor / self.mantissas)
         self._peak = torch.cat([self._powers, factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
         self._chunk_rows = chunks.rows
         self._hidden = torch.empty_like(chunks.hidden) if hidden else None
-        self._sums = torch.bfloat16 if chunks.unsummed else factor.dtype
-        self._weight = _Sum(chunks.weight, self._sums) if weight else None
-        self._bias = _Sum(chunks.weight[:, :1], self._sums) if bias else None
+        self._sum_dtype = torch.bfloat16 if chunks.unsummed else factor.dtype
+        self._weight = _Sum(chunks.weight, self._sum_dtype) if weight else None
+        self._bias = _Sum(chunks.weight[:, :1], self._sum_dtype) if bias else None
 
     def add(self, chunks: LogitChunks, span: slice, row_gradients: Tensor) -> None:
         """Take in the rows `span` of diag(m)·G `[rows, V]`. The chunks are not kept: the head is free afterwards."""
@@ -108,26 +109,26 @@ class HeadGradients:
             return
         relative = (self._powers[span] / self._peak)[:, None]
         if not row_gradients.is_cuda:
-            row_gradients = row_gradients.to(self._sums)
+            row_gradients = row_gradients.to(self._sum_dtype)
         if self._weight is not None:
             self._weight.add(row_gradients.t(), chunks.hidden[span] * relative)
         if self._bias is not None:
             self._bias.add(row_gradients.t(), relative)
 
-    def scaled(self, upstream: Tensor | float, dtypes: tuple[torch.dtype, ...]) -> tuple[Tensor | None, ...]:
-        """Hand out (dH, dW, db) times `upstream`, in `dtypes`; the sums are written over."""
+    def finish(self, upstream: Tensor | float, dtypes: tuple[torch.dtype, ...]) -> tuple[Tensor | None, ...]:
+        """Return (dH, dW, db) times `upstream`, in `dtypes`; the sums are written over."""
         hidden, weight, bias = dtypes
         return (
-            None if self._hidden is None else self._scaled_hidden(self._hidden, upstream).to(hidden),
-            None if self._weight is None else self._weight.total(self._peak * upstream, weight),
-            None if self._bias is None else self._bias.total(self._peak * upstream, bias).squeeze(-1),
+            None if self._hidden is None else self._scale_hidden(self._hidden, upstream).to(hidden),
+            None if self._weight is None else self._weight.finish(self._peak * upstream, weight),
+            None if self._bias is None else self._bias.finish(self._peak * upstream, bias).squeeze(-1),
         )
 
-    def _scaled_hidden(self, gradient: Tensor, upstream: Tensor | float) -> Tensor:
+    def _scale_hidden(self, gradient: Tensor, upstream: Tensor | float) -> Tensor:
         factor = (self._powers * upstream)[:, None]
         # A CPU would multiply all halves into a float32 tensor, and round that into another.
-        whole = gradient.is_cuda or gradient.dtype == factor.dtype
-        for span in _spans(len(gradient), max(1, len(gradient) if whole else self._chunk_rows)):
+        at_once = gradient.is_cuda or gradient.dtype == factor.dtype
+        for span in _split_range(len(gradient), max(1, len(gradient) if at_once else self._chunk_rows)):
             gradient[span].mul_(factor[span])
         return gradient
 
@@ -148,10 +149,10 @@ class _Sum:
         elif SUMS_IN_FLOAT32:
             torch.addmm(total, a, b, total.dtype, beta=beta, out=total)
         else:
-            product = _product(a, b, total.dtype)
+            product = _multiply(a, b, total.dtype)
             total.add_(product) if beta else total.copy_(product)
 
-    def total(self, scale: Tensor | float, dtype: torch.dtype) -> Tensor:
+    def finish(self, scale: Tensor | float, dtype: torch.dtype) -> Tensor:
         """Return the sum times `scale`; zeros if nothing was added."""
         if self._empty:
             return torch.zeros_like(self._sum, dtype=dtype)
@@ -162,8 +163,8 @@ class _Sum:
         return torch.mul(self._sum, torch.as_tensor(scale, device=out.device).view(1, 1), out=out)
 
 
-def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a·b of halves in float32; where a product cannot widen them, their copies in float32 do."""
+def _multiply(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a·b of halves in float32; where a product cannot widen them, their copies in float32 do."""
     if PRODUCTS_IN_FLOAT32:
         return torch.mm(a, b, out_dtype=dtype)
     return torch.mm(a.to(dtype), b.to(dtype))

@@ -1,4 +1,4 @@
-"""The Triton kernels: one program a row, one read of its logits a kernel, nothing stored but the result.
+"""The Triton kernels: one program per row, one read of its logits per kernel, nothing stored but the result.
 
 Rows that are not kept are never read; their gradient is written as zeros. A label outside the vocabulary makes its
 row NaN. Reductions have a fixed order, so results repeat bit by bit.
@@ -26,13 +26,13 @@ def _tanh(x):
 
 
 @triton.jit
-def _row_start(row, per_batch, batch_stride, row_stride):
+def _find_row(row, per_batch, batch_stride, row_stride):
     # 64-bit: N·V and the strides may exceed 2³¹.
     return (row // per_batch).to(tl.int64) * batch_stride + (row % per_batch).to(tl.int64) * row_stride
 
 
 @triton.jit
-def _odds(z, inner, softcap, CAPPED: tl.constexpr):
+def _cap_logits(z, inner, softcap, CAPPED: tl.constexpr):
     # The maximum is subtracted before the scale log2(e)/T: z·scale would round by an ulp of z where z − max is small.
     if CAPPED:
         return _tanh(z * inner) * softcap
@@ -40,7 +40,7 @@ def _odds(z, inner, softcap, CAPPED: tl.constexpr):
 
 
 @triton.jit
-def _row_scan(
+def _scan_row(
     start,
     column_stride,
     width,
@@ -62,7 +62,7 @@ def _row_scan(
         columns = first + offsets
         inside = columns < width
         z = tl.load(start + columns.to(tl.int64) * column_stride, mask=inside, other=-float("inf")).to(tl.float32)
-        y = tl.where(inside, _odds(z, inner, softcap, CAPPED), -float("inf"))
+        y = tl.where(inside, _cap_logits(z, inner, softcap, CAPPED), -float("inf"))
         higher = tl.maximum(tops, tl.max(y, axis=1))
         # While every value is −∞ the differences would be NaN; any finite maximum does.
         finite = tl.where(higher == -float("inf"), 0.0, higher)
@@ -86,10 +86,10 @@ def _row_scan(
 
 
 @triton.jit
-def _label_odds(start, column_stride, label, width, inner, softcap, CAPPED: tl.constexpr):
+def _load_label(start, column_stride, label, width, inner, softcap, CAPPED: tl.constexpr):
     inside = (label >= 0) & (label < width)
     z = tl.load(start + label.to(tl.int64) * column_stride, mask=inside, other=float("nan")).to(tl.float32)
-    return _odds(z, inner, softcap, CAPPED)
+    return _cap_logits(z, inner, softcap, CAPPED)
 
 
 @triton.jit
@@ -102,11 +102,11 @@ def logps_kernel(
     """Score one row; with SEQUENCE the last row of a sequence to finish also adds up the sequence."""
     row = tl.program_id(0)
     if tl.load(keep + row) != 0:
-        start = logits + _row_start(row, per_batch, batch_stride, row_stride)
-        top, log_total, entropy = _row_scan(
+        start = logits + _find_row(row, per_batch, batch_stride, row_stride)
+        top, log_total, entropy = _scan_row(
             start, column_stride, width, inner, softcap, scale, CAPPED, ENTROPY, BLOCK, LANES
         )
-        label = _label_odds(start, column_stride, tl.load(ids + row), width, inner, softcap, CAPPED)
+        label = _load_label(start, column_stride, tl.load(ids + row), width, inner, softcap, CAPPED)
         tl.store(logps + row, ((label - top) * scale - log_total) * LN2)
         tl.store(tops + 2 * row, top)
         tl.store(tops + 2 * row + 1, log_total)
@@ -139,14 +139,14 @@ def gradient_kernel(
     """
     row = tl.program_id(0)
     factor = tl.load(factors + row)
-    target = out + _row_start(row, per_batch, out_batch_stride, out_row_stride)
+    target = out + _find_row(row, per_batch, out_batch_stride, out_row_stride)
     if factor == 0.0:
         for first in range(0, width, BLOCK):
             columns = first + tl.arange(0, BLOCK)
             zeros = tl.full([BLOCK], 0.0, tl.float32).to(out.dtype.element_ty)
             tl.store(target + columns.to(tl.int64) * out_column_stride, zeros, mask=columns < width)
     else:
-        start = logits + _row_start(row, per_batch, batch_stride, row_stride)
+        start = logits + _find_row(row, per_batch, batch_stride, row_stride)
         label = tl.load(ids + row)
         top = tl.load(tops + 2 * row)
         log_total = tl.load(tops + 2 * row + 1)
@@ -155,7 +155,7 @@ def gradient_kernel(
             columns = first + tl.arange(0, BLOCK)
             inside = columns < width
             z = tl.load(start + columns.to(tl.int64) * column_stride, mask=inside, other=0.0).to(tl.float32)
-            p = tl.exp2((_odds(z, inner, softcap, CAPPED) - top) * scale - log_total)
+            p = tl.exp2((_cap_logits(z, inner, softcap, CAPPED) - top) * scale - log_total)
             gradient = factor * (p - tl.where(columns == label, 1.0, 0.0))
             if CAPPED:
                 t = _tanh(z * inner)
@@ -167,9 +167,9 @@ def gradient_kernel(
 @triton.jit
 def scale_kernel(values, factor, count, BLOCK: tl.constexpr):
     """Multiply by a factor read on the device; the usual 1 costs no pass over memory."""
-    by = tl.load(factor).to(tl.float32)
-    if by != 1.0:
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        inside = at < count
-        x = tl.load(values + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(values + at, (x * by).to(values.dtype.element_ty), mask=inside)
+    scale = tl.load(factor).to(tl.float32)
+    if scale != 1.0:
+        offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = offsets < count
+        x = tl.load(values + offsets, mask=inside, other=0.0).to(tl.float32)
+        tl.store(values + offsets, (x * scale).to(values.dtype.element_ty), mask=inside)
