@@ -41,11 +41,11 @@ IRREGULAR = frozenset(
 )
 """Past participles without -ed that are not also a verb's first form, as `read` and `split` are."""
 NOUNS = frozenset(
-    "bed ceiling coloring embed embedding feed learning need padding sampling seed setting speed string thing timing"
-    " mapping training tuning warning".split()
+    "bed ceiling coloring embed exceed feed learning need padding proceed seed setting speed string succeed timing"
+    " training tuning warning".split()
 )
 """Words of the code that end like a participle and are none."""
-TAKES_A_PARTICIPLE = frozenset("expect find has is log may".split())
+TAKES_A_PARTICIPLE = frozenset("describe expect find has is log may".split())
 """First words that a participle at the end completes: `log_measured` logs what was measured."""
 PRAGMAS = ("# noqa", "# type:", "# fmt:", "# ruff:", "# mypy:", "# pragma", "#!")
 
@@ -84,15 +84,18 @@ def is_bad_name(name: str) -> bool:
 
     >>> [is_bad_name(name) for name in ("selected", "gathered_groups", "rows_kept", "trainer_of", "told")]
     [True, True, True, True, True]
-    >>> [is_bad_name(name) for name in ("select_rows", "log_measured", "seed", "token_logps")]
+    >>> [is_bad_name(name) for name in ("select_rows", "log_measured", "build_training", "token_logps")]
     [False, False, False, False]
     """
-    first, *_, last = words if len(words := name.strip("_").split("_")) > 1 else words * 2
-    return "of" in words or _is_participle(first) or (_is_participle(last) and first not in TAKES_A_PARTICIPLE)
+    words = name.strip("_").split("_")
+    first, last = words[0], words[-1]
+    if "of" in words or _is_past_participle(first) or (first.endswith("ing") and first not in NOUNS):
+        return True
+    return _is_past_participle(last) and first not in TAKES_A_PARTICIPLE
 
 
-def _is_participle(word: str) -> bool:
-    return word in IRREGULAR or (word.endswith(("ed", "ing")) and word not in NOUNS)
+def _is_past_participle(word: str) -> bool:
+    return word in IRREGULAR or (word.endswith("ed") and word not in NOUNS)
 
 
 def review_tree(root: Path) -> Report:
