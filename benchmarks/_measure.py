@@ -1,4 +1,4 @@
-"""Interleaved timings, peak memory and the machine's own ceilings, for CPUs and CUDA devices."""
+"""Interleaved timings, peak memory and the machine's own measure_ceilings, for CPUs and CUDA devices."""
 
 import gc
 import math
@@ -34,8 +34,8 @@ class Timing:
     ratio_to: dict[str, float]
 
 
-def seconds(step: Step, device: str) -> float:
-    """Wall time of one call: CUDA events on a GPU, a clock on a CPU."""
+def time_step(step: Step, device: str) -> float:
+    """Return the seconds that one call takes: by CUDA events on a GPU, by a clock on a CPU."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda._sleep(2_000_000)  # about a millisecond, in which the host gets ahead: its latency is not counted
@@ -49,53 +49,55 @@ def seconds(step: Step, device: str) -> float:
     return time.perf_counter() - begin
 
 
-def interleaved(
+def time_in_turns(
     steps: Mapping[str, Step],
     rounds: int,
     device: str,
     often: Collection[str] | None = None,
     bases: Sequence[str] = (),
 ) -> dict[str, Timing]:
-    """Time every step once a round, in an order that rotates, so that a busy moment falls on all alike.
+    """Time every step once per round, in an order that rotates, so that a busy moment falls on all alike.
 
-    With `often` given, the other steps take part in every fourth round only. Every step has run once before.
-    `bases` are the steps that ratios are taken to, beside the first.
+    Where `often` is given, the steps that it does not name take part in every fourth round only. Every step must have
+    run once before. `bases` are the steps that ratios are taken to, beside the first.
     """
     names = list(steps)
-    times: dict[str, dict[int, float]] = {name: {} for name in names}
-    for number in range(-2 if device == "cuda" else 0, rounds):
+    seconds: dict[str, dict[int, float]] = {name: {} for name in names}
+    for number in range(-2 if device == "cuda" else 0, rounds):  # on a GPU two rounds more, to warm up
         for place in range(len(names)):
             name = names[(place + number) % len(names)]
             if number % 4 == 0 or often is None or name in often:
-                times[name][number] = seconds(steps[name], device)
-    taken = {name: {at: value for at, value in series.items() if at >= 0} for name, series in times.items()}
+                seconds[name][number] = time_step(steps[name], device)
+    by_round = {name: {number: s for number, s in series.items() if number >= 0} for name, series in seconds.items()}
     timings = {}
-    for name, series in taken.items():
-        low, middle, high = _quantiles(list(series.values()))
+    for name, series in by_round.items():
+        low, median, high = _compute_quantiles(list(series.values()))
         timings[name] = Timing(
-            1e3 * middle,
+            1e3 * median,
             1e3 * low,
             1e3 * high,
-            _paired_ratio(series, taken[names[0]]),
-            peak_bytes(steps[name], device) / 2**20,
+            _compare_rounds(series, by_round[names[0]]),
+            measure_peak_bytes(steps[name], device) / 2**20,
             len(series),
-            {base: _paired_ratio(series, taken[base]) for base in bases},
+            {base: _compare_rounds(series, by_round[base]) for base in bases},
         )
     return timings
 
 
-def _paired_ratio(series: Mapping[int, float], base: Mapping[int, float]) -> float:
-    return statistics.median(series[at] / base[at] for at in series.keys() & base.keys())
+def _compare_rounds(series: Mapping[int, float], base: Mapping[int, float]) -> float:
+    """Return the median ratio of two steps over the rounds that both took part in."""
+    return statistics.median(series[number] / base[number] for number in series.keys() & base.keys())
 
 
-def _quantiles(values: list[float]) -> tuple[float, float, float]:
+def _compute_quantiles(values: list[float]) -> tuple[float, float, float]:
+    """Return the 10 % quantile, the median and the 90 % quantile."""
     ordered = sorted(values)
     tenth = len(ordered) // 10
     return ordered[tenth], statistics.median(ordered), ordered[-1 - tenth]
 
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Interval of the median from the order of independent values alone, as a sign test gives it.
+    """Return an interval of the median from the order of independent values alone, as a sign test gives it.
 
     With fewer than six values no two of them reach 0.95: their whole range is returned.
 
@@ -103,13 +105,14 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
     (6, 15)
     """
     ordered, n = sorted(values), len(values)
-    rare = (rank for rank in range(n // 2) if 2 * sum(math.comb(n, i) for i in range(rank + 1)) <= (1 - level) * 2**n)
-    outer = max(rare, default=0)
-    return ordered[outer], ordered[-1 - outer]
+    # A rank will do if the median lies outside of it with a probability of at most 1 - level.
+    ranks = [r for r in range(n // 2) if 2 * sum(math.comb(n, i) for i in range(r + 1)) <= (1 - level) * 2**n]
+    rank = max(ranks, default=0)
+    return ordered[rank], ordered[-1 - rank]
 
 
-def peak_bytes(step: Step, device: str) -> int:
-    """Most bytes held at once by what the step allocates, from the allocators' own events."""
+def measure_peak_bytes(step: Step, device: str) -> int:
+    """Return the most bytes held at once by what the step allocates, from the allocators' own events."""
     if device == "cuda":
         gc.collect()  # what else were freed while it runs would hide as much of what it takes
         torch.cuda.synchronize()
@@ -128,24 +131,24 @@ def peak_bytes(step: Step, device: str) -> int:
     return peak
 
 
-def ceilings(device: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> dict[str, float]:
-    """Bytes a second of a large copy (read and write counted) and FLOP/s of a matmul [N, D] x [D, V]; the best."""
+def measure_ceilings(device: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> dict[str, float]:
+    """Return the best bytes per second of a large copy, read and write counted, and FLOP/s of [N, D] x [D, V]."""
     rows, width, vocabulary = shape
     source = torch.empty((1 << 30) if device == "cuda" else (1 << 27), dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
     hidden = torch.randn(rows, width, device=device).to(dtype)
     weight = torch.randn(vocabulary, width, device=device).to(dtype)
     logits = torch.empty(rows, vocabulary, device=device, dtype=dtype)
-    copies = [seconds(lambda: target.copy_(source), device) for _ in range(10)]
-    products = [seconds(lambda: torch.mm(hidden, weight.t(), out=logits), device) for _ in range(8)]
+    copies = [time_step(lambda: target.copy_(source), device) for _ in range(10)]
+    products = [time_step(lambda: torch.mm(hidden, weight.t(), out=logits), device) for _ in range(8)]
     return {
         "bytes_per_second": 2 * source.numel() / min(copies[2:]),
         "flop_per_second": 2 * rows * width * vocabulary / min(products[2:]),
     }
 
 
-def surroundings(device: str) -> dict[str, object]:
-    """Hardware, versions, threads and load average: what a figure means nothing without."""
+def describe_machine(device: str) -> dict[str, object]:
+    """Return hardware, versions, threads and load average: what a figure means nothing without."""
     names = ["torch", "triton", "trl", "liger-kernel", "cut-cross-entropy", "quack-kernels", "transformers", "numpy"]
     versions = {}
     for name in names:
@@ -157,7 +160,7 @@ def surroundings(device: str) -> dict[str, object]:
         properties = torch.cuda.get_device_properties(0)
         hardware = f"{properties.name}, {properties.multi_processor_count} SMs, {properties.total_memory >> 30} GiB"
     else:
-        hardware = f"{_processor()}, {os.cpu_count()} cores"
+        hardware = f"{_name_processor()}, {os.cpu_count()} cores"
     return {
         "hardware": hardware,
         "python": platform.python_version(),
@@ -168,21 +171,21 @@ def surroundings(device: str) -> dict[str, object]:
     }
 
 
-def _processor() -> str:
+def _name_processor() -> str:
     with open("/proc/cpuinfo") as lines:
         models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor()
 
 
-def as_json(timings: Mapping[str, Timing]) -> dict[str, dict[str, object]]:
+def format_timings(timings: Mapping[str, Timing]) -> dict[str, dict[str, object]]:
     """Turn timings into plain dictionaries: times with four significant digits, memory to the byte."""
 
-    def rounded(key: str, value: object) -> object:
+    def round_value(key: str, value: object) -> object:
         if isinstance(value, dict):
-            return {name: rounded(name, ratio) for name, ratio in value.items()}
+            return {name: round_value(name, ratio) for name, ratio in value.items()}
         return value if key == "peak_mib" else float(f"{value:.4g}")
 
     return {
-        name: {key: rounded(key, value) for key, value in asdict(timing).items() if value != {}}
+        name: {key: round_value(key, value) for key, value in asdict(timing).items() if value != {}}
         for name, timing in timings.items()
     }

@@ -41,8 +41,8 @@ class Goal(NamedTuple):
         return {True: "met", False: "missed", None: "not measured"}[self.met]
 
 
-def _over(peer: str, ours: str | None = None) -> Figure:
-    """Speed over a peer, paired: of the case's first step, or of `ours`."""
+def _compare_speed(peer: str, ours: str | None = None) -> Figure:
+    """Return the figure of a peer's time over ours, paired by round; ours is the case's first step unless named."""
 
     def figure(case: dict[str, Any]) -> tuple[float, str]:
         timing = case["timings"][peer]
@@ -51,8 +51,8 @@ def _over(peer: str, ours: str | None = None) -> Figure:
     return figure
 
 
-def over_the_best(case: dict[str, Any]) -> tuple[float, str]:
-    """Speed over the fastest peer that does the whole work: no name in brackets (see `_peers`)."""
+def compare_with_fastest(case: dict[str, Any]) -> tuple[float, str]:
+    """Return the time of the fastest peer over ours; a name that ends in brackets does less (see `_runners`)."""
     peers = {
         name: timing["ratio"]
         for name, timing in case["timings"].items()
@@ -62,91 +62,92 @@ def over_the_best(case: dict[str, Any]) -> tuple[float, str]:
     return peers[best], best
 
 
-def _share_of_floor(case: dict[str, Any]) -> tuple[float, str]:
+def _compare_with_floor(case: dict[str, Any]) -> tuple[float, str]:
     return case["floor_ms"] / case["timings"][ONE_PASS]["median_ms"], ""
 
 
-def _milliseconds(case: dict[str, Any]) -> tuple[float, str]:
+def _read_milliseconds(case: dict[str, Any]) -> tuple[float, str]:
     return case["timings"]["maxent_grpo"]["median_ms"], ""
 
 
-def _logits_in_memory(case: dict[str, Any]) -> tuple[float, str]:
-    """Peak memory of the step in place, in units of the logits."""
-    return case["timings"][IN_PLACE]["peak_mib"] / _mib(case, case["shape"][0], case["shape"][2]), ""
+def _compare_with_logits(case: dict[str, Any]) -> tuple[float, str]:
+    """Return the peak memory of the step in place, in units of the logits."""
+    return case["timings"][IN_PLACE]["peak_mib"] / _compute_mib(case, case["shape"][0], case["shape"][2]), ""
 
 
-def _spared(ours: str, gradient: Callable[[dict[str, Any]], float]) -> Figure:
-    """Eager's peak memory over ours, the gradient that both return not counted."""
+def _compare_memory(ours: str, gradient: Callable[[dict[str, Any]], float]) -> Figure:
+    """Return the figure of eager's peak memory over ours, the gradient that both return not counted."""
 
     def figure(case: dict[str, Any]) -> tuple[float, str]:
         eager, own = (case["timings"][name]["peak_mib"] - gradient(case) for name in ("eager", ours))
-        return eager / own if own > 0 else math.inf, ""  # what takes nothing beside its gradient meets every bound
+        # A step that takes nothing beside its gradient meets every bound.
+        return eager / own if own > 0 else math.inf, ""
 
     return figure
 
 
-def _mib(case: dict[str, Any], *sides: int) -> float:
+def _compute_mib(case: dict[str, Any], *sides: int) -> float:
     return math.prod(sides) * (4 if case["dtype"] == "float32" else 2) / 2**20
 
 
 _SEQUENCES = "maxent_grpo sequence_logps"
-_SPARED = "eager's peak memory over ours, the gradient not counted"
-_EITHER = {
+_MEMORY = "eager's peak memory over ours, the gradient not counted"
+_SEQUENCE_RULES = {
     "sequences, score": [
-        Rule("speed over eager", "≥", 1.0, _over("eager")),
-        Rule(_SPARED, "≥", 8.0, _spared(_SEQUENCES, lambda case: 0.0)),
+        Rule("speed over eager", "≥", 1.0, _compare_speed("eager")),
+        Rule(_MEMORY, "≥", 8.0, _compare_memory(_SEQUENCES, lambda case: 0.0)),
     ],
     "sequences, train": [
-        Rule("speed over eager", "≥", 1.0, _over("eager")),
-        Rule(_SPARED, "≥", 8.0, _spared(_SEQUENCES, lambda case: _mib(case, *case["shape"]))),
+        Rule("speed over eager", "≥", 1.0, _compare_speed("eager")),
+        Rule(_MEMORY, "≥", 8.0, _compare_memory(_SEQUENCES, lambda case: _compute_mib(case, *case["shape"]))),
     ],
 }
 RULES: dict[str, dict[str, list[Rule]]] = {
     "cpu-goals": {
         "LM head, train": [
-            Rule("speed over TRL", "≥", 2.0, _over(TRL)),
-            Rule("speed over eager", "≥", 1.0, _over("eager")),
+            Rule("speed over TRL", "≥", 2.0, _compare_speed(TRL)),
+            Rule("speed over eager", "≥", 1.0, _compare_speed("eager")),
             Rule(
                 "eager's peak memory over ours, dW not counted",
                 "≥",
                 4.0,
-                _spared(ONE_PASS, lambda case: _mib(case, *case["shape"][1:])),
+                _compare_memory(ONE_PASS, lambda case: _compute_mib(case, *case["shape"][1:])),
             ),
         ],
-        "LM head, train, 75 % zero rows": [Rule("speed over TRL", "≥", 6.0, _over(TRL))],
-        **_EITHER,
+        "LM head, train, 75 % zero rows": [Rule("speed over TRL", "≥", 6.0, _compare_speed(TRL))],
+        **_SEQUENCE_RULES,
     },
     "h200": {
         "LM head, train": [
-            Rule("speed over TRL", "≥", 1.3, _over(TRL)),
-            Rule("speed over the best peer that weights rows", "≥", 1.1, over_the_best),
-            Rule("share of the 6F floor", "≥", 0.85, _share_of_floor),
+            Rule("speed over TRL", "≥", 1.3, _compare_speed(TRL)),
+            Rule("speed over the best peer that weights rows", "≥", 1.1, compare_with_fastest),
+            Rule("share of the 6F floor", "≥", 0.85, _compare_with_floor),
         ],
-        "LM head, train, 75 % zero rows": [Rule("speed over TRL", "≥", 1.3 * 4, _over(TRL))],
-        "LM head, score": [Rule("speed over TRL", "≥", 1.0, _over(TRL))],
+        "LM head, train, 75 % zero rows": [Rule("speed over TRL", "≥", 1.3 * 4, _compare_speed(TRL))],
+        "LM head, score": [Rule("speed over TRL", "≥", 1.0, _compare_speed(TRL))],
         "logits, train": [
-            Rule("in place, speed over TRL", "≥", 1.4, _over(TRL_LOGITS, IN_PLACE)),
-            Rule("in place, peak memory in units of [N, V]", "<", 1.0, _logits_in_memory),
+            Rule("in place, speed over TRL", "≥", 1.4, _compare_speed(TRL_LOGITS, IN_PLACE)),
+            Rule("in place, peak memory in units of [N, V]", "<", 1.0, _compare_with_logits),
         ],
-        "logits, score": [Rule("milliseconds at 8192 × 151936", "≤", 0.66, _milliseconds, (8192, 151936))],
-        **_EITHER,
+        "logits, score": [Rule("milliseconds at 8192 × 151936", "≤", 0.66, _read_milliseconds, (8192, 151936))],
+        **_SEQUENCE_RULES,
     },
 }
 
 
-def goals(result: dict[str, Any]) -> list[Goal]:
-    """Every goal of the preset for every case that was planned, from the JSON alone."""
+def list_goals(result: dict[str, Any]) -> list[Goal]:
+    """List every goal of the preset for every case that was planned, from the JSON alone."""
     measured = {(case["case"], case["model"]): case for case in result["cases"]}
     rules = RULES.get(result["preset"], {})
     return [
-        _goal(rule, f"{plan['case']} ({plan['model']})", measured.get((plan["case"], plan["model"])))
+        _judge_goal(rule, f"{plan['case']} ({plan['model']})", measured.get((plan["case"], plan["model"])))
         for plan in result.get("planned", result["cases"])
         for rule in rules.get(plan["case"], [])
         if rule.only_at in (None, (plan["shape"][0], plan["shape"][-1]))
     ]
 
 
-def _goal(rule: Rule, where: str, case: dict[str, Any] | None) -> Goal:
+def _judge_goal(rule: Rule, where: str, case: dict[str, Any] | None) -> Goal:
     text = f"{where}: {rule.text} {rule.relation} {rule.bound:g}"
     if case is None:
         return Goal(text)
@@ -158,20 +159,20 @@ def _goal(rule: Rule, where: str, case: dict[str, Any] | None) -> Goal:
     return Goal(text, figure, note, met)
 
 
-def written(path: Path) -> str:
-    """Write `<name>.md` and `<name>.png` beside the JSON; return the table."""
+def write_report(path: Path) -> str:
+    """Write `<name>.md` and `<name>.png` beside the JSON; return the Markdown."""
     result = json.loads(path.read_text())
-    text = table(result)
+    text = format_report(result)
     path.with_suffix(".md").write_text(text)
     try:
-        chart(result, path.with_suffix(".png"))
+        draw_chart(result, path.with_suffix(".png"))
     except ImportError:
         text += "\nNo chart: matplotlib is not installed (pip install matplotlib).\n"
     return text
 
 
-def table(result: dict[str, Any]) -> str:
-    """Markdown: one table a case, then the goals."""
+def format_report(result: dict[str, Any]) -> str:
+    """Return Markdown: one table per case, then the goals."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
         f"# Kernels on {result['hardware']}",
@@ -188,15 +189,15 @@ def table(result: dict[str, Any]) -> str:
             measured = (f"{timing['median_ms']:.4g}", f"{timing['ratio']:.2f}", f"{timing['peak_mib']:.0f}")
             rows.append([name, *measured, share])
         rows += [[name, f"absent: {reason}", "", "", ""] for name, reason in case["absent"].items()]
-        lines += ["", f"## {_title(case)}", "", format_table(["", "ms", "×", "MiB", "of the floor"], rows)]
+        lines += ["", f"## {_format_title(case)}", "", format_table(["", "ms", "×", "MiB", "of the floor"], rows)]
     if result["preset"] in RULES:
-        rows = [[goal.text, goal.measured, goal.verdict] for goal in goals(result)]
+        rows = [[goal.text, goal.measured, goal.verdict] for goal in list_goals(result)]
         lines += ["", "## Goals", "", format_table(["goal", "measured", ""], rows, text_columns=(0, 2))]
     return "\n".join(lines) + "\n"
 
 
-def brief(result: dict[str, Any]) -> str:
-    """One line of medians a case, then the goals: what fits on a screen."""
+def format_brief(result: dict[str, Any]) -> str:
+    """Return one line of medians per case, then the goals: what fits on a screen."""
     lines = [result["hardware"]]
     for case in result["cases"]:
         peers = [
@@ -205,25 +206,24 @@ def brief(result: dict[str, Any]) -> str:
         absent = f"; absent: {', '.join(case['absent'])}" if case["absent"] else ""
         floor = f"floor {case['floor_ms']:.4g}, " if case["floor_ms"] else ""
         lines.append(f"{case['model']}: {case['case']}, ms: {floor}{', '.join(peers)}{absent}")
-    return "\n".join([*lines, *(f"{goal.verdict}: {goal.text}: {goal.measured}" for goal in goals(result))])
+    return "\n".join([*lines, *(f"{goal.verdict}: {goal.text}: {goal.measured}" for goal in list_goals(result))])
 
 
-def _title(case: dict[str, Any]) -> str:
+def _format_title(case: dict[str, Any]) -> str:
     shape = " × ".join(map(str, case["shape"]))
     note = f", {case['note']}" if case.get("note") else ""
     return f"{case['case']}: {case['model']}, {shape}, {case['dtype']}{note}"
 
 
-def chart(result: dict, path: Path) -> None:
-    """Bars of the medians, one panel a case, ours dark."""
+def draw_chart(result: dict, path: Path) -> None:
+    """Draw the medians as bars, one panel per case, ours dark."""
     import matplotlib  # noqa: PLC0415 - the table does without
 
     matplotlib.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415
 
     cases = [case for case in result["cases"] if len(case["timings"]) > 1]
-    columns = 2
-    figure, axes = pyplot.subplots(-(-len(cases) // columns), columns, figsize=(13, 1.9 * len(cases)), squeeze=False)
+    figure, axes = pyplot.subplots(-(-len(cases) // 2), 2, figsize=(13, 1.9 * len(cases)), squeeze=False)
     for axis in axes.flat[len(cases) :]:
         axis.axis("off")
     for axis, case in zip(axes.flat, cases, strict=False):

@@ -25,44 +25,46 @@ class _WordModel(nn.Module):
         return hidden
 
 
-def words(count: int, vocabulary: int) -> Tensor:
+def hash_words(count: int, vocabulary: int) -> Tensor:
     """Hash the first words and signs of the standard library's source into the vocabulary."""
-    found: list[int] = []
+    words: list[int] = []
     for module in sorted(pkgutil.iter_modules(), key=lambda module: module.name):
         path = Path(getattr(module.module_finder, "path", "")) / f"{module.name}.py"
         if "site-packages" in str(path) or not path.is_file():
             continue
         text = path.read_text(errors="ignore")
-        found += [zlib.crc32(word.encode()) % vocabulary for word in re.findall(r"\w+|[^\w\s]", text)]
-        if len(found) > count:
+        words += [zlib.crc32(word.encode()) % vocabulary for word in re.findall(r"\w+|[^\w\s]", text)]
+        if len(words) > count:
             break
-    return torch.tensor(found[:count])
+    return torch.tensor(words[:count])
 
 
-def trained_hidden(rows: int, width: int, vocabulary: int, steps: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def train_hidden_states(
+    rows: int, width: int, vocabulary: int, steps: int, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """Train for `steps`; return hidden [rows, width], weight [vocabulary, width] and next words [rows].
 
     The text is short on purpose: seen more than once, it is predicted with the confidence of a real model, which
     little training on a long one does not reach.
     """
     torch.manual_seed(0)
-    text = words(50_000, vocabulary).to(device)
+    text = hash_words(50_000, vocabulary).to(device)
     model = _WordModel(width, vocabulary).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.08 / width**0.5, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     weights = torch.full((256,), 1 / 256, device=device)
 
-    def batch(size: int) -> tuple[Tensor, Tensor]:
-        at = torch.randint(0, len(text) - 4, (size,), device=device)
-        return text[at[:, None] + torch.arange(4, device=device)], text[at + 4]
+    def draw_batch(size: int) -> tuple[Tensor, Tensor]:
+        starts = torch.randint(0, len(text) - 4, (size,), device=device)
+        return text[starts[:, None] + torch.arange(4, device=device)], text[starts + 4]
 
     for _ in range(steps):
-        contexts, following = batch(len(weights))
+        contexts, following = draw_batch(len(weights))
         loss = linear_weighted_nll(model(contexts), model.head.weight, following, weights).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        contexts, following = batch(rows)
+        contexts, following = draw_batch(rows)
         return model(contexts), model.head.weight.detach(), following

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 # benchmarks/ is a folder of the repository, not an installed package.
-from benchmarks._report import over_the_best  # noqa: E402
+from benchmarks._report import compare_with_fastest  # noqa: E402
 from benchmarks.diversity.arms import RECIPE  # noqa: E402
 from benchmarks.diversity.report import COUNTDOWN, GRAPH, choose_level, format_differences  # noqa: E402
 from benchmarks.diversity.study import RESULTS  # noqa: E402
@@ -34,7 +34,7 @@ STUDY_ROWS = (
 )  # fmt: skip
 
 
-def demo_section() -> str:
+def write_demo_section() -> str:
     """Return the text on the demo: setting, table and picture."""
     settings = json.loads((DEMO / "config.json").read_text())
     seeds = range(settings["seed"], settings["seed"] + settings["seeds"])
@@ -64,24 +64,27 @@ Data: [`docs/assets/demo/`](docs/assets/demo).
 """
 
 
-def kernels_section() -> str:
+def write_kernels_section() -> str:
     """Return the table of the kernels: ratios of the CPU's and of a GPU's run, one column each."""
-    columns = {"CPU, float32": _kernels("cpu-goals"), "H200, bfloat16": _kernels("h200")}
+    columns = {"CPU, float32": _read_kernels("cpu-goals"), "H200, bfloat16": _read_kernels("h200")}
     one_pass, trl = "maxent_grpo one pass", "TRL ChunkedLogProbFunction"
     rows: list[tuple[str, Callable[[Any], str]]] = [
-        ("LM head, training step: time of TRL's fused head", _ratio("LM head, train", trl)),
-        ("the same: time of eager torch", _ratio("LM head, train", "eager")),
-        ("the same: time of the fastest peer", _fastest("LM head, train")),
-        ("the same: peak memory, ours and eager's", _memory("LM head, train", one_pass, "eager")),
-        ("with 75 % of the rows pruned: time of TRL's fused head", _ratio(PRUNED, trl)),
-        ("the same: time of eager torch that leaves those rows out", _ratio(PRUNED, "eager, zero rows left out")),
-        ("loss and gradient of given logits: time of TRL's kernel", _ratio("logits, train", TRL_LOGITS)),
-        ("the same: time of eager torch", _ratio("logits, train", "eager")),
-        ("log-probabilities of given logits: time of TRL's kernel", _ratio("logits, score", TRL_LOGITS)),
-        ("sequence log-probabilities: time of eager torch", _ratio("sequences, score", "eager")),
+        ("LM head, training step: time of TRL's fused head", _compare_times("LM head, train", trl)),
+        ("the same: time of eager torch", _compare_times("LM head, train", "eager")),
+        ("the same: time of the fastest peer", _compare_with_fastest("LM head, train")),
+        ("the same: peak memory, ours and eager's", _compare_memory("LM head, train", one_pass, "eager")),
+        ("with 75 % of the rows pruned: time of TRL's fused head", _compare_times(PRUNED, trl)),
+        (
+            "the same: time of eager torch that leaves those rows out",
+            _compare_times(PRUNED, "eager, zero rows left out"),
+        ),
+        ("loss and gradient of given logits: time of TRL's kernel", _compare_times("logits, train", TRL_LOGITS)),
+        ("the same: time of eager torch", _compare_times("logits, train", "eager")),
+        ("log-probabilities of given logits: time of TRL's kernel", _compare_times("logits, score", TRL_LOGITS)),
+        ("sequence log-probabilities: time of eager torch", _compare_times("sequences, score", "eager")),
     ]
-    cells = [[label, *(_measured(cell, run) for run in columns.values())] for label, cell in rows]
-    shapes = [_measured(_shape, run) for run in columns.values()]
+    cells = [[label, *(_fill_cell(cell, run) for run in columns.values())] for label, cell in rows]
+    shapes = [_fill_cell(_format_shape, run) for run in columns.values()]
     return f"""
 Times are multiples of ours, medians of paired runs. The LM head (rows × width × vocabulary) is
 {shapes[0]} on the CPU and {shapes[1]} on the H200. All peers, shapes and goals, met and
@@ -92,12 +95,12 @@ and what has changed since the H200's run, in [`benchmarks/NOTES.md`](benchmarks
 """
 
 
-def _kernels(preset: str) -> dict[str, Any] | None:
+def _read_kernels(preset: str) -> dict[str, Any] | None:
     file = KERNELS / f"kernels-{preset}.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def _measured(cell: Callable[[Any], str], run: dict[str, Any] | None) -> str:
+def _fill_cell(cell: Callable[[Any], str], run: dict[str, Any] | None) -> str:
     """Return the cell, unless there was no run, it was cut off before this case, or the peer was absent."""
     try:
         return NOT_YET if run is None else cell(run)
@@ -105,38 +108,38 @@ def _measured(cell: Callable[[Any], str], run: dict[str, Any] | None) -> str:
         return NOT_YET
 
 
-def _timings(run: dict[str, Any], name: str) -> dict[str, Any]:
+def _find_timings(run: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the timings of the first case of this name: the smallest LM head's."""
     cases = {case["case"]: case["timings"] for case in reversed(run["cases"])}
     found: dict[str, Any] = cases[name]
     return found
 
 
-def _ratio(case: str, peer: str) -> Callable[[dict[str, Any]], str]:
-    return lambda run: f"{_timings(run, case)[peer]['ratio']:.2f}×"
+def _compare_times(case: str, peer: str) -> Callable[[dict[str, Any]], str]:
+    return lambda run: f"{_find_timings(run, case)[peer]['ratio']:.2f}×"
 
 
-def _fastest(case: str) -> Callable[[dict[str, Any]], str]:
+def _compare_with_fastest(case: str) -> Callable[[dict[str, Any]], str]:
     def cell(run: dict[str, Any]) -> str:
-        ratio, name = over_the_best({"timings": _timings(run, case)})
+        ratio, name = compare_with_fastest({"timings": _find_timings(run, case)})
         return f"{ratio:.2f}× ({name})"
 
     return cell
 
 
-def _shape(run: dict[str, Any]) -> str:
+def _format_shape(run: dict[str, Any]) -> str:
     return " × ".join(map(str, next(case for case in run["cases"] if case["case"] == "LM head, train")["shape"]))
 
 
-def _memory(case: str, ours: str, peer: str) -> Callable[[dict[str, Any]], str]:
+def _compare_memory(case: str, ours: str, peer: str) -> Callable[[dict[str, Any]], str]:
     def cell(run: dict[str, Any]) -> str:
-        timings = _timings(run, case)
+        timings = _find_timings(run, case)
         return f"{timings[ours]['peak_mib']:.0f} and {timings[peer]['peak_mib']:.0f} MiB"
 
     return cell
 
 
-def train_section() -> str:
+def write_train_section() -> str:
     """Return the table of the runs of the tiny recipes."""
     result = json.loads((KERNELS / "train_cpu.json").read_text())
     head = ["run", "wall seconds", "reward, first 10 updates", "last 10 updates"]
@@ -157,7 +160,7 @@ updates alike and ended with weights that are {same}.
 """
 
 
-def study_section() -> str:
+def write_study_section() -> str:
     """Return the five most telling rows of the diversity study, where the recipe is not ahead among them."""
     results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("confirm", "graph_confirm")}
     tasks = {"confirm": ("Countdown", COUNTDOWN), "graph_confirm": ("graph coloring", GRAPH)}
@@ -181,14 +184,14 @@ mean@8 the highest at any temperature. Models of 0.3 million parameters; no pret
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
-    "train": train_section,
-    "demo": demo_section,
-    "study": study_section,
-    "kernels": kernels_section,
+    "train": write_train_section,
+    "demo": write_demo_section,
+    "study": write_study_section,
+    "kernels": write_kernels_section,
 }
 
 
-def updated(readme: str) -> str:
+def update_sections(readme: str) -> str:
     """Return the README with what stands between its marks `<!-- NAME:begin … -->` and `<!-- NAME:end -->` anew.
 
     Raises:
@@ -209,7 +212,7 @@ def main() -> None:
         for name in DEMO_FILES:
             shutil.copy(run / name, DEMO / name)
     readme = ROOT / "README.md"
-    readme.write_text(updated(readme.read_text()))
+    readme.write_text(update_sections(readme.read_text()))
 
 
 if __name__ == "__main__":

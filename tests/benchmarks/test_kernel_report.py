@@ -71,12 +71,12 @@ def fast() -> list[dict[str, Any]]:
 
 
 def verdicts(found: dict[str, Any]) -> dict[str, str]:
-    return {goal.text: goal.verdict for goal in _report.goals(found)}
+    return {goal.text: goal.verdict for goal in _report.list_goals(found)}
 
 
 def test_a_gpu_run_at_the_bounds_meets_every_goal() -> None:
     assert set(verdicts(result(*fast())).values()) == {"met"}
-    assert len(_report.goals(result(*fast()))) == 3 + 1 + 1 + 2 + 1
+    assert len(_report.list_goals(result(*fast()))) == 3 + 1 + 1 + 2 + 1
 
 
 @pytest.mark.parametrize(
@@ -119,21 +119,21 @@ def test_a_goal_whose_peer_is_absent_is_not_measured() -> None:
     assert verdicts(result(cases[0]))["LM head, train (m): speed over the best peer that weights rows ≥ 1.1"] == (
         "not measured"
     )
-    assert "| – | not measured |" in _report.table(result(*cases))
+    assert "| – | not measured |" in _report.format_report(result(*cases))
 
 
 def test_a_peer_in_brackets_does_less_and_is_not_the_best() -> None:
     (head, *_) = fast()
     head["timings"]["Liger (uniform)"] = timing(1, 0.1)
     head["timings"]["maxent_grpo two passes"] = timing(1, 0.1)
-    (goal,) = [goal for goal in _report.goals(result(head)) if "best peer" in goal.text]
+    (goal,) = [goal for goal in _report.list_goals(result(head)) if "best peer" in goal.text]
     assert (goal.figure, goal.measured, goal.met) == (1.1, "1.10 (torch.compile)", True)
 
 
 def test_the_bound_in_milliseconds_is_for_its_own_shape() -> None:
     found = result(case("logits, score", {"maxent_grpo": timing(9)}))
     found["planned"][0]["shape"] = [N, D, 128256]
-    assert _report.goals(found) == []
+    assert _report.list_goals(found) == []
 
 
 def test_a_step_that_takes_nothing_beside_its_gradient_meets_every_memory_goal() -> None:
@@ -144,7 +144,7 @@ def test_a_step_that_takes_nothing_beside_its_gradient_meets_every_memory_goal()
         dtype="float32",
     )
     score = case("sequences, score", {"maxent_grpo sequence_logps": timing(1, mib=0), "eager": timing(1, mib=0)})
-    spared = [goal for goal in _report.goals(result(head, score, preset="cpu-goals")) if "memory" in goal.text]
+    spared = [goal for goal in _report.list_goals(result(head, score, preset="cpu-goals")) if "memory" in goal.text]
     assert [(goal.figure, goal.verdict) for goal in spared] == [(math.inf, "met")] * 2
 
 
@@ -156,19 +156,19 @@ def test_a_cpu_run_with_a_quarter_of_eagers_memory_meets_the_goal_and_with_more_
             {ONE_PASS: timing(1, mib=gradient + ours), "eager": timing(1, mib=gradient + 100)},
             dtype="float32",
         )
-        goals = _report.goals(result(head, preset="cpu-goals"))
+        goals = _report.list_goals(result(head, preset="cpu-goals"))
         assert [goal.verdict for goal in goals] == ["not measured", "met", verdict]
 
 
 def test_a_preset_without_goals_has_none() -> None:
-    assert _report.goals(result(*fast(), preset="cpu")) == []
-    assert "## Goals" not in _report.table(result(*fast(), preset="cpu"))
+    assert _report.list_goals(result(*fast(), preset="cpu")) == []
+    assert "## Goals" not in _report.format_report(result(*fast(), preset="cpu"))
 
 
 def test_the_brief_report_names_every_case_and_ends_with_the_goals() -> None:
     found = result(*fast())
-    lines = _report.brief(found).splitlines()
-    assert len(lines) == 1 + len(found["cases"]) + len(_report.goals(found))
+    lines = _report.format_brief(found).splitlines()
+    assert len(lines) == 1 + len(found["cases"]) + len(_report.list_goals(found))
     assert lines[1] == (
         "m: LM head, train, ms: floor 17, maxent_grpo one pass 20 (1.00×), TRL ChunkedLogProbFunction 26 (1.30×), "
         "torch.compile 22 (1.10×); absent: Liger"
@@ -180,23 +180,23 @@ def test_the_brief_report_names_every_case_and_ends_with_the_goals() -> None:
 def test_table_and_chart_can_be_made_from_the_committed_results(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     copy = Path(shutil.copy(path, tmp_path))
-    text = _report.written(copy)
+    text = _report.write_report(copy)
     assert text == copy.with_suffix(".md").read_text()
     assert copy.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     found = json.loads(path.read_text())
     for case in found["cases"]:
         assert all(f"| {name} |" in text for name in (*case["timings"], *case["absent"]))
-    assert text.count("| missed |") == sum(goal.verdict == "missed" for goal in _report.goals(found))
+    assert text.count("| missed |") == sum(goal.verdict == "missed" for goal in _report.list_goals(found))
 
 
 def test_ratios_are_paired_by_round_to_the_first_step_and_to_each_base() -> None:
     times = {"first": {0: 1.0, 1: 2.0, 2: 4.0}, "other": {0: 3.0, 2: 4.0}}
-    assert _measure._paired_ratio(times["other"], times["first"]) == (3.0 + 1.0) / 2
-    timings = _measure.interleaved({"a": lambda: None, "b": lambda: None}, 4, "cpu", often=["a"], bases=["b"])
-    written = _measure.as_json(timings)
+    assert _measure._compare_rounds(times["other"], times["first"]) == (3.0 + 1.0) / 2
+    timings = _measure.time_in_turns({"a": lambda: None, "b": lambda: None}, 4, "cpu", often=["a"], bases=["b"])
+    written = _measure.format_timings(timings)
     assert (written["a"]["rounds"], written["b"]["rounds"]) == (4, 1)
     assert written["a"]["ratio"] == written["b"]["ratio_to"]["b"] == 1
-    assert "ratio_to" not in _measure.as_json(_measure.interleaved({"a": lambda: None}, 1, "cpu"))["a"]
+    assert "ratio_to" not in _measure.format_timings(_measure.time_in_turns({"a": lambda: None}, 1, "cpu"))["a"]
 
 
 def test_the_interval_of_a_median_holds_95_percent_by_the_binomial() -> None:

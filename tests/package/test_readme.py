@@ -42,6 +42,6 @@ def test_its_tables_are_those_of_the_committed_results() -> None:
     assert spec is not None and spec.loader is not None  # noqa: PT018
     update_readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(update_readme)
-    assert update_readme.updated(README) == README
+    assert update_readme.update_sections(README) == README
     with pytest.raises(ValueError, match="section 'train' once, got them 0 times"):
-        update_readme.updated("")
+        update_readme.update_sections("")

@@ -238,4 +238,4 @@ def peak_bytes(function: Callable[[], object]) -> int:
     """Most bytes held at once by what `function` allocates: its result and its operators' temporaries too."""
     if DEVICE == "cuda":
         function()  # the first call's workspaces and compiled kernels stay
-    return _measure.peak_bytes(function, DEVICE)
+    return _measure.measure_peak_bytes(function, DEVICE)
