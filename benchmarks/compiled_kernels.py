@@ -62,18 +62,18 @@ class Case(NamedTuple):
     @property
     def lanes(self) -> int:
         """Columns that a thread loads at once."""
-        return count_lanes(sample_logits(self))
+        return count_lanes(build_logits(self))
 
 
-def cases() -> Iterator[Case]:
-    """Yield all calls. A soft cap is the LM head's, whose chunk of logits is contiguous and below 2³¹ elements."""
+def list_cases() -> Iterator[Case]:
+    """Yield every call. A soft cap is the LM head's, whose chunk of logits is contiguous and below 2³¹ elements."""
     for sm, operation, dtype, ids in itertools.product(ARCHITECTURES, OPERATIONS, DTYPES, IDS):
-        yield from row_cases(sm, operation, dtype, ids)
+        yield from list_row_cases(sm, operation, dtype, ids)
     for sm, dtype, layout in itertools.product(ARCHITECTURES, DTYPES, ROWS[:2]):
         yield Case(sm, SCALE_BLOCK, "scale", False, dtype, "", layout)
 
 
-def row_cases(sm: int, operation: str, dtype: str, ids: str) -> Iterator[Case]:
+def list_row_cases(sm: int, operation: str, dtype: str, ids: str) -> Iterator[Case]:
     """Yield the calls of one operation, over blocks and layouts."""
     for block in BLOCKS:
         narrow = ("one column",) if block == BLOCKS[0] else ()
@@ -85,7 +85,7 @@ def row_cases(sm: int, operation: str, dtype: str, ids: str) -> Iterator[Case]:
                 yield Case(sm, block, operation, False, dtype, ids, layout, inplace=False)
 
 
-def part_of(every: Iterator[Case]) -> list[Case]:
+def choose_part(every: Iterator[Case]) -> list[Case]:
     """Choose one case of each architecture, block and constexpr set, and of loads of one element and of 16 bytes."""
     groups = defaultdict(list)
     for case in every:
@@ -93,28 +93,28 @@ def part_of(every: Iterator[Case]) -> list[Case]:
     return [random.Random(str(key)).choice(group) for key, group in groups.items()]
 
 
-def sample_logits(case: Case) -> Tensor:
-    """Logits `[B, T, V]` without memory, in the case's layout."""
+def build_logits(case: Case) -> Tensor:
+    """Return logits `[B, T, V]` without memory, in the case's layout."""
     width, dtype = case.block, DTYPES[case.dtype]
 
-    def laid_out(batch: int, tokens: int, width: int, offset: int = 0) -> Tensor:
+    def lay_out(batch: int, tokens: int, width: int, offset: int = 0) -> Tensor:
         flat = torch.empty(batch * tokens * width + offset, dtype=dtype, device="meta")[offset:]
         if case.layout in COLUMNS:
             return flat.view(batch, width, tokens).mT
         return flat.view(batch, tokens, width)
 
     if case.layout.endswith("unaligned"):
-        return laid_out(2, 3, width - 1, offset=1)
+        return lay_out(2, 3, width - 1, offset=1)
     if case.layout == "one row":
-        return laid_out(2, 1, width)
+        return lay_out(2, 1, width)
     if case.layout == "one column":
-        return laid_out(2, 16, 1)
-    return laid_out(2, (1 << 31) // width + 16 if case.layout in FAR else 16, width)
+        return lay_out(2, 16, 1)
+    return lay_out(2, (1 << 31) // width + 16 if case.layout in FAR else 16, width)
 
 
-def call(case: Case) -> None:
+def call_operation(case: Case) -> None:
     """Call the row function as the operations do."""
-    logits = sample_logits(case)
+    logits = build_logits(case)
     rows, offset = logits.shape[:-1].numel(), int(case.layout.endswith("unaligned"))
     if case.operation == "scale":
         triton_rows.scale_(logits, torch.empty((), device="meta"))
@@ -149,14 +149,14 @@ class Offline:
         return GPUTarget("cuda", self._sm, 32)
 
 
-def compiled(case: Case) -> dict[str, object]:
+def compile_case(case: Case) -> dict[str, object]:
     """Compile what the case launches; return the resources of its one kernel."""
-    found = []
+    launches = []
     run = JITFunction.run
 
     def compile_only(kernel: JITFunction, *args: object, grid: object, warmup: bool, **more: object) -> None:
         del warmup
-        found.append((kernel.fn.__name__, more, run(kernel, *args, grid=grid, warmup=True, **more)))
+        launches.append((kernel.fn.__name__, more, run(kernel, *args, grid=grid, warmup=True, **more)))
         kernel.device_caches.clear()  # or every kernel's texts stay in memory
 
     triton.runtime.driver.set_active(Offline(case.sm))
@@ -164,27 +164,27 @@ def compiled(case: Case) -> dict[str, object]:
         os.environ["TRITON_CACHE_DIR"] = cache
         JITFunction.run = compile_only
         try:
-            call(case)
+            call_operation(case)
         finally:
             JITFunction.run = run
-    ((name, constants, binary),) = found
+    ((name, constants, binary),) = launches
     assert constants["BLOCK"] == case.block, (case, constants)
     warps = binary.metadata.num_warps
-    used = resources(binary.asm["cubin"])
+    usage = read_resources(binary.asm["cubin"])
     return {
         "kernel": name,
         "constexprs": [flag for flag, value in constants.items() if value is True],
         "lanes": case.lanes,
         **case._asdict(),
-        "registers": used["REG"],
-        "stack_bytes": used["STACK"] + used["LOCAL"],
+        "registers": usage["REG"],
+        "stack_bytes": usage["STACK"] + usage["LOCAL"],
         "shared_bytes": binary.metadata.shared,
-        "resident_threads": resident_threads(used["REG"], warps),
+        "resident_threads": count_resident_threads(usage["REG"], warps),
     }
 
 
-def resources(cubin: bytes) -> dict[str, int]:
-    """Read registers a thread, bytes of stack a thread and of shared memory a program."""
+def read_resources(cubin: bytes) -> dict[str, int]:
+    """Return the registers and the bytes of stack that a thread takes, as cuobjdump reads them."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -194,20 +194,20 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name: int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "LOCAL")}
 
 
-def resident_threads(registers: int, warps: int) -> int:
-    """Threads that an SM holds at once, of sm_80 as of sm_90: of at most 32 programs and 64 warps.
+def count_resident_threads(registers: int, warps: int) -> int:
+    """Count the threads that an SM of sm_80 or sm_90 holds at once, in at most 32 programs and 64 warps.
 
     Each of its 4 partitions has 16384 registers, which a warp takes 256 at a time.
 
-    >>> resident_threads(64, warps=16), resident_threads(65, warps=16), resident_threads(64, warps=1)
-    (1024, 512, 1024)
+    >>> [count_resident_threads(registers, warps) for registers, warps in ((64, 16), (65, 16), (64, 1))]
+    [1024, 512, 1024]
     """
-    a_warp = -(-registers * 32 // 256) * 256
-    return 32 * warps * min(32, min(64, 4 * (16384 // a_warp)) // warps)
+    registers_per_warp = -(-registers * 32 // 256) * 256
+    return 32 * warps * min(32, min(64, 4 * (16384 // registers_per_warp)) // warps)
 
 
-def table(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """One entry a kernel, constexpr set, dtype, lanes and architecture: its worst specialisations, by block."""
+def summarize_kernels(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return one entry per kernel, constexpr set, dtype, lanes and architecture: its worst case at each block."""
     groups = defaultdict(list)
     for row in rows:
         groups[row["kernel"], *row["constexprs"], row["dtype"], row["lanes"], row["sm"]].append(row)
@@ -221,7 +221,7 @@ def table(rows: list[dict[str, object]]) -> list[dict[str, object]]:
             | {name: sorted({row[name] for row in group}) for name in ("ids", "layout")}
             | {"variants": len(group)}
             | {
-                name: {block: worst(row[name] for row in of_block) for block, of_block in sorted(by_block.items())}
+                name: {block: worst(row[name] for row in group) for block, group in sorted(by_block.items())}
                 for name, worst in (
                     ("registers", max),
                     ("stack_bytes", max),
@@ -238,10 +238,10 @@ def main() -> None:
     parser.add_argument("--part", action="store_true")
     parser.add_argument("file", nargs="?", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    chosen = part_of(cases()) if arguments.part else list(cases())
+    cases = choose_part(list_cases()) if arguments.part else list(list_cases())
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        rows = list(pool.map(compiled, chosen, chunksize=8))
-    lines = ",\n  ".join(json.dumps(entry) for entry in table(rows))
+        rows = list(pool.map(compile_case, cases, chunksize=8))
+    lines = ",\n  ".join(json.dumps(entry) for entry in summarize_kernels(rows))
     head = f'"triton": "{triton.__version__}", "specialisations": {len(rows)}, "part": {json.dumps(arguments.part)}'
     arguments.file.write_text(f'{{{head},\n "compiled": [\n  {lines}\n ]}}\n')
     worst = min(rows, key=lambda row: row["resident_threads"])

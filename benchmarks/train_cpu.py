@@ -1,4 +1,4 @@
-"""What `examples/train.py` does on a CPU without any network: the tiny recipes, in every layout, killed and resumed.
+"""Run `examples/train.py` on a CPU without any network: the tiny recipes in every layout, killed and resumed.
 
     python benchmarks/train_cpu.py [--out benchmarks/results/train_cpu.json]
 
@@ -39,7 +39,7 @@ RUNS: dict[str, tuple[list[str], str, list[str]]] = {
 LOGGED = ("reward", "loss", "grad_norm", "entropy", "maxent/ess")
 
 
-def command_of(name: str, output: Path, *flags: str) -> list[str]:
+def build_command(name: str, output: Path, *flags: str) -> list[str]:
     """Return a run's command line, relative to the root of the repository."""
     launcher, task, settings = RUNS[name]
     program = [f"examples/accelerate/{part}.yaml" if part.startswith("cpu_") else part for part in launcher]
@@ -47,7 +47,7 @@ def command_of(name: str, output: Path, *flags: str) -> list[str]:
     return [*program, "examples/train.py", "--config", recipe, *settings, "--output_dir", str(output), *flags]
 
 
-def started(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+def start_run(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
@@ -60,27 +60,27 @@ def started(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def history(output: Path) -> list[dict[str, Any]]:
+def read_log(output: Path) -> list[dict[str, Any]]:
     """Return what a run logged."""
-    logged: list[dict[str, Any]] = json.loads((output / "trainer_state.json").read_text())["log_history"]
-    return logged
+    entries: list[dict[str, Any]] = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return entries
 
 
-def summary(name: str, folder: Path) -> dict[str, Any]:
-    """Run to the end and return what came of it."""
+def finish_run(name: str, folder: Path) -> dict[str, Any]:
+    """Run to the end and return a summary."""
     output = folder / name.replace(" ", "").replace(",", "-")
-    command = command_of(name, output)
+    command = build_command(name, output)
     start = time.monotonic()
-    code = started(command, folder / "log.txt").wait()
+    code = start_run(command, folder / "log.txt").wait()
     seconds = time.monotonic() - start
     if code != 0:
         raise RuntimeError((folder / "log.txt").read_text()[-4000:])
-    logged = history(output)
-    rewards = [entry["reward"] for entry in logged if "reward" in entry]
-    held_out = [entry["eval_reward"] for entry in logged if "eval_reward" in entry]
+    entries = read_log(output)
+    rewards = [entry["reward"] for entry in entries if "reward" in entry]
+    held_out = [entry["eval_reward"] for entry in entries if "eval_reward" in entry]
     return {
         "run": name,
-        "command": shlex.join(command_of(name, Path("OUTPUT"))),
+        "command": shlex.join(build_command(name, Path("OUTPUT"))),
         "updates": len(rewards),
         "wall seconds": round(seconds, 1),
         "reward, first 10 updates": round(sum(rewards[:10]) / 10, 4),
@@ -89,30 +89,32 @@ def summary(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def killed_and_resumed(folder: Path, whole: Path) -> dict[str, Any]:
+def kill_and_resume(folder: Path, whole: Path) -> dict[str, Any]:
     """Kill the first run with SIGKILL after a checkpoint, resume it, and compare it with the one left alone."""
     output = folder / "killed"
-    running = started(command_of("maxent", output), folder / "log.txt")
+    process = start_run(build_command("maxent", output), folder / "log.txt")
     while not list(output.glob("checkpoint-*/trainer_state.json")):
-        if running.poll() is not None:
+        if process.poll() is not None:
             raise RuntimeError((folder / "log.txt").read_text()[-4000:])
         time.sleep(0.2)
-    time.sleep(5)  # a few updates after it, which are lost
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    time.sleep(5)  # for a few updates after the checkpoint, which will be lost
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     checkpoint = max(int(path.name.split("-")[1]) for path in output.glob("checkpoint-*"))
-    code = started(command_of("maxent", output, "--resume_from_checkpoint", "last"), folder / "log.txt").wait()
+    code = start_run(build_command("maxent", output, "--resume_from_checkpoint", "last"), folder / "log.txt").wait()
     if code != 0:
         raise RuntimeError((folder / "log.txt").read_text()[-4000:])
-    one, other = ([{key: e.get(key) for key in LOGGED} for e in history(path) if "reward" in e]
-                  for path in (whole, output))  # fmt: skip
-    same = [a == b for a, b in zip(one, other, strict=True)]
+    expected, resumed = (
+        [{key: entry.get(key) for key in LOGGED} for entry in read_log(path) if "reward" in entry]
+        for path in (whole, output)
+    )
+    same = [a == b for a, b in zip(expected, resumed, strict=True)]
     models = [transformers.AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (whole, output)]
     return {
         "killed with": f"signal {signal.SIGKILL.value}",
         "resumed from update": checkpoint,
-        "updates in all": len(other),
-        "updates of the run left alone": len(one),
+        "updates in all": len(resumed),
+        "updates of the run left alone": len(expected),
         "updates logged alike": sum(same),
         "weights at the end equal bit by bit": all(torch.equal(v, models[1][k]) for k, v in models[0].items()),
     }
@@ -127,7 +129,7 @@ def main() -> None:
     options.folder.mkdir(parents=True)
     runs = []
     for name in RUNS:
-        runs.append(summary(name, options.folder))
+        runs.append(finish_run(name, options.folder))
         print(runs[-1], flush=True)
     result = {
         "task": "3-number Countdown, 2..20; evaluated on 128 prompts that are never trained on",
@@ -137,7 +139,7 @@ def main() -> None:
         "versions": {each.__name__: each.__version__ for each in (torch, transformers, trl, accelerate, deepspeed)},
         "made by": "python benchmarks/train_cpu.py",
         "runs": runs,
-        "killed and resumed": killed_and_resumed(options.folder, options.folder / "maxent"),
+        "killed and resumed": kill_and_resume(options.folder, options.folder / "maxent"),
     }
     print(result["killed and resumed"])
     options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""How long an optimiser step of MaxEntGRPOTrainer takes, against TRL's GRPOTrainer with loss_type="dr_grpo".
+"""Time an optimizer step of MaxEntGRPOTrainer against one of TRL's GRPOTrainer with loss_type="dr_grpo".
 
     python benchmarks/trainer_step.py [--preset cpu] [--pairs 90] [--out benchmarks/results/trainer_step.json]
 
@@ -84,7 +84,7 @@ OFTEN = "maxent"
 """Takes part in every round: the only one whose goal noise could decide."""
 
 
-def policy(preset: Preset) -> Qwen2ForCausalLM:
+def build_policy(preset: Preset) -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     return Qwen2ForCausalLM(
         Qwen2Config(
@@ -102,21 +102,20 @@ def policy(preset: Preset) -> Qwen2ForCausalLM:
     )
 
 
-def tokenizer(preset: Preset) -> PreTrainedTokenizerFast:
+def build_tokenizer(preset: Preset) -> PreTrainedTokenizerFast:
     words = {"<pad>": 0, "<eos>": 1} | {f"w{number}": number for number in range(2, preset.vocabulary)}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<eos>")), pad_token="<pad>", eos_token="<eos>"
     )
 
 
-def replay(preset: Preset, prompts: list[str], trainer: Any) -> dict[str, Any]:
-    """Return the same completions of every call: a `rollout_func` of a preset."""
-    chance, most = torch.Generator().manual_seed(0), preset.completion
-    lengths = torch.randint(most // 2, most + 1, (len(prompts),), generator=chance).tolist()
-    completions = [torch.randint(2, preset.vocabulary, (n,), generator=chance).tolist() for n in lengths]
-    prompt_ids = torch.randint(
-        2, preset.vocabulary, (len(prompts) // preset.candidates, preset.prompt), generator=chance
-    )
+def replay_rollout(preset: Preset, prompts: list[str], trainer: Any) -> dict[str, Any]:
+    """Return the same prompts and completions at every call: a `rollout_func` of a preset."""
+    generator, longest = torch.Generator().manual_seed(0), preset.completion
+    lengths = torch.randint(longest // 2, longest + 1, (len(prompts),), generator=generator).tolist()
+    completions = [torch.randint(2, preset.vocabulary, (n,), generator=generator).tolist() for n in lengths]
+    prompt_shape = (len(prompts) // preset.candidates, preset.prompt)
+    prompt_ids = torch.randint(2, preset.vocabulary, prompt_shape, generator=generator)
     return {
         "prompt_ids": prompt_ids.repeat_interleave(preset.candidates, 0).tolist(),
         "completion_ids": completions,
@@ -124,13 +123,13 @@ def replay(preset: Preset, prompts: list[str], trainer: Any) -> dict[str, Any]:
     }
 
 
-def right_or_wrong(completion_ids: list[list[int]], **_: Any) -> list[float]:
+def reward_completions(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(ids[0] % 3 == 0) for ids in completion_ids]
 
 
-def ready(preset: Preset, folder: str, kind: type, config: type, **settings: Any) -> Any:
-    """Return a trainer that has done its first step."""
-    args = config(
+def build_trainer(preset: Preset, folder: str, trainer_class: type, config_class: type, **settings: Any) -> Any:
+    """Return a trainer of this class that has done its first step."""
+    args = config_class(
         folder,
         per_device_train_batch_size=preset.candidates,
         gradient_accumulation_steps=ACCUMULATION,
@@ -147,44 +146,51 @@ def ready(preset: Preset, folder: str, kind: type, config: type, **settings: Any
         disable_tqdm=True,
         **settings,
     )
-    dataset = Dataset.from_dict({"prompt": ["w2"] * 64})
-    rollout = partial(replay, preset)
-    model = policy(preset)
-    trainer = kind(model, right_or_wrong, args, dataset, processing_class=tokenizer(preset), rollout_func=rollout)
+    trainer = trainer_class(
+        build_policy(preset),
+        reward_completions,
+        args,
+        Dataset.from_dict({"prompt": ["w2"] * 64}),
+        processing_class=build_tokenizer(preset),
+        rollout_func=partial(replay_rollout, preset),
+    )
     trainer.train()
     return trainer
 
 
-def seconds_of_a_step(trainer: Any) -> float:
+def time_step(trainer: Any) -> float:
+    """Return the seconds of one optimizer step."""
     rows = [{"prompt": "w2"}] * (trainer.args.per_device_train_batch_size * ACCUMULATION)
     trainer.model.train()
-    _wait(trainer)
+    _wait_for_device(trainer)
     start = time.perf_counter()
     for _ in range(ACCUMULATION):
         trainer.training_step(trainer.model_wrapped, rows, None)
     trainer.optimizer.step()
     trainer.model_wrapped.zero_grad()
-    _wait(trainer)
+    _wait_for_device(trainer)
     return time.perf_counter() - start
 
 
-def _wait(trainer: Any) -> None:
+def _wait_for_device(trainer: Any) -> None:
     if trainer.args.device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def pair(baseline: Any, variant: Any) -> tuple[float, float]:
-    """Seconds of two steps of each, in the order baseline, variant, variant, baseline."""
-    first, *ours, last = [seconds_of_a_step(trainer) for trainer in (baseline, variant, variant, baseline)]
-    return first + last, sum(ours)
+def time_pair(baseline: Any, variant: Any) -> tuple[float, float]:
+    """Return the seconds of two steps of each, in the order baseline, variant, variant, baseline."""
+    first, second, third, fourth = [time_step(trainer) for trainer in (baseline, variant, variant, baseline)]
+    return first + fourth, second + third
 
 
-def measured(preset: Preset, rounds: int) -> Iterator[dict[str, Any]]:
+def measure_rounds(preset: Preset, rounds: int) -> Iterator[dict[str, Any]]:
     """Yield what is known after every round."""
     with tempfile.TemporaryDirectory() as folder:
-        baseline = ready(preset, folder, trl.GRPOTrainer, trl.GRPOConfig, loss_type="dr_grpo", scale_rewards="none")
+        baseline = build_trainer(
+            preset, folder, trl.GRPOTrainer, trl.GRPOConfig, loss_type="dr_grpo", scale_rewards="none"
+        )
         variants = {
-            name: ready(preset, folder, MaxEntGRPOTrainer, MaxEntGRPOConfig, **settings)
+            name: build_trainer(preset, folder, MaxEntGRPOTrainer, MaxEntGRPOConfig, **settings)
             for name, settings in VARIANTS.items()
         }
         seconds: list[float] = []
@@ -192,38 +198,40 @@ def measured(preset: Preset, rounds: int) -> Iterator[dict[str, Any]]:
         for number in range(rounds):
             for name, variant in variants.items():
                 if name == OFTEN or number % preset.every == 0:
-                    theirs, ours = pair(baseline, variant)
-                    seconds.append(theirs / 2)
-                    ratios[name].append(ours / theirs)
+                    baseline_seconds, variant_seconds = time_pair(baseline, variant)
+                    seconds.append(baseline_seconds / 2)
+                    ratios[name].append(variant_seconds / baseline_seconds)
             yield {
                 "GRPOTrainer, dr_grpo: seconds a step, median": round(statistics.median(seconds), 4),
-                "ratio to GRPOTrainer": {name: summary(values, GOALS.get(name)) for name, values in ratios.items()},
+                "ratio to GRPOTrainer": {
+                    name: summarize_ratios(values, GOALS.get(name)) for name, values in ratios.items()
+                },
             }
 
 
-def summary(ratios: list[float], goal: float | None) -> dict[str, Any]:
-    """Median of the pairs' ratios, its interval, and whether all of that is within the goal."""
+def summarize_ratios(ratios: list[float], goal: float | None) -> dict[str, Any]:
+    """Return the median of the pairs' ratios, its interval, and whether the interval is within the goal."""
     low, high = median_interval(ratios)
-    found = {
+    summary = {
         "pairs": len(ratios),
         "median": round(statistics.median(ratios), 4),
         "95 % interval": [round(low, 4), round(high, 4)],
     }
     if goal is None:
-        return found
+        return summary
     resolved = len(ratios) >= 6 and (high <= goal or low > goal)  # fewer pairs have no 95 % interval
     verdict = "not resolved" if not resolved else "met" if high <= goal else "missed"
-    return {**found, "goal": goal, "verdict": verdict}
+    return {**summary, "goal": goal, "verdict": verdict}
 
 
-def _processor(device: str) -> str:
+def _name_processor(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--pairs", type=int, help="the preset's unless told")
+    parser.add_argument("--pairs", type=int, help="by default the preset's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="benchmarks/results/trainer_step.json, or trainer_step-gpu.json")
     options = parser.parse_args()
@@ -240,11 +248,11 @@ def main() -> None:
             "prompt tokens": preset.prompt,
             "completion tokens": [preset.completion // 2, preset.completion],
             "vocabulary": preset.vocabulary,
-            "parameters": sum(parameter.numel() for parameter in policy(preset).parameters()),
+            "parameters": sum(parameter.numel() for parameter in build_policy(preset).parameters()),
         },
         "environment": {
             "device": preset.device,
-            "processor": _processor(preset.device),
+            "processor": _name_processor(preset.device),
             "threads": options.threads,
             "load average before": os.getloadavg()[0],
             "torch": torch.__version__,
@@ -253,7 +261,7 @@ def main() -> None:
         },
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    for result in measured(preset, options.pairs or preset.pairs):
+    for result in measure_rounds(preset, options.pairs or preset.pairs):
         text = json.dumps({**result, **setting}, indent=2)
         out.write_text(text + "\n")
     print(text)

@@ -1,4 +1,4 @@
-"""Does MaxEntGRPOTrainer raise the reward? Countdown with the demo's model, on a CPU, under two minutes a run.
+"""Show whether MaxEntGRPOTrainer raises the reward: Countdown with the demo's model, on a CPU, 2 minutes per run.
 
     python benchmarks/trl_countdown.py [--seconds 75] [--out benchmarks/results/trl_countdown.json]
 
@@ -39,7 +39,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "maxent_skip": "all_min",
         "maxent_nll_reduction": "max_length",
     },
-    # Scores by length: with summed ones p is nearly a point, and at this learning rate the reward was lost.
+    # Mean scores per token: with summed ones p is nearly a point, and at this learning rate the reward was lost.
     "listwise": {"maxent_projection": "listwise", "maxent_nll_reduction": "mean", "maxent_skip": "equal"},
     "surrogate": {"maxent_projection": "surrogate", "maxent_surrogate_tau": 0.1},
 }
@@ -71,7 +71,7 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = bool(late > 0)
 
 
-def right_answer(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+def reward_answers(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
     return [countdown.reward(BY_PROMPT[prompt], text) for prompt, text in zip(prompts, completions, strict=True)]
 
 
@@ -106,7 +106,7 @@ def train(arm: str, layout: str, warm: Path, seconds: float, out: Path) -> None:
     )
     trainer = MaxEntGRPOTrainer(
         AutoModelForCausalLM.from_pretrained(warm),
-        right_answer,
+        reward_answers,
         args,
         Dataset.from_dict({"prompt": list(BY_PROMPT)}),
         processing_class=AutoTokenizer.from_pretrained(warm, padding_side="left"),
@@ -118,7 +118,7 @@ def train(arm: str, layout: str, warm: Path, seconds: float, out: Path) -> None:
         out.write_text(json.dumps([entry["reward"] for entry in logs]))
 
 
-def launched(arm: str, layout: str, warm: Path, seconds: float) -> dict[str, Any]:
+def launch_run(arm: str, layout: str, warm: Path, seconds: float) -> dict[str, Any]:
     """Return the summary of a run in processes of its own."""
     ranks = 1 if layout == "one process" else 2
     command = [sys.executable]
@@ -161,7 +161,7 @@ def main() -> None:
         runs = [run for run in kept if run["settings"] != options.only]
         for arm, layout in RUNS:
             if options.only in (None, arm):
-                runs.append(launched(arm, layout, warm, options.seconds))
+                runs.append(launch_run(arm, layout, warm, options.seconds))
                 print(runs[-1], flush=True)
     result = {
         "task": "3-number Countdown, 2..20, prompts never held out",
