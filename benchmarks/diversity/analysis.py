@@ -80,7 +80,7 @@ class Results:
         """Return the highest mean@8 of a run over the temperatures."""
         return float(self.curves[arm][seed]["mean@8"].mean(1).max())
 
-    def read(self, arm: str, seed: int, name: str, level: float | None) -> tuple[float, np.ndarray]:
+    def read_value(self, arm: str, seed: int, name: str, level: float | None) -> tuple[float, np.ndarray]:
         """Return a run's value at a level on all problems, NaN if out of reach, and on every resample of them.
 
         Without a level it is the highest mean@8 at any temperature.
@@ -177,7 +177,7 @@ def _summarize_run(results: Results, run: Run) -> Row:
     row: Row = {BEST: results.read_best(run.arm, run.seed)}
     for name in (*VALUES, EVEN):
         for label, level in results.levels.items():
-            value, _ = results.read(run.arm, run.seed, name, level)
+            value, _ = results.read_value(run.arm, run.seed, name, level)
             row[f"{name} at {label}"] = None if np.isnan(value) else value
     evaluations = Log(run.folder / "evaluations.jsonl").rows()
     at_1 = {each["split"]: each for each in evaluations if each["temperature"] == 1.0}
@@ -231,7 +231,7 @@ def _compare_pair(results: Results, first: str, second: str, name: str, level: f
     observed, resampled = [], []
     for seed in sorted(results.runs[first].keys() & results.runs[second].keys()):
         (one, one_resampled), (other, other_resampled) = (
-            results.read(arm, seed, name, level) for arm in (first, second)
+            results.read_value(arm, seed, name, level) for arm in (first, second)
         )
         if not np.isnan(one - other):
             observed.append(one - other)

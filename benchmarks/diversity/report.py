@@ -82,8 +82,9 @@ def format_appendix(result: Summary) -> str:
         "is not 2 points lower.",
     ]
     for first, compared in result["comparisons"].items():
-        parts.append(f"{result['arms'][first]['name']} minus the others:")
-        parts.append(_format_comparison(result, compared, level, common))
+        if compared["best mean@8"]:  # one seed alone is no comparison
+            parts.append(f"{result['arms'][first]['name']} minus the others:")
+            parts.append(_format_comparison(result, compared, level, common))
     if result["tuning"]["grid"]:
         margin = level + result["preset"]["tuning_margin"]
         parts.append(f"**Learning rates** on a seed of their own: coverage@8 at {margin:.2f} (best mean@8).")
@@ -114,19 +115,27 @@ def _format_arms(result: Summary, level: float, common: float) -> str:
 
 
 def _format_comparison(result: Summary, compared: Summary, level: float, common: float) -> str:
-    head = [
-        "against", f"coverage@8 at {level:.2f}", "p", f"coverage@8 at {common:.3f}", "p", f"pass@8 at {level:.2f}",
-        "≥ −2", f"pass@8 at {common:.3f}", "≥ −2", "best mean@8",
-    ]  # fmt: skip
+    adjusted = any("holm" in pair for pair in compared["best mean@8"].values())
+    columns = [
+        (f"{name} at {at:.{digits}f}", f"{name} at {label}", p)
+        for name, p in (
+            ("coverage@8", ("p", "holm") if adjusted else None),
+            ("pass@8", ("≥ −2", "not below -2 points")),
+        )
+        for label, at, digits in (("level", level, 2), ("common", common, 3))
+    ]
+    columns.append(("best mean@8", "best mean@8", None))
+    head = [title for name, _, p in columns for title in ((name, p[0]) if p else (name,))]
     rows = []
     for arm, best in compared["best mean@8"].items():
         cells = []
-        for name, p in (("coverage@8", "holm"), ("pass@8", "not below -2 points")):
-            for label in ("level", "common"):
-                pair = compared[f"{name} at {label}"].get(arm)
-                cells += [format_difference(pair, best["seeds"], with_problems=True), format_p((pair or {}).get(p))]
-        rows.append([result["arms"][arm]["name"], *cells, format_difference(best, best["seeds"], with_problems=True)])
-    return format_table(head, rows)
+        for _, key, p in columns:
+            pair = compared[key].get(arm)
+            cells.append(format_difference(pair, best["seeds"], with_problems=True))
+            if p:
+                cells.append(format_p((pair or {}).get(p[1])))
+        rows.append([result["arms"][arm]["name"], *cells])
+    return format_table(["against", *head], rows)
 
 
 def _format_tuning(tuning: Summary) -> str:
