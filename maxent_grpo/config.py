@@ -1,12 +1,16 @@
 """The settings of the method: one frozen dataclass, from Python, the environment or a recipe."""
 
+import functools
+import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from maxent_grpo._checks import expect, expect_in
+
+logger = logging.getLogger(__name__)
 
 Anchor = Literal["reference", "old", "none"]
 UtilityTransform = Literal["raw", "rank", "zscore"]
@@ -182,11 +186,24 @@ class MaxEntConfig:
         return cls(**_environment_fields(os.environ if environ is None else environ))
 
     @classmethod
-    def from_recipe(cls, recipe: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Self:
+    def from_recipe(
+        cls,
+        recipe: Mapping[str, Any],
+        environ: Mapping[str, str] | None = None,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Return the settings of a recipe: a mapping with `maxent_<field>` entries and `init_kl_coeff` for β.
 
-        A recipe's entry beats the environment (`from_env`), which beats the default; entries that do not
-        start with `maxent_` belong to the trainer and are left alone.
+        `maxent_preset`, "published" or "diverse", stands for a whole recipe. An entry for a field beats the preset,
+        which beats the environment (`from_env`), which beats the default. A line says so where a preset overrides the
+        environment. Entries that do not start with `maxent_` belong to the trainer, those of `ADAPTER_ENTRIES` to an
+        adapter, and are left alone.
+
+        Args:
+            recipe: the entries.
+            environ: the environment; by default the process's.
+            defaults: fields whose defaults are others here.
 
         Raises:
             ValueError: on an unknown `maxent_` entry, a value that cannot be read, or an `init_kl_coeff`
@@ -194,32 +211,52 @@ class MaxEntConfig:
 
         >>> MaxEntConfig.from_recipe({"maxent_tau": "0.5", "init_kl_coeff": 0.1, "learning_rate": 1e-6}, {}).beta
         0.1
+        >>> MaxEntConfig.from_recipe({"maxent_preset": "diverse", "maxent_dedup": 0.5}, {}).center
+        True
         """
-        fields = _environment_fields(os.environ if environ is None else environ)
-        for key, value in recipe.items():
-            if key.startswith("maxent_"):
-                name = key.removeprefix("maxent_")
-                expect(
-                    name in _TYPES,
-                    f"a maxent_ entry to be one of {['maxent_' + known for known in _TYPES]}",
-                    entry=key,
-                )
-                fields[name] = _parse(key, value, _TYPES[name])
-        if recipe.get("init_kl_coeff") is not None:
-            beta = _parse("init_kl_coeff", recipe["init_kl_coeff"], float)
-            expect(
-                fields.get("beta", beta) == beta,
-                "init_kl_coeff and maxent_beta to agree",
-                init_kl_coeff=beta,
-                maxent_beta=fields.get("beta"),
-            )
-            fields["beta"] = beta
-        return cls(**fields)
+        entries = _recipe_fields(recipe)
+        environment = _environment_fields(os.environ if environ is None else environ)
+        preset = recipe.get("maxent_preset")
+        if preset is None:
+            return cls(**{**(defaults or {}), **environment, **entries})
+        expect(preset in PRESETS, f"maxent_preset to be one of {list(PRESETS)}", maxent_preset=preset)
+        fields = vars(PRESETS[preset]())
+        for variable, name in _ENVIRONMENT.items():
+            if name not in entries and environment.get(name, fields[name]) != fields[name]:
+                _say_once(f"maxent_preset={preset} overrides {variable}={environment[name]} with {fields[name]}.")
+        return cls(**{**fields, **entries})
 
+
+PRESETS: dict[str, Callable[[], MaxEntConfig]] = {"published": MaxEntConfig, "diverse": MaxEntConfig.diverse}
+"""Whole recipes by the name that `maxent_preset` gives them."""
+
+ADAPTER_ENTRIES = ("maxent_preset", "maxent_fused_head", "maxent_measure_every", "maxent_head_tolerance")
+"""Entries of a recipe that are no fields of the method: adapters read them."""
 
 _LARGEST = 1.7976931348623157e308
 _TYPES: dict[str, Any] = get_type_hints(MaxEntConfig)
 _CHOICES = {name: get_args(hint) for name, hint in _TYPES.items() if get_origin(hint) is Literal}
+
+
+def _recipe_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the method that a recipe sets, parsed."""
+    fields: dict[str, Any] = {}
+    for key, value in recipe.items():
+        if key.startswith("maxent_") and key not in ADAPTER_ENTRIES:
+            name = key.removeprefix("maxent_")
+            known = [*(f"maxent_{field}" for field in _TYPES), *ADAPTER_ENTRIES]
+            expect(name in _TYPES, f"a maxent_ entry to be one of {known}", entry=key)
+            fields[name] = _parse(key, value, _TYPES[name])
+    if recipe.get("init_kl_coeff") is not None:
+        beta = _parse("init_kl_coeff", recipe["init_kl_coeff"], float)
+        expect(
+            fields.get("beta", beta) == beta,
+            "init_kl_coeff and maxent_beta to agree",
+            init_kl_coeff=beta,
+            maxent_beta=fields.get("beta"),
+        )
+        fields["beta"] = beta
+    return fields
 
 
 def _environment_fields(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -234,6 +271,12 @@ def _environment_fields(environ: Mapping[str, str]) -> dict[str, Any]:
             name = _ENVIRONMENT[variable]
             fields[name] = _parse(variable, value, _TYPES[name])
     return fields
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """Log a line unless it was logged before: adapters read their settings again and again."""
+    logger.warning(line)
 
 
 def _parse(label: str, value: object, hint: Any) -> Any:

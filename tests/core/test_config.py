@@ -200,3 +200,44 @@ class TestRecipe:
         with pytest.raises(ValueError) as error:  # noqa: PT011
             MaxEntConfig.from_recipe(recipe, {})
         assert message in str(error.value)
+
+
+class TestPreset:
+    def test_stands_for_a_whole_recipe(self):
+        assert MaxEntConfig.from_recipe({"maxent_preset": "published"}, {}) == MaxEntConfig()
+        assert MaxEntConfig.from_recipe({"maxent_preset": "diverse"}, {}) == MaxEntConfig.diverse()
+        assert MaxEntConfig.from_recipe({"maxent_preset": None}, {}) == MaxEntConfig()
+
+    def test_is_beaten_by_fields_beside_it(self):
+        recipe = {"maxent_preset": "diverse", "maxent_dedup": 0.5, "init_kl_coeff": 0.1, "maxent_max_length": 8}
+        expected = dataclasses.replace(MaxEntConfig.diverse(max_length=8), dedup=0.5, beta=0.1)
+        assert MaxEntConfig.from_recipe(recipe, {}) == expected
+
+    def test_beats_the_environment_and_says_so_once(self, caplog):
+        recipe, environ = {"maxent_preset": "diverse"}, {"MAXENT_TAU": "0.625", "MAXENT_Q_EPS": "1e-6"}
+        for _ in range(2):
+            assert MaxEntConfig.from_recipe(recipe, environ).tau == MaxEntConfig.diverse().tau
+        lines = [record.getMessage() for record in caplog.records]
+        assert lines == ["maxent_preset=diverse overrides MAXENT_TAU=0.625 with 0.2."]
+
+    def test_says_nothing_where_the_recipe_has_the_field(self, caplog):
+        recipe = {"maxent_preset": "published", "maxent_tau": 0.3}
+        assert MaxEntConfig.from_recipe(recipe, {"MAXENT_TAU": "0.875"}).tau == 0.3
+        assert caplog.records == []
+
+    def test_beats_other_defaults_which_the_environment_beats(self):
+        defaults = {"nll_reduction": "mean", "tau": 0.4}
+        assert MaxEntConfig.from_recipe({"maxent_preset": "published"}, {}, defaults=defaults) == MaxEntConfig()
+        config = MaxEntConfig.from_recipe({}, {"MAXENT_TAU": "0.5"}, defaults=defaults)
+        assert (config.nll_reduction, config.tau) == ("mean", 0.5)
+
+    def test_of_another_name_is_refused(self):
+        with pytest.raises(ValueError, match=r"one of \['published', 'diverse'\], got maxent_preset='best'"):
+            MaxEntConfig.from_recipe({"maxent_preset": "best"}, {})
+
+
+def test_entries_of_adapters_are_left_alone_and_no_others():
+    entries = {"maxent_fused_head": True, "maxent_measure_every": 10, "maxent_head_tolerance": 1e-3}
+    assert MaxEntConfig.from_recipe(entries, {}) == MaxEntConfig()
+    with pytest.raises(ValueError, match="got entry='maxent_fused_heads'"):
+        MaxEntConfig.from_recipe({"maxent_fused_heads": True}, {})
