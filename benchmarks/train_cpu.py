@@ -29,12 +29,17 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 RECIPES = "examples/recipes/tiny-cpu"
 HALVES = ["--per_device_train_batch_size", "128", "--per_device_eval_batch_size", "128"]
+PUBLISHED = ["--maxent_preset", "published"]
 RUNS: dict[str, tuple[list[str], str, list[str]]] = {
-    "maxent": (["python"], "maxent", []),
+    "maxent": (["python"], "maxent", PUBLISHED),
     "grpo": (["python"], "grpo", []),
     "maxent recipe, --task grpo": (["python"], "maxent", ["--task", "grpo"]),
-    "maxent, DDP, 2 processes": (["accelerate", "launch", "--config_file", "cpu_ddp"], "maxent", HALVES),
-    "maxent, ZeRO-3, 2 processes": (["accelerate", "launch", "--config_file", "cpu_zero3"], "maxent", HALVES),
+    "maxent, DDP, 2 processes": (["accelerate", "launch", "--config_file", "cpu_ddp"], "maxent", PUBLISHED + HALVES),
+    "maxent, ZeRO-3, 2 processes": (
+        ["accelerate", "launch", "--config_file", "cpu_zero3"],
+        "maxent",
+        PUBLISHED + HALVES,
+    ),
 }
 LOGGED = ("reward", "loss", "grad_norm", "entropy", "maxent/ess")
 

@@ -32,13 +32,8 @@ from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, TASK, TOKEN
 
 PROMPTS, GENERATIONS, WARM_STEPS = 32, 8, 300
 ARMS: dict[str, dict[str, Any]] = {
-    "published": {},
-    "diverse": {
-        "maxent_center": True,
-        "maxent_dedup": 1.0,
-        "maxent_skip": "all_min",
-        "maxent_nll_reduction": "max_length",
-    },
+    "published": {"maxent_preset": "published"},
+    "diverse": {"maxent_preset": "diverse"},
     # Mean scores per token: with summed ones p is nearly a point, and at this learning rate the reward was lost.
     "listwise": {"maxent_projection": "listwise", "maxent_nll_reduction": "mean", "maxent_skip": "equal"},
     "surrogate": {"maxent_projection": "surrogate", "maxent_surrogate_tau": 0.1},

@@ -1,20 +1,63 @@
-"""What a run will do, told or refused before any model is loaded."""
+"""What a run will do, said or refused before any model is loaded."""
 
+import logging
 import math
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from transformers import AutoConfig, AutoProcessor
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.objective import MaxEntObjective
 
+logger = logging.getLogger(__name__)
+
 _PROMPTS_READ = 64
 
 
-def preflight_report(
+def check_run(
+    args: MaxEntGRPOConfig, model: Any, reward_funcs: Any, train_dataset: Any, options: dict[str, Any]
+) -> Any:
+    """Refuse what cannot work, say what will be done, and return the tokenizer, which TRL loads after the model.
+
+    Args:
+        args, model, reward_funcs, train_dataset: the trainer's.
+        options: its other arguments by name.
+    """
+    model_config = _load_model_config(model, args) if isinstance(model, str) else model.config
+    expect_fitting(
+        args,
+        model_config,
+        reward_funcs=reward_funcs,
+        train=train_dataset,
+        evaluation=options.get("eval_dataset"),
+        adapter=options.get("peft_config") is not None or hasattr(model, "get_base_model"),
+    )
+    processor = options.get("processing_class")
+    if processor is None:
+        processor = AutoProcessor.from_pretrained(
+            model if isinstance(model, str) else model_config._name_or_path,
+            revision=(args.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None,
+            truncation_side="left",
+            padding_side="left",
+            trust_remote_code=args.trust_remote_code,
+        )
+    if args.process_index == 0:
+        logger.warning(write_preflight(args, model_config, train_dataset, processor))
+    return processor
+
+
+def _load_model_config(path: str, args: MaxEntGRPOConfig) -> Any:
+    """Return the configuration of a model that TRL is to load, from where it is to load it."""
+    names = ("revision", "trust_remote_code", "subfolder", "token", "cache_dir", "local_files_only")
+    options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    return AutoConfig.from_pretrained(path, **{name: options[name] for name in names if name in options})
+
+
+def write_preflight(
     args: MaxEntGRPOConfig, model_config: Any, dataset: Dataset | IterableDataset | None, tokenizer: Any | None
 ) -> str:
     """Return what the trainer is about to do, in a few lines.
@@ -35,7 +78,8 @@ def preflight_report(
         f"({args.steps_per_generation} micro-batches of {size} on {args.world_size} ranks), "
         f"{size * args.world_size * args.gradient_accumulation_steps / candidates:g} prompts per optimiser step, "
         f"updates {'clipped' if args.updates_off_policy else 'on-policy'}",
-        _target_line(config, candidates),
+        _describe_target(config, candidates),
+        _describe_scale(config),
     ]
     if config.projection == "listwise" and config.skip == "none" and (config.anchor != "old" or config.beta == 0):
         lines.append(
@@ -44,10 +88,12 @@ def preflight_report(
         )
     if isinstance(dataset, IterableDataset):
         lines.append("prompts are streamed: a run that is resumed after its first epoch sees them in another order")
-    text_config = _text_config(model_config)
+    text_config = _pick_text_config(model_config)
     context = getattr(text_config, "max_position_embeddings", None)
     if context is not None and args.max_completion_length is not None:
-        lines.append(_token_line(context, args.max_completion_length, _longest_prompt(dataset, tokenizer)))
+        lines.append(
+            _describe_tokens(context, args.max_completion_length, _measure_longest_prompt(dataset, tokenizer))
+        )
     vocabulary = getattr(text_config, "vocab_size", None)
     if vocabulary is not None and args.max_completion_length is not None:
         memory = size * args.max_completion_length * vocabulary * 4 / 2**30
@@ -79,7 +125,12 @@ def expect_fitting(
         "sync_ref_model=False with PEFT (its reference is the model without the adapter)",
         sync_ref_model=args.sync_ref_model,
     )
-    _expect_router(args, _text_config(model_config))
+    expect(
+        args.reward_weights is None or any(weight != 0 for weight in args.reward_weights),
+        "a reward function with a weight other than 0 (the others never count)",
+        reward_weights=args.reward_weights,
+    )
+    _expect_router(args, _pick_text_config(model_config))
     for dataset in (train, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])):
         _expect_text(dataset)
     candidates = args.num_generations_eval or args.num_generations
@@ -106,11 +157,11 @@ def _expect_router(args: MaxEntGRPOConfig, text_config: Any) -> None:
     )
 
 
-def _text_config(model_config: Any) -> Any:
+def _pick_text_config(model_config: Any) -> Any:
     return model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
 
 
-def _token_line(context: int, completion: int, prompt: int | None) -> str:
+def _describe_tokens(context: int, completion: int, prompt: int | None) -> str:
     """Return how the longest prompt and completion fit the model's context, once they do."""
     expect(
         (prompt or 0) + completion <= context,
@@ -122,7 +173,7 @@ def _token_line(context: int, completion: int, prompt: int | None) -> str:
     return f"tokens: prompt {measured} + completion {completion} <= context {context}"
 
 
-def _target_line(config: MaxEntConfig, candidates: int) -> str:
+def _describe_target(config: MaxEntConfig, candidates: int) -> str:
     """Return τ, β and the effective sample size of the target at binary rewards."""
     if config.projection == "surrogate":
         return f"surrogate over candidates, temperature {config.surrogate_tau:g}"
@@ -141,34 +192,50 @@ def _target_line(config: MaxEntConfig, candidates: int) -> str:
         f"{float(weights[0]):.0%})"
         for count, weights in zip(successes, target.weights, strict=True)
     )
-    heat = config.tau + config.beta
-    power = "argmax" if heat == 0 else "uniform" if math.isinf(heat) else f"q^{1 / heat:.3g}"
+    tempering = config.tau + config.beta
+    power = "argmax" if tempering == 0 else "uniform" if math.isinf(tempering) else f"q^{1 / tempering:.3g}"
     ess = "" if config.target_ess is None else f", tau per group for an ESS of {config.target_ess:g}"
     return f"target {power} (tau={config.tau:g}, beta={config.beta:g}{ess}); ESS at binary rewards: {shares}"
+
+
+def _describe_scale(config: MaxEntConfig) -> str:
+    """Return how large gradients are beside those of TRL's losses, which learning rates and clips were tuned for."""
+    limit = config.max_length
+    if config.nll_reduction == "mean":
+        return "loss: a mean over each candidate's tokens, on the scale of TRL's loss_type='grpo'"
+    if config.nll_reduction == "sum" and config.projection != "surrogate":
+        return (
+            f"loss: a sum over tokens. Gradients are max_completion_length={limit} times those of TRL's "
+            "loss_type='dr_grpo'; maxent_nll_reduction='max_length' divides by it"
+        )
+    return (
+        f"loss: divided by maxent_max_length={limit}, on the scale of TRL's loss_type='dr_grpo'. Gradients of its "
+        f"default 'dapo' are {limit} / (mean completion length) times as large (completions/mean_length in the log)"
+    )
 
 
 def _expect_text(dataset: Dataset | IterableDataset | None) -> None:
     columns = set(getattr(dataset, "column_names", None) or ())
     expect(not columns & {"image", "images"}, "a dataset of text (images are not supported)", columns=sorted(columns))
-    messages = [message for prompt in _first_prompts(dataset) if not isinstance(prompt, str) for message in prompt]
+    messages = [message for prompt in _read_prompts(dataset) if not isinstance(prompt, str) for message in prompt]
     contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
     parts = {part["type"] for content in contents for part in content}
     expect(parts <= {"text"}, "messages with parts of text (images are not supported)", parts=sorted(parts))
 
 
-def _first_prompts(dataset: Dataset | IterableDataset | None) -> list[Any]:
+def _read_prompts(dataset: Dataset | IterableDataset | None) -> list[Any]:
     """Return the first prompts; none where they cannot be read twice."""
     if not isinstance(dataset, Dataset) or "prompt" not in dataset.column_names:
         return []
     return list(dataset[:_PROMPTS_READ]["prompt"])
 
 
-def _longest_prompt(dataset: Dataset | IterableDataset | None, tokenizer: Any | None) -> int | None:
+def _measure_longest_prompt(dataset: Dataset | IterableDataset | None, tokenizer: Any | None) -> int | None:
     """Return the number of tokens of the longest of the first prompts; None where that cannot be told."""
     if tokenizer is None:
         return None
     lengths, words = [], getattr(tokenizer, "tokenizer", tokenizer)
-    for prompt in _first_prompts(dataset):
+    for prompt in _read_prompts(dataset):
         if isinstance(prompt, str):
             lengths.append(len(words(text=prompt)["input_ids"]))
         elif getattr(words, "chat_template", None):

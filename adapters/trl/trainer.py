@@ -1,22 +1,21 @@
 """The trainer: TRL's rollout with a coefficient for each candidate, and the loss that multiplies by it."""
 
 import logging
-import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import has_length
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction, SkipWarning, weigh_rewards
+from maxent_grpo.adapters.trl.callbacks import ExactResume, UpdateMeter
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.groups import ask_answers, gather_rows
 from maxent_grpo.adapters.trl.head import add_weighted_head
-from maxent_grpo.adapters.trl.preflight import expect_fitting, preflight_report
+from maxent_grpo.adapters.trl.preflight import check_run
 from maxent_grpo.adapters.trl.rows import (
     Rows,
     deal_over_micro_batches,
@@ -24,9 +23,8 @@ from maxent_grpo.adapters.trl.rows import (
     join_sequences,
     mask_tokens,
     select_rows,
-    sum_tokens,
 )
-from maxent_grpo.loss import maxent_weighted_nll
+from maxent_grpo.adapters.trl.terms import average_over_tokens, count_tokens, find_clipped, measure_kl
 from maxent_grpo.objective import MaxEntObjective, Target
 
 logger = logging.getLogger(__name__)
@@ -36,7 +34,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """`GRPOTrainer` with the loss of MaxEnt-GRPO; `MaxEntGRPOConfig` says which options are honoured.
 
     Args:
-        model, reward_funcs, train_dataset, kwargs: as `trl.GRPOTrainer`.
+        model, reward_funcs, train_dataset, kwargs: as `trl.GRPOTrainer`. A reward function that returns None or NaN
+            for a candidate takes it out of its group, unless the function's weight is 0.
         args: a `MaxEntGRPOConfig`; by default the method as published.
         key_func: called as a reward function is, it returns for each completion the text of what it answers, by
             which `maxent_dedup` counts candidates of a group as the same; None where only equal tokens do. Without
@@ -44,7 +43,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     Raises:
         ValueError: before any model is loaded, on arguments of another class, an option that is refused or does
-            not go with the model, data or rewards, or prompts that cannot fit the model's context.
+            not go with the model, data or rewards, or prompts that cannot fit the model's context; during training,
+            on rewards or reference scores that are infinite.
     """
 
     _tag_names = ["trl", "grpo", "maxent-grpo"]  # noqa: RUF012  (as TRL declares it)
@@ -68,7 +68,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         args: MaxEntGRPOConfig | None = None,
         train_dataset: Any = None,
         *,
-        key_func: KeyFunction | None = None,
+        key_func: KeyFunction | Callable[..., Answers] | None = None,
         **kwargs: Any,
     ) -> None:
         if args is None:
@@ -78,66 +78,42 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         expect(key_func is None or callable(key_func), "key_func to be a function or None", key_func=key_func)
         args.expect_supported()
         self.objective = MaxEntObjective(args.maxent_config())
-        self._preflight(model, reward_funcs, args, train_dataset, kwargs)
+        kwargs["processing_class"] = check_run(args, model, reward_funcs, train_dataset, kwargs)
         self._key_func, self._answers = key_func, None
-        self._measured: list[tuple[Rows, Target]] = []
         self._skip_warning = SkipWarning()
-        beta, args.beta = args.beta, args.beta_of_trl
+        # TRL loads a reference, and scores with it, where its beta is not 0. The target may need one while the loss
+        # has no KL term: then only TRL's own copy, self.beta, says so, and args.beta stays the term's coefficient.
+        beta, args.beta = args.beta, args.reference_beta
         try:
             super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         finally:
             args.beta = beta
-        whole_batch = args.kl_penalty != 0 or self.entropy_coef != 0 or self.aux_loss_enabled
-        self._drops = not whole_batch
+        needs_all = args.beta != 0 or self.entropy_coef != 0 or self.aux_loss_enabled
+        self._drops = not needs_all
         self._fused = args.maxent_fused_head and self._can_fuse()
         if self._fused:
             base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             add_weighted_head(base, temperature=self.temperature, float32=args.cast_lm_head_to_fp32)
-        self.add_callback(_Resumable(self))
-
-    def _preflight(
-        self, model: Any, reward_funcs: Any, args: MaxEntGRPOConfig, train_dataset: Any, given: dict[str, Any]
-    ) -> None:
-        """Refuse what cannot work and tell what will be done; load the tokenizer, as TRL would after the model."""
-        model_config = _config_of(model, args) if isinstance(model, str) else model.config
-        adapter = given.get("peft_config") is not None or hasattr(model, "get_base_model")
-        data = {"train": train_dataset, "evaluation": given.get("eval_dataset")}
-        expect_fitting(args, model_config, reward_funcs=reward_funcs, **data, adapter=adapter)
-        if given.get("processing_class") is None:
-            given["processing_class"] = AutoProcessor.from_pretrained(
-                model if isinstance(model, str) else model_config._name_or_path,
-                revision=(args.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None,
-                truncation_side="left",
-                padding_side="left",
-                trust_remote_code=args.trust_remote_code,
-            )
-        report = preflight_report(args, model_config, train_dataset, given["processing_class"])
-        if args.process_index == 0:
-            logger.warning(report)
+        self._meter = UpdateMeter(self)
+        self.add_callback(self._meter)
+        self.add_callback(ExactResume(self))
 
     def _can_fuse(self) -> bool:
         """Return whether the loss is linear in the token log-probabilities, or say why it is not."""
-        reasons = {
+        prompt_learning = getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False)
+        obstacles = {
             "updates are clipped": self.args.updates_off_policy,
             "entropy_coef > 0": self.entropy_coef != 0,
-            "kl_penalty > 0": self.args.kl_penalty != 0,
+            "beta is not 0": self.args.beta != 0,
             "the router has an auxiliary loss": self.aux_loss_enabled,
-            "the adapter learns a prompt": _learns_prompt(self.model),
+            "the adapter learns a prompt": prompt_learning,  # virtual tokens come before the embedded ones
         }
-        against = [reason for reason, holds in reasons.items() if holds]
-        if against and self.args.process_index == 0:
-            logger.warning("maxent_fused_head falls back to TRL's head: %s.", ", ".join(against))
-        return not against
+        present = [obstacle for obstacle, holds in obstacles.items() if holds]
+        if present and self.args.process_index == 0:
+            logger.warning("maxent_fused_head falls back to TRL's head: %s.", ", ".join(present))
+        return not present
 
-    def _get_train_sampler(self, dataset: Any = None) -> Any:
-        """Return TRL's sampler, kept so that a resumed run can bring it to its epoch."""
-        self._train_sampler = super()._get_train_sampler(dataset)
-        return self._train_sampler
-
-    def skip_epochs(self, epochs: int) -> None:
-        """Draw the order of prompts of epochs that a resumed run has behind it: TRL's sampler starts at the first."""
-        for _ in range(epochs if hasattr(self, "_train_sampler") else 0):
-            next(iter(self._train_sampler), None)
+    # The rollout: raw rewards and answers, whole groups, one coefficient per candidate.
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         """Keep the raw rewards, [N, F] over all ranks, before TRL makes advantages of them; ask for the answers."""
@@ -151,34 +127,27 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Rows:
         """Return TRL's rollout with a coefficient for each candidate in place of its advantage."""
         rows: Rows = super()._generate_and_score_completions(inputs)
-        train, args, old = self.model.training, self.args, rows.get("old_per_token_logps")
-        every = args.maxent_measure_every
-        measured = train and every > 0 and self.state.global_step % every == 0
-        if old is None and (measured or self.objective.config.needs_old_logps):
-            old = self._score(rows)
-        groups = gather_rows(self.accelerator, rows, old, self._generations(), self._answers)
+        is_measured, old = self._meter.is_due(), rows.get("old_per_token_logps")
+        if old is None and (is_measured or self.objective.config.needs_old_logps):
+            old = self.score_rows(rows)
+        groups = gather_rows(self.accelerator, rows, old, self._count_generations(), self._answers)
         weights = self.reward_weights.to(self._raw_rewards.device)
         utilities = weigh_rewards(self._raw_rewards, weights, self.reward_func_names).view(groups.lengths.shape)
         target = groups.build_target(self.objective, utilities)
-        if train and args.process_index == 0:
-            self._skip_warning.check_rollout(self.objective, target, utilities)
-        generator = groups.seed_generator(args.seed, self.state.global_step)
+        generator = groups.seed_generator(self.args.seed, self.state.global_step)
         coefficients = self.objective.coefficients(target, old_logps=groups.old_logps, generator=generator)
         kept = coefficients.flatten() != 0
-        if not (train and self._drops):
+        if not (self.model.training and self._drops):
             kept = torch.ones_like(kept)
-        self._log_target(target, coefficients, kept, groups)
-        self._log_values({"maxent/frac_unscored": float(utilities.isnan().float().mean())})
-        if measured:
-            self._measured.append((dict(rows), target))
-            self._log_measured("before", target, groups.old_logps)
+        self._log_rollout(groups, utilities, target, coefficients, kept)
+        if is_measured:
+            self._meter.measure_before(rows, target, groups.old_logps)
         first = self.accelerator.process_index * len(rows["prompt_ids"])
-        mine = slice(first, first + len(rows["prompt_ids"]))
-        rows["maxent_coefficients"] = coefficients.flatten()[mine]
+        rows["maxent_coefficients"] = coefficients.flatten()[first : first + len(rows["prompt_ids"])]
         rows.pop("advantages")
-        if not args.updates_off_policy:
-            rows.pop("old_per_token_logps", None)  # nothing to clip: the ratio is 1
         rows.pop("sampling_per_token_logps", None)
+        if not self.args.updates_off_policy:
+            rows.pop("old_per_token_logps", None)  # nothing to clip: the ratio is 1
         return rows if kept.all() else deal_over_ranks(self.accelerator, rows, kept, self._tokenizer.pad_token_id)
 
     def _prepare_inputs(self, generation_batch: Any) -> Rows:
@@ -192,6 +161,19 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             rows = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return rows
 
+    @torch.no_grad()
+    def score_rows(self, rows: Rows) -> Tensor:
+        """Return the policy's token log-probabilities of these rows, [B, T], in batches of a micro-batch."""
+        args = self.args
+        size = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
+        with disable_gradient_checkpointing(self.model, args.gradient_checkpointing_kwargs):
+            logps: Tensor = self._get_per_token_logps_and_entropies(
+                self.model, **join_sequences(rows), batch_size=size
+            )[0]
+        return logps
+
+    # The loss: coefficients are constants, so it only multiplies.
+
     def _compute_loss(self, model: Any, inputs: Rows) -> Tensor:
         """Return the loss of a micro-batch: eq. (7) is the sum over the micro-batches, the mean over the ranks.
 
@@ -199,33 +181,32 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         micro-batches, a fraction maybe, known before the first backward.
         """
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
-        groups = len(inputs["prompt_ids"]) * accumulation / self._generations()
         rows = self._select_trained(inputs)
         mask, ratio = mask_tokens(rows), rows.get("importance_sampling_ratio")
         constants: dict[str, Any] = {
-            "num_groups": groups,
+            "num_groups": len(inputs["prompt_ids"]) * accumulation / self._count_generations(),
             "token_scale": None if ratio is None else ratio.expand(mask.shape),
         }
         if self._fused:
-            return self._fused_loss(model, rows, mask, constants)
+            return self._compute_fused_loss(model, rows, mask, constants)
         logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(
             model, **join_sequences(rows), compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
         )
         old = rows.get("old_per_token_logps")
         loss = self.objective.loss(logps, rows["maxent_coefficients"], mask, old_logps=old, **constants)
-        values = {"entropy": entropies} | self._compared(rows, logps, old)
-        if self.args.kl_penalty != 0:
-            loss = loss + self.args.kl_penalty * self._candidate_mean(values["kl"], mask, groups)
+        values = {"entropy": entropies} | self._compare_policies(rows, logps, old)
+        if self.args.beta != 0:
+            loss = loss + self.args.beta * self._average_kl(values["kl"], mask, constants["num_groups"])
         if self.entropy_coef != 0:
-            loss = loss - self.entropy_coef * self._candidate_mean(entropies, mask, groups)
-            self._log_values({"entropy_coef": self.entropy_coef})
+            loss = loss - self.entropy_coef * self._average_entropy(rows, entropies, mask, accumulation)
+            self.log_values({"entropy_coef": self.entropy_coef})
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * aux_loss / accumulation
-            self._log_values({"aux_loss": float(self.accelerator.reduce(aux_loss.detach(), reduction="mean"))})
-        self._log_token_means(values, mask)
+            self.log_values({"aux_loss": float(self.accelerator.reduce(aux_loss.detach(), reduction="mean"))})
+        self.log_values(average_over_tokens(values, mask, self.accelerator))
         return loss
 
-    def _fused_loss(self, model: Any, rows: Rows, mask: Tensor, constants: dict[str, Any]) -> Tensor:
+    def _compute_fused_loss(self, model: Any, rows: Rows, mask: Tensor, constants: dict[str, Any]) -> Tensor:
         """Return the loss through the one-pass LM head."""
         weights = self.objective.token_coefficients(rows["maxent_coefficients"], mask, **constants)
         sequences = join_sequences(rows)
@@ -233,8 +214,9 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             result = model(
                 input_ids=sequences["input_ids"], attention_mask=sequences["attention_mask"], token_weights=weights
             )
-        values = {"entropy": result.entropy} | self._compared(rows, result.log_probs, None)
-        self._log_token_means(values, mask & (weights != 0))  # the head skips the others
+        values = {"entropy": result.entropy} | self._compare_policies(rows, result.log_probs, None)
+        read = mask & (weights != 0)  # the head skips the others
+        self.log_values(average_over_tokens(values, read, self.accelerator))
         loss: Tensor = result.loss
         return loss
 
@@ -246,133 +228,61 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         kept[0] |= ~kept.any()
         return select_rows(rows, kept)
 
-    def _compared(self, rows: Rows, logps: Tensor, old: Tensor | None) -> dict[str, Tensor]:
+    def _compare_policies(self, rows: Rows, logps: Tensor, old: Tensor | None) -> dict[str, Tensor]:
         """Return what there is to compare the policy with at each token, [B, T]: TRL's KL and its clip ratios."""
         values: dict[str, Tensor] = {}
         if "ref_per_token_logps" in rows:
-            gap = rows["ref_per_token_logps"] - logps
-            values["kl"] = gap.exp() - gap - 1
-            if self.args.use_bias_correction_kl:
-                values["kl"] = values["kl"] * (logps - (logps.detach() if old is None else old)).exp()
+            values["kl"] = measure_kl(rows, logps, old, corrected=self.args.use_bias_correction_kl)
         if old is not None:
-            config, ratio = self.objective.config, (logps.detach() - old).exp()
-            c = rows["maxent_coefficients"].unsqueeze(-1)
-            low, high = (ratio < 1 - config.clip_low) & (c < 0), (ratio > 1 + config.clip_high) & (c > 0)
-            clipped = {"low": low, "high": high, "region": low | high}
-            values |= {f"clip_ratio/{side}_mean": where for side, where in clipped.items()}
+            values |= find_clipped(rows, logps, old, self.objective.config)
         return values
 
-    def _candidate_mean(self, values: Tensor, mask: Tensor, groups: float) -> Tensor:
-        """Return this part of the mean of [B, T] over a candidate's tokens, candidates and groups."""
-        share = torch.full_like(values[:, 0], 1 / self._generations())
-        return -maxent_weighted_nll(values, share, mask, length_normalize=True, num_groups=groups)
+    def _average_kl(self, kl: Tensor, mask: Tensor, num_groups: float) -> Tensor:
+        """Return this part of the KL of [B, T] tokens, divided per candidate as NLLs are: mean over candidates."""
+        shares = torch.full_like(kl[:, 0], -1 / self._count_generations())  # the loss takes Σ −c·value
+        return self.objective.loss(kl, shares, mask, num_groups=num_groups)
 
-    @torch.no_grad()
-    def _log_token_means(self, values: dict[str, Tensor], mask: Tensor) -> None:
-        """Log means of [B, T] over the tokens of all ranks, by one reduction of sums."""
-        sums = torch.stack([mask.sum().float(), *((value.float() * mask).sum() for value in values.values())])
-        count, *totals = self.accelerator.reduce(sums, reduction="sum").tolist()
-        if count > 0:
-            self._log_values({name: total / count for name, total in zip(values, totals, strict=True)})
+    def _average_entropy(self, rows: Rows, entropies: Tensor, mask: Tensor, accumulation: int) -> Tensor:
+        """Return this part of the mean entropy over the tokens of an optimiser step."""
+        share = accumulation / self.args.steps_per_generation if self.model.training else 1.0
+        return (entropies * mask).sum() / count_tokens(rows, self.accelerator.num_processes, share)
 
-    def _log_target(self, target: Target, coefficients: Tensor, kept: Tensor, groups: Groups) -> None:
+    # The log.
+
+    def _log_rollout(
+        self, groups: Groups, utilities: Tensor, target: Target, coefficients: Tensor, kept: Tensor
+    ) -> None:
         """Log the statistics of the gathered groups, the same on every rank, and the table's columns."""
         if target.mask.any():
             statistics = self.objective.statistics(target, policy_logps=groups.old_logps).as_dict()
             statistics["maxent/frac_distinct"] = groups.measure_distinct(target.mask)
-            self._log_values({name: float(value) for name, value in statistics.items()})
-        self._log_values({"maxent/frac_trained_on": float(kept.float().mean())})
+            self.log_values({name: float(value) for name, value in statistics.items()})
+        if self.model.training and self.args.process_index == 0:
+            self._skip_warning.check_rollout(self.objective, target, utilities)
+        self.log_values({
+            "maxent/frac_unscored": float(utilities.isnan().float().mean()),
+            "maxent/frac_trained_on": float(kept.float().mean()),
+        })  # fmt: skip
         self._logs["extra"]["target_weight"].extend(target.weights.flatten().tolist())
         self._logs["extra"]["coefficient"].extend(coefficients.flatten().tolist())
 
-    def _log_measured(self, when: str, target: Target, policy_logps: Tensor | None) -> None:
-        """Log what an update is to lower, of a policy before or after it."""
-        statistics = self.objective.statistics(target, policy_logps=policy_logps).as_dict()
-        names = ("maxent/improvement_gap", "maxent/forward_kl")
-        self._log_values({f"{name}_{when}": float(statistics[name]) for name in names if name in statistics})
-
-    def _log_values(self, values: dict[str, float]) -> None:
+    def log_values(self, values: dict[str, float]) -> None:
+        """Add to what the next log averages."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name, value in values.items():
             metrics[name].append(value)
 
-    def _generations(self) -> int:
+    def _count_generations(self) -> int:
         return int(self.num_generations if self.model.training else self.num_generations_eval)
 
-    @torch.no_grad()
-    def _score(self, rows: Rows) -> Tensor:
-        """Return the policy's token log-probabilities of these rows, [B, T], in batches of a micro-batch."""
-        args = self.args
-        size = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
-        with disable_gradient_checkpointing(self.model, args.gradient_checkpointing_kwargs):
-            logps: Tensor = self._get_per_token_logps_and_entropies(
-                self.model, **join_sequences(rows), batch_size=size
-            )[0]
-        return logps
+    # The order of prompts, for runs that are resumed.
 
-    def log_after_update(self) -> None:
-        """Log the gap and the forward KL of the updated policy on the candidates that were measured before it."""
-        for rows, target in self._measured:
-            sums = self.accelerator.gather(sum_tokens(self._score(rows), mask_tokens(rows)))
-            self._log_measured("after", target, sums.view_as(target.weights))
-        self._measured.clear()
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Return TRL's sampler, kept so that a resumed run can bring it to its epoch."""
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
 
-    def is_mid_rollout(self, step: int, dataloader: Any) -> bool:
-        """Return whether this optimiser step leaves a rollout half used; an epoch ends with its last rollout."""
-        accumulation, rollout = self.args.gradient_accumulation_steps, self.args.micro_steps_per_rollout
-        if has_length(dataloader):
-            step %= max(math.ceil(len(dataloader) / accumulation), 1)
-        return bool(step * accumulation % rollout)
-
-
-def _config_of(path: str, args: MaxEntGRPOConfig) -> Any:
-    """Return the configuration of a model that TRL is to load, from where it is to load it."""
-    names = ("revision", "trust_remote_code", "subfolder", "token", "cache_dir", "local_files_only")
-    given = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
-    return AutoConfig.from_pretrained(path, **{name: given[name] for name in names if name in given})
-
-
-def _learns_prompt(model: Any) -> bool:
-    """Return whether the model is an adapter of PEFT that puts virtual tokens before the embedded ones."""
-    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
-
-
-class _Resumable(TrainerCallback):  # type: ignore[misc]
-    """Lets a resumed run go on as if it had not stopped, and measures what an update did.
-
-    A checkpoint waits until no rollout is half used, because the rest of a rollout is not in it.
-    """
-
-    def __init__(self, trainer: MaxEntGRPOTrainer) -> None:
-        self.trainer = trainer
-        self.due = False
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        loader = kwargs.get("train_dataloader")
-        expect(
-            not self.trainer.is_mid_rollout(state.global_step, loader),
-            f"a checkpoint between rollouts, of {self.trainer.args.micro_steps_per_rollout} micro-batches each (the "
-            "rest of a rollout is not in it)",
-            global_step=state.global_step,
-        )
-        if self.trainer.is_mid_rollout(state.max_steps, loader) and state.is_world_process_zero:
-            logger.warning(
-                "Training will end in mid-rollout, at step %d: its end cannot be resumed.", state.max_steps
-            )
-        self.trainer.skip_epochs(int(state.epoch or 0))
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
-        self.trainer.log_after_update()
-        between_rollouts = self.trainer._step % self.trainer.args.micro_steps_per_rollout == 0
-        self.due |= control.should_save
-        control.should_save = self.due and between_rollouts
-        self.due &= not between_rollouts
-        return control
-
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.due:
-            logger.warning(
-                "The checkpoint of step %d is not saved: training ended in mid-rollout, and could not be resumed "
-                "exactly. The model is there for save_model().",
-                state.global_step,
-            )
+    def skip_epochs(self, epochs: int) -> None:
+        """Draw the order of prompts of epochs that a resumed run has behind it: TRL's sampler starts at the first."""
+        for _ in range(epochs if hasattr(self, "_train_sampler") else 0):
+            next(iter(self._train_sampler), None)

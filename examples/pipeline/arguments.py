@@ -97,7 +97,7 @@ class Run:
     Attributes:
         key_function: what says which completions are the same answer, or None.
         recipe: the file it comes from, or None.
-        changed: what became of the fields that are for the other trainer.
+        changed: a line for each field that is left out because this trainer does not have or honour it.
         missing: packages that are not installed here, each with the field that asks for it; empty but in a preflight.
     """
 

@@ -30,6 +30,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig, ModelConfig, get_peft_config
 
+from maxent_grpo.adapters.trl import MaxEntGRPOConfig
 from maxent_grpo.pipeline.arguments import Run
 from maxent_grpo.pipeline.starts import STARTS, build_start_config
 
@@ -200,7 +201,9 @@ def _count_tokens(run: Run) -> int:
 
 def _holds_reference(run: Run, all_trained: bool) -> bool:
     """Return whether a second model is held: an adapter's reference is the model without it."""
-    return all_trained and run.training.beta != 0
+    args = run.training
+    beta = args.reference_beta if isinstance(args, MaxEntGRPOConfig) else args.beta
+    return all_trained and beta != 0
 
 
 def _estimate_generation(run: Run, cache: float, gathered: float, layout: Layout) -> float:

@@ -9,7 +9,7 @@ import yaml
 from trl import GRPOConfig
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
-from maxent_grpo.adapters.trl.config import REFUSED
+from maxent_grpo.adapters.trl.options import REFUSED
 from maxent_grpo.pipeline.secrets import expect_no_secret
 
 Flags = list[tuple[str, list[str]]]
@@ -17,10 +17,6 @@ MAXENT_FIELDS = {each.name for each in dataclasses.fields(MaxEntGRPOConfig)} - {
     each.name for each in dataclasses.fields(GRPOConfig)
 }
 TASKS = ("maxent", "grpo")
-NAMES_OF_BETA = {
-    "grpo": {"init_kl_coeff": "beta", "maxent_beta": "beta"},
-    "maxent": {"beta": "init_kl_coeff"},
-}
 
 
 class _Loader(yaml.SafeLoader):
@@ -106,30 +102,25 @@ def join_flags(flags: Flags) -> list[str]:
 
 
 def convert_recipe(task: str, recipe: dict[str, Any], flags: Flags) -> tuple[dict[str, Any], Flags, tuple[str, ...]]:
-    """Return a recipe and flags as a trainer takes them, and what became of the other trainer's fields.
+    """Return a recipe and flags as a trainer takes them, and a line for each field that is left out.
 
-    β is `beta` for TRL's trainer and `init_kl_coeff` for ours. What only ours has is left out for TRL's; what fixes
-    the loss in a recipe for one trainer is left out for the other. A flag that fixes the loss is meant, and stays.
+    Fields that only our trainer has are left out for TRL's. Options of TRL that would change the method are left out
+    of a recipe for ours, each with what is lost; as a flag such an option is meant, and our trainer refuses it.
     """
-    own = recipe.get("task", task)
-    left_out = MAXENT_FIELDS if task == "grpo" else set()
-    renamed = NAMES_OF_BETA[task] if task == "grpo" or own == "grpo" else {}
-    fixed = set() if own == task else set(REFUSED)
-    given = [(name, value) for name, value in recipe.items() if value is not None or name not in renamed]
-    fields, told = _convert_fields(given, left_out | fixed, renamed)
-    kept, told_of_flags = _convert_fields(flags, left_out, renamed)
-    defaults = {"loss_type": "grpo"} if task == "grpo" else {}
-    return defaults | dict(fields), kept, (*told, *told_of_flags)
+    if task == "maxent":
+        lines = {
+            name: f"{_show_field(name, value)} is left out: {REFUSED[name].lost}"
+            for name, value in recipe.items()
+            if name in REFUSED and value != REFUSED[name].value
+        }
+        return {name: value for name, value in recipe.items() if name not in lines}, flags, tuple(lines.values())
+    of_ours = MAXENT_FIELDS | (set(REFUSED) if recipe.get("task", task) == "maxent" else set())
+    left_out = [(name, value) for name, value in recipe.items() if name in of_ours]
+    left_out += [(name, values) for name, values in flags if name in MAXENT_FIELDS]
+    fields = {"loss_type": "grpo"} | {name: value for name, value in recipe.items() if name not in of_ours}
+    kept = [(name, values) for name, values in flags if name not in MAXENT_FIELDS]
+    return fields, kept, tuple(f"{_show_field(name, value)} is left out" for name, value in left_out)
 
 
-def _convert_fields(
-    given: Sequence[tuple[str, Any]], left_out: set[str], renamed: dict[str, str]
-) -> tuple[list[tuple[str, Any]], list[str]]:
-    told = [f"{name}={_text(value)} is {renamed[name]}" for name, value in given if name in renamed]
-    told += [f"{name}={_text(v)} is left out" for name, v in given if name in left_out and name not in renamed]
-    kept = [(renamed.get(name, name), v) for name, v in given if name in renamed or name not in left_out]
-    return kept, told
-
-
-def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _show_field(name: str, value: Any) -> str:
+    return f"{name}={' '.join(map(str, value)) if isinstance(value, list) else value}"

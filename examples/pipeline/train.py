@@ -8,8 +8,8 @@ A recipe is YAML of the fields of `GRPOScriptArguments`, `MaxEntGRPOConfig` and 
 names override it.
 
 `--task maxent` or `--task grpo` names the trainer. It reads `<task>/config_<name>.yaml` beside the recipe where there
-is one, else the recipe itself: then β is `init_kl_coeff` for one trainer and `beta` for the other, and fields that
-only the other one has are left out. `--preflight-only` says what the run would do and the memory it takes.
+is one, else the recipe itself: fields that the trainer does not have or honour are then left out, and a line says
+what is lost without each. `--preflight-only` says what the run would do and the memory it takes.
 `--resume_from_checkpoint last` goes on from the newest checkpoint that is whole.
 The Hub login is that of HF_TOKEN or of `hf auth login`.
 """
@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
-from maxent_grpo.adapters.trl.preflight import preflight_report
+from maxent_grpo.adapters.trl.preflight import write_preflight
 from maxent_grpo.pipeline.arguments import Run, parse_run
 from maxent_grpo.pipeline.checkpoints import find_checkpoint
 from maxent_grpo.pipeline.data.prompts import load_prompts
@@ -56,17 +56,17 @@ def preflight(run: Run) -> str:
         train = None
         lines.append(f"prompts: not looked at. {error}")
     if isinstance(args, MaxEntGRPOConfig):
-        lines.append(preflight_report(args, shape, train, None))
+        lines.append(write_preflight(args, shape, train, None))
     return "\n".join([*lines, report_memory(run)])
 
 
 def describe_run(run: Run) -> str:
-    """Return the trainer, the model and the rewards in a line, and what of the recipe is for the other trainer."""
+    """Return the trainer, the model and the rewards in a line, and a line for each field that is left out."""
     kind = "MaxEntGRPOTrainer" if isinstance(run.training, MaxEntGRPOConfig) else "TRL's GRPOTrainer"
     line = f"{run.where}: {kind} on {run.model.model_name_or_path}, rewards {run.script.reward_funcs}"
     if run.key_function is not None:
         line += f", the same answer by {run.script.key_func}"
-    return "\n".join([line, f"with --task {run.script.task}: {', '.join(run.changed)}"] if run.changed else [line])
+    return "\n".join([line, *(f"with --task {run.script.task}, {change}" for change in run.changed)])
 
 
 def build_trainer(run: Run) -> GRPOTrainer:

@@ -10,7 +10,8 @@ from accelerate.utils import DistributedType
 
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
-from maxent_grpo.adapters.trl.preflight import preflight_report
+from maxent_grpo.adapters.trl.options import REFUSED
+from maxent_grpo.adapters.trl.preflight import write_preflight
 from maxent_grpo.pipeline import train
 from maxent_grpo.pipeline.arguments import Run, parse_run
 from maxent_grpo.pipeline.memory import (
@@ -75,7 +76,7 @@ def test_a_recipe_loads_and_its_batches_are_whole_groups(recipe: Path) -> None:
     assert run.changed == ()
     if isinstance(args, MaxEntGRPOConfig):
         shape, _ = load_shape(run)
-        assert f"x {args.num_generations} candidates per rollout" in preflight_report(args, shape, None, None)
+        assert f"x {args.num_generations} candidates per rollout" in write_preflight(args, shape, None, None)
 
 
 def list_arguments(run: Run) -> dict[str, Any]:
@@ -110,29 +111,37 @@ def test_a_recipe_of_ours_alone_runs_the_plain_grpo_of_the_grpo_recipe(recipe: P
     assert not isinstance(run.training, MaxEntGRPOConfig)
     assert run.training.loss_type == "grpo"
     assert list_arguments(run) == list_arguments(load(name_sibling(recipe, "grpo")))
-    changes = {"init_kl_coeff=0.0 is beta", "maxent_tau=0.7 is left out", "maxent_center=true is left out"}
+    changes = {"maxent_preset=diverse is left out", "maxent_tau=0.7 is left out", "maxent_center=true is left out"}
     assert changes <= {*run.changed}
-    assert "maxent_tau=0.7 is left out" in train.describe_run(run)
+    assert "with --task grpo, maxent_tau=0.7 is left out" in train.describe_run(run).splitlines()
 
 
 @pytest.mark.parametrize(
     "recipe", [path for path in PLAIN if not name_sibling(path, "maxent").exists()], ids=name_recipe
 )
-def test_a_grpo_recipe_runs_the_method_as_published(recipe: Path) -> None:
+def test_a_grpo_recipe_runs_the_method_as_published_on_the_scale_of_grpo(recipe: Path) -> None:
     run = load(recipe, "--task", "maxent")
-    assert set(run.changed) == {
-        "beta=0.0 is init_kl_coeff",
-        "loss_type=grpo is left out",
-        "scale_rewards=group is left out",
-    }
-    assert run.training.maxent_config() == MaxEntConfig(max_length=run.training.max_completion_length)
+    assert run.changed == (
+        f"loss_type=grpo is left out: {REFUSED['loss_type'].lost}",
+        f"scale_rewards=group is left out: {REFUSED['scale_rewards'].lost}",
+    )
+    expected = MaxEntConfig(nll_reduction="max_length", max_length=run.training.max_completion_length)
+    assert run.training.maxent_config() == expected
 
 
-def test_beta_goes_with_a_recipe_to_either_trainer() -> None:
-    assert load(PLAIN_MATH_1B, "--init_kl_coeff", "0.04").training.beta == 0.04
-    assert load(PLAIN_MATH_1B, "--beta", "0.04").training.beta == 0.04
-    assert load(PLAIN_MATH_1B, "--task", "maxent", "--beta", "0.04").training.maxent_config().beta == 0.04
+def test_beta_keeps_its_meaning_for_either_trainer(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(PLAIN_MATH_1B.read_text().replace("beta: 0.0", "beta: 0.04\ninit_kl_coeff: 0.1"))
+    plain, ours = load(recipe), load(recipe, "--task", "maxent")
+    assert plain.training.beta == ours.training.beta == 0.04
+    assert ours.training.maxent_config().beta == 0.1
+    assert plain.changed == ("init_kl_coeff=0.1 is left out",)
+
+
+def test_options_of_trl_that_our_trainer_refuses_are_left_out_of_recipes_but_not_of_flags() -> None:
     assert load(PLAIN_MATH_1B, "--loss_type", "dapo").training.loss_type == "dapo"
+    with pytest.raises(ValueError, match=r"loss_type='maxent' .*got loss_type='dapo'"):
+        load(PLAIN_MATH_1B, "--task", "maxent", "--loss_type", "dapo")
 
 
 def test_the_countdown_recipes_keep_several_answers_alive() -> None:

@@ -88,7 +88,7 @@ MATH = {"dataset_name": None, "prompt_format": "chat", "reward_funcs": ["pure_ac
         ({}, ["--task", "ppo"], r"command line: argument --task: invalid choice: 'ppo'"),
         ({"save_strategy": False}, [], r"recipe\.yaml: Expected save_strategy of no, .*got save_strategy=False"),
         ({"maxent_tau": -1.0}, [], r"recipe\.yaml: .*tau >= 0, got .*-1"),
-        ({"loss_type": "dapo"}, [], r"recipe\.yaml: .*got loss_type='dapo'"),
+        ({}, ["--loss_type", "dapo"], r"recipe\.yaml: .*got loss_type='dapo'"),
         ({"hub_token": "hf_secret"}, [], r"recipe\.yaml: .*HF_TOKEN.*got hub_token"),
         ({"env": {"HF_TOKEN": "hf_secret"}}, [], r"recipe\.yaml: .*got env\.HF_TOKEN"),
         ({}, ["--hub-token=hf_secret"], r"command line: .*HF_TOKEN.*got hub_token"),

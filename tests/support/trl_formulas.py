@@ -12,6 +12,8 @@ from maxent_grpo import MaxEntConfig, reference
 from support import trl_tiny
 
 K, PROMPTS = 4, 2
+DEFAULT = MaxEntConfig(nll_reduction="max_length", max_length=trl_tiny.COMPLETION)
+"""What a trainer's arguments amount to where none of the method's is set: as published, on the scale of GRPO."""
 Completion = list[int]
 
 

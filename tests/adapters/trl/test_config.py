@@ -13,8 +13,9 @@ from trl import GRPOConfig
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters import _require, trl
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
-from maxent_grpo.adapters.trl.config import REFUSED
+from maxent_grpo.adapters.trl.options import REFUSED
 from support import trl_tiny
+from support.trl_formulas import DEFAULT
 
 OTHER_VALUES = {
     "loss_type": "dapo",
@@ -70,9 +71,9 @@ def test_every_refused_option_is_tried() -> None:
     assert set(OTHER_VALUES) == set(REFUSED)
 
 
-def test_unset_fields_are_the_published_method(tmp_path: Any) -> None:
+def test_unset_fields_are_the_published_method_on_the_scale_of_grpo(tmp_path: Any) -> None:
     args = trl_tiny.arguments(tmp_path)
-    assert args.maxent_config() == MaxEntConfig(max_length=trl_tiny.COMPLETION)
+    assert args.maxent_config() == DEFAULT
 
 
 def test_the_clip_is_that_of_trl_unless_the_method_sets_its_own(tmp_path: Any) -> None:
@@ -83,71 +84,70 @@ def test_the_clip_is_that_of_trl_unless_the_method_sets_its_own(tmp_path: Any) -
 def test_every_field_of_the_method_has_a_flag_that_says_what_it_is(tmp_path: Any) -> None:
     parser = HfArgumentParser(MaxEntGRPOConfig)
     described = {action.dest: action.help for action in parser._actions}
+    of_trl = {"nll_reduction", "max_length", "clip_low", "clip_high", "beta"}
     for known in dataclasses.fields(MaxEntConfig):
-        assert f"Unset: {known.default!r}" in described[f"maxent_{known.name}"]
+        default = "Unset: " if known.name in of_trl else f"Unset: {known.default!r}."
+        assert default in str(described[f"maxent_{known.name}"])
     assert "--maxent_q_temperature" in parser.format_help()
 
 
 def test_help_says_whose_mean_the_entropy_bonus_is() -> None:
     described = {action.dest: action.help for action in HfArgumentParser(MaxEntGRPOConfig)._actions}
-    assert "mean over tokens, candidates and groups" in str(described["entropy_coef"])
+    assert "mean over the tokens of a rollout" in str(described["entropy_coef"])
 
 
 def test_flags_are_read(tmp_path: Any) -> None:
     flags = "--maxent_tau 0.5 --maxent_anchor none --maxent_center true --maxent_surrogate_tau inf --use_cpu true"
     parser = HfArgumentParser(MaxEntGRPOConfig)
     (args,) = parser.parse_args_into_dataclasses(["--output_dir", str(tmp_path), "--bf16", "false", *flags.split()])
-    expected = MaxEntConfig(tau=0.5, anchor="none", center=True, max_length=args.max_completion_length)
+    expected = MaxEntConfig(
+        tau=0.5, anchor="none", center=True, max_length=args.max_completion_length, nll_reduction="max_length"
+    )
     assert args.maxent_config() == expected
 
 
 @pytest.mark.parametrize(
-    "names", [{"init_kl_coeff": 0.1}, {"beta": 0.1}, {"maxent_beta": 0.1}, {"beta": 0.1, "init_kl_coeff": 0.1}]
+    "names", [{"init_kl_coeff": 0.1}, {"maxent_beta": 0.1}, {"maxent_beta": 0.1, "init_kl_coeff": 0.1}]
 )
-def test_beta_goes_by_any_of_its_names(names: dict[str, float], tmp_path: Any) -> None:
+def test_the_targets_beta_goes_by_either_of_its_names(names: dict[str, float], tmp_path: Any) -> None:
     args = trl_tiny.arguments(tmp_path, **names)
-    assert (args.maxent_config().beta, args.beta) == (0.1, 0.1)
+    assert (args.maxent_config().beta, args.init_kl_coeff, args.beta) == (0.1, 0.1, 0.0)
+
+
+def test_names_of_the_targets_beta_that_disagree_are_refused(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="init_kl_coeff and maxent_beta to agree"):
+        trl_tiny.arguments(tmp_path, maxent_beta=0.0, init_kl_coeff=0.1)
+
+
+def test_trls_beta_is_not_the_targets(tmp_path: Any) -> None:
+    args = trl_tiny.arguments(tmp_path, beta=0.04)
+    assert (args.maxent_config().beta, args.beta) == (0.0, 0.04)
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("settings", "expected"),
     [
-        {"beta": 0.2, "init_kl_coeff": 0.1},
-        {"beta": 0.0, "init_kl_coeff": 0.1},
-        {"beta": 0.1, "maxent_beta": 0.0},
-        {"beta": 0.0, "init_kl_coeff": 0.1, "maxent_anchor": "old"},
-        {"beta": 0.3, "kl_penalty": 0.3, "init_kl_coeff": 0.1, "maxent_anchor": "old"},
-        {"beta": 0.1, "kl_penalty": 0.1, "init_kl_coeff": 0.0},
-    ],
-)
-def test_names_of_beta_that_disagree_are_refused(names: dict[str, Any], tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match="init_kl_coeff, beta and maxent_beta to agree"):
-        trl_tiny.arguments(tmp_path, **names)
-
-
-@pytest.mark.parametrize(
-    ("settings", "loaded"),
-    [
-        ({}, False),
-        ({"init_kl_coeff": 0.1}, True),
-        ({"init_kl_coeff": 0.1, "maxent_anchor": "old"}, False),
-        ({"kl_penalty": 0.1}, True),
-        ({"kl_penalty": 0.1, "init_kl_coeff": 0.2, "maxent_anchor": "old"}, True),
+        ({}, 0.0),
+        ({"init_kl_coeff": 0.1}, 0.1),
+        ({"init_kl_coeff": 0.1, "maxent_anchor": "old"}, 0.0),
+        ({"beta": 0.3}, 0.3),
+        ({"beta": 0.3, "init_kl_coeff": 0.2, "maxent_anchor": "old"}, 0.3),
+        ({"beta": 0.3, "init_kl_coeff": 0.2}, 0.3),
     ],
 )
 def test_trl_is_asked_for_a_reference_exactly_when_one_is_needed(
-    settings: dict[str, Any], loaded: bool, tmp_path: Any
+    settings: dict[str, Any], expected: float, tmp_path: Any
 ) -> None:
-    assert (trl_tiny.arguments(tmp_path, **settings).beta_of_trl != 0) == loaded
+    assert trl_tiny.arguments(tmp_path, **settings).reference_beta == expected
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {"init_kl_coeff": 0.1},
-        {"kl_penalty": 0.1},
-        {"init_kl_coeff": 0.1, "maxent_anchor": "old", "kl_penalty": 0.3},
-        {"beta": 0.2},
+        {"beta": 0.1},
+        {"init_kl_coeff": 0.1, "maxent_anchor": "old", "beta": 0.3},
+        {"maxent_preset": "diverse", "maxent_tau": 0.4},
     ],
 )
 def test_arguments_can_be_built_again_from_what_they_became(settings: dict[str, Any], tmp_path: Any) -> None:
@@ -158,7 +158,35 @@ def test_arguments_can_be_built_again_from_what_they_became(settings: dict[str, 
     assert (again.maxent_config(), again.beta) == (args.maxent_config(), args.beta)
 
 
-@pytest.mark.parametrize("settings", [{"kl_penalty": 0.1}, {"entropy_coef": 0.1}])
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"maxent_preset": "diverse"}, MaxEntConfig.diverse(max_length=trl_tiny.COMPLETION)),
+        ({"maxent_preset": "published"}, MaxEntConfig(max_length=trl_tiny.COMPLETION)),
+        (
+            {"maxent_preset": "diverse", "maxent_dedup": 0.5, "init_kl_coeff": 0.1, "epsilon": 0.1},
+            dataclasses.replace(
+                MaxEntConfig.diverse(max_length=trl_tiny.COMPLETION), dedup=0.5, beta=0.1, clip_low=0.1, clip_high=0.1
+            ),
+        ),
+    ],
+)
+def test_a_preset_is_a_whole_recipe_that_fields_beside_it_override(
+    settings: dict[str, Any], expected: MaxEntConfig, tmp_path: Any
+) -> None:
+    assert trl_tiny.arguments(tmp_path, **settings).maxent_config() == expected
+
+
+def test_the_environment_beats_the_defaults_and_is_beaten_by_a_preset(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAXENT_TAU", "0.4375")
+    assert trl_tiny.arguments(tmp_path).maxent_config() == dataclasses.replace(DEFAULT, tau=0.4375)
+    assert trl_tiny.arguments(tmp_path, maxent_preset="published").maxent_config().tau == MaxEntConfig().tau
+    assert trl_tiny.arguments(tmp_path, maxent_preset="published", maxent_tau=0.3).maxent_config().tau == 0.3
+
+
+@pytest.mark.parametrize("settings", [{"beta": 0.1}, {"entropy_coef": 0.1}])
 def test_pruning_is_refused_beside_what_needs_every_candidate(settings: dict[str, Any], tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="with maxent_keep_fraction"):
         trl_tiny.arguments(tmp_path, maxent_keep_fraction=0.5, **settings)
@@ -200,8 +228,8 @@ def test_values_that_could_not_have_their_effect_are_refused_by_name(
         trl_tiny.arguments(tmp_path, **settings)
 
 
-def test_a_reference_may_move_with_the_policy_where_only_the_penalty_needs_it(tmp_path: Path) -> None:
-    assert trl_tiny.arguments(tmp_path, sync_ref_model=True, kl_penalty=0.1).beta_of_trl == 0.1
+def test_a_reference_may_move_with_the_policy_where_only_the_kl_term_needs_it(tmp_path: Path) -> None:
+    assert trl_tiny.arguments(tmp_path, sync_ref_model=True, beta=0.1).reference_beta == 0.1
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,18 @@ from transformers import (
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.trl.head import _logit_settings
 from support import trl_tiny
-from support.trl_formulas import expected_gradient, fields, groups, policy_and_reference, relative_error, utilities
+from support.trl_formulas import (
+    DEFAULT,
+    expected_gradient,
+    fields,
+    groups,
+    policy_and_reference,
+    relative_error,
+    utilities,
+)
 
 SETTINGS = {
+    "default": DEFAULT,
     "published": MaxEntConfig(),
     "anchored at the reference": MaxEntConfig(beta=0.5, q_temperature=0.5),
     "anchored at the rollout policy": MaxEntConfig(beta=0.5, anchor="old", nll_reduction="mean"),
@@ -73,7 +82,7 @@ def test_rewards_are_weighted_and_a_missing_one_masks_its_candidate(tmp_path: An
     policy = trl_tiny.model()
     rewards = utilities(weighted)
     assert 0 < np.isnan(rewards).sum() < rewards.size
-    expected = expected_gradient(policy, policy, MaxEntConfig(), rewards)
+    expected = expected_gradient(policy, policy, DEFAULT, rewards)
     functions = [no_reward_for_six_tokens, second_reward, length_of_even_completions, nothing_finite]
     kept = trl_tiny.Gradients()
     run = trl_tiny.trainer(
@@ -93,7 +102,7 @@ def test_a_candidate_that_no_function_scores_has_no_weight(tmp_path: Any) -> Non
     policy = trl_tiny.model()
     rewards = utilities(lambda ids: np.nan if len(ids) == 6 else trl_tiny.reward([ids])[0])
     assert np.isnan(rewards).any()
-    expected = expected_gradient(policy, policy, MaxEntConfig(), rewards)
+    expected = expected_gradient(policy, policy, DEFAULT, rewards)
     got = trl_tiny.gradient(tmp_path, policy=policy, rewards=no_reward_for_six_tokens)
     assert relative_error(got, expected) < 1e-5
 
@@ -165,27 +174,50 @@ def test_the_second_update_on_a_rollout_is_clipped(config: MaxEntConfig, tmp_pat
     assert relative_error(got, unclipped) > 1e-2
 
 
+REDUCTIONS = {
+    "max_length": lambda tokens: tokens.sum() / trl_tiny.COMPLETION,
+    "sum": lambda tokens: tokens.sum(),
+    "mean": lambda tokens: tokens.mean(),
+}
+
+
 @pytest.mark.parametrize("corrected", [False, True])
-def test_the_penalties_are_means_over_tokens_candidates_and_groups(corrected: bool, tmp_path: Any) -> None:
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_kl_term_is_divided_like_the_nll_and_the_entropy_bonus_is_a_mean_over_tokens(
+    reduction: Any, corrected: bool, tmp_path: Any
+) -> None:
     policy, frozen = policy_and_reference(tmp_path)
-    plain = expected_gradient(policy, frozen, MaxEntConfig(), utilities())
-    loss = torch.zeros(())
-    for prompt, completion in itertools.chain(*groups()):
+    config = MaxEntConfig(nll_reduction=reduction, max_length=trl_tiny.COMPLETION)
+    plain = expected_gradient(policy, frozen, config, utilities())
+    candidates = list(itertools.chain(*groups()))
+    kl, entropies = torch.zeros(()), []
+    for prompt, completion in candidates:
         ids, chosen = torch.tensor([prompt + completion]), torch.tensor(completion).unsqueeze(-1)
         logps = policy(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         refs = frozen(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).detach()
         gap, own = (refs - logps).gather(-1, chosen), logps.gather(-1, chosen)
         ratio = (own - own.detach()).exp() if corrected else 1.0
-        loss = (
-            loss + 0.3 * ((gap.exp() - gap - 1) * ratio).mean() / 8 + 0.2 * (logps.exp() * logps).sum(-1).mean() / 8
-        )
-    penalties = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
+        kl = kl + REDUCTIONS[reduction]((gap.exp() - gap - 1) * ratio) / len(candidates)
+        entropies.append(-(logps.exp() * logps).sum(-1))
+    loss = 0.3 * kl - 0.2 * torch.cat(entropies).mean()
+    terms = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
     kept = trl_tiny.Gradients()
-    settings = {"kl_penalty": 0.3, "entropy_coef": 0.2, "use_bias_correction_kl": corrected}
+    settings = {"beta": 0.3, "entropy_coef": 0.2, "use_bias_correction_kl": corrected, **fields(config)}
     run = trl_tiny.trainer(tmp_path, policy=policy, callbacks=[kept], **settings)
     run.train()
-    assert relative_error(kept.total(), plain + penalties) < 1e-5
+    assert relative_error(kept.total(), plain + terms) < 1e-5
     assert run.state.log_history[0]["entropy_coef"] == 0.2
+
+
+def test_the_targets_reference_adds_no_kl_term(tmp_path: Any) -> None:
+    """TRL's own beta is not 0 then, so that it scores the reference; the loss multiplies by that of the arguments."""
+    policy, frozen = policy_and_reference(tmp_path)
+    config = MaxEntConfig(beta=0.5)
+    expected, kept = expected_gradient(policy, frozen, config, utilities()), trl_tiny.Gradients()
+    run = trl_tiny.trainer(tmp_path, policy=policy, callbacks=[kept], **fields(config))
+    run.train()
+    assert (run.beta, run.args.beta) == (0.5, 0.0)
+    assert relative_error(kept.total(), expected) < 1e-5
 
 
 SMALL: dict[str, Any] = {

@@ -41,7 +41,16 @@ def layout(rows: int, accumulation: int = 1, per_generation: int | None = None, 
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, DIVERSE, LISTWISE, SURROGATE, {"maxent_keep_fraction": 0.5}, {"maxent_fused_head": True}]
+    "settings",
+    [
+        {},
+        DIVERSE,
+        LISTWISE,
+        SURROGATE,
+        {"maxent_keep_fraction": 0.5},
+        {"maxent_fused_head": True},
+        {"entropy_coef": 0.1},
+    ],
 )
 @pytest.mark.parametrize("split", [layout(4, 2), layout(2, 4), layout(1, 8)])
 def test_accumulation_leaves_the_gradient_alone(
@@ -51,7 +60,7 @@ def test_accumulation_leaves_the_gradient_alone(
     assert relative_error(trl_tiny.gradient(tmp_path, **split, **settings), expected) < 1e-5
 
 
-@pytest.mark.parametrize("settings", [{}, DIVERSE, LISTWISE, {"kl_penalty": 0.1}, {"entropy_coef": 0.1}])
+@pytest.mark.parametrize("settings", [{}, DIVERSE, LISTWISE, {"beta": 0.1}])
 @pytest.mark.parametrize("split", [layout(2, 4, 2), layout(4, 1, 2, steps=2), layout(2, 2, 4, steps=2)])
 def test_rollouts_of_half_or_twice_an_update_leave_the_gradient_alone(
     split: dict[str, Any], settings: dict[str, Any], tmp_path: Any
@@ -66,6 +75,16 @@ def test_rollouts_of_half_or_twice_an_update_leave_the_gradient_alone(
     # Two updates on half of the prompts each are divided by half of the groups each.
     got = trl_tiny.gradient(tmp_path, policy=policy(), **split, **settings) / split["max_steps"]
     assert relative_error(got, expected) < 1e-5
+
+
+def test_the_entropy_bonus_of_an_update_is_the_mean_over_its_rollouts(tmp_path: Any) -> None:
+    """The tokens of its later rollouts are not known at its first backward; those of each rollout are."""
+    bonus = {"entropy_coef": 0.1}
+    first, second = (trl_tiny.gradient(tmp_path, first=number, **layout(4), **bonus) for number in range(2))
+    both = trl_tiny.gradient(tmp_path, **layout(2, 4, 2), **bonus)
+    assert relative_error(both, (first + second) / 2) < 1e-5
+    two_updates = trl_tiny.gradient(tmp_path, **layout(4, 1, 2, steps=2), **bonus)
+    assert relative_error(two_updates / 2, trl_tiny.gradient(tmp_path, **layout(8), **bonus)) < 1e-5
 
 
 def test_the_last_update_of_an_epoch_counts_the_prompts_that_it_has(tmp_path: Any) -> None:
@@ -125,7 +144,7 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
 
     layouts = [[name, {**settings, "resumed": True, "count": 6}] for name, settings in RESUMED.items()]
     layouts += [[name, split | given(settings)] for name, (split, settings) in TWO_RANKS.items()]
-    launch(2, TESTS / "adapters/trl_scripts/layouts.py", str(tmp_path / "out.pt"), json.dumps(layouts))
+    launch(2, TESTS / "adapters/trl/scripts/layouts.py", str(tmp_path / "out.pt"), json.dumps(layouts))
     results = torch.load(tmp_path / "out.pt")
     errors = {}
     for name, (split, settings) in TWO_RANKS.items():
@@ -147,7 +166,7 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
     alone = trl_tiny.trainer(tmp_path, **layout(8), **LISTWISE)
     alone.train()
     statistics = {name: value for name, value in alone.state.log_history[0].items() if name.startswith("maxent/")}
-    assert len(statistics) == 10
+    assert len(statistics) == 11
     assert {name: results["DDP, listwise"]["log"][name] for name in statistics} == pytest.approx(statistics, rel=1e-4)
 
 

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from trl.trainer import grpo_trainer
 
 from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
-from maxent_grpo.adapters.trl.preflight import preflight_report
+from maxent_grpo.adapters.trl.preflight import write_preflight
 from support import trl_tiny
 
 
@@ -96,7 +96,7 @@ def test_models_and_their_tokenizer_are_loaded_by_name(tmp_path: Path, loads: li
     run = MaxEntGRPOTrainer(path, trl_tiny.reward, args, trl_tiny.prompts(8))
     assert loads == [path, path]  # policy and reference
     assert run.processing_class("ab")["input_ids"] == trl_tiny.tokenizer()("ab")["input_ids"]
-    assert (args.beta, run.beta) == (0.1, 0.1)
+    assert (args.beta, run.beta) == (0.0, 0.1)
 
 
 @pytest.mark.parametrize("settings", [{}, {"router_aux_loss_coef": 0.1}])
@@ -118,7 +118,7 @@ def test_pruning_is_refused_beside_a_routers_loss_and_allowed_without_it(
     [(trl_tiny.prompts(8), None), (chat({"type": "text", "text": "a"}), trl_tiny.tokenizer())],
 )
 def test_prompts_that_cannot_be_measured_are_said_not_to_be(dataset: Any, tokenizer: Any, tmp_path: Path) -> None:
-    report = preflight_report(trl_tiny.arguments(tmp_path), trl_tiny.model().config, dataset, tokenizer)
+    report = write_preflight(trl_tiny.arguments(tmp_path), trl_tiny.model().config, dataset, tokenizer)
     assert "prompt (not measured) + completion 6 <= context 64" in report
 
 
@@ -127,7 +127,7 @@ def test_the_preflight_says_that_a_stream_is_not_resumed_beyond_its_first_epoch(
     streamed: bool, tmp_path: Path
 ) -> None:
     dataset = trl_tiny.prompts(8).to_iterable_dataset() if streamed else trl_tiny.prompts(8)
-    report = preflight_report(trl_tiny.arguments(tmp_path), None, dataset, None)
+    report = write_preflight(trl_tiny.arguments(tmp_path), None, dataset, None)
     assert ("prompts are streamed" in report) == streamed
 
 
@@ -154,5 +154,5 @@ def test_the_preflight_says_what_the_target_will_be(tmp_path: Any, caplog: pytes
 def test_the_preflight_warns_of_levelling_where_nothing_is_to_be_learnt(
     settings: dict[str, Any], warned: bool, tmp_path: Any
 ) -> None:
-    report = preflight_report(trl_tiny.arguments(tmp_path, **settings), None, None, None)
+    report = write_preflight(trl_tiny.arguments(tmp_path, **settings), None, None, None)
     assert ("maxent_skip='equal'" in report) == warned

@@ -96,7 +96,7 @@ def test_checkpoints_stay_where_they_are_if_updates_end_with_their_rollout(tmp_p
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_on_the_same_loss_curve(tmp_path: Path) -> None:
-    script = TESTS / "adapters/trl_scripts/killed.py"
+    script = TESTS / "adapters/trl/scripts/killed.py"
     environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
 
     def train(*arguments: str) -> int:

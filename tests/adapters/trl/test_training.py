@@ -86,7 +86,7 @@ def test_candidates_without_an_advantage_see_no_forward(settings: dict[str, Any]
     assert run.state.log_history[0]["maxent/frac_trained_on"] == 4 / 8
 
 
-@pytest.mark.parametrize("settings", [{"kl_penalty": 0.1}, {"entropy_coef": 0.1}])
+@pytest.mark.parametrize("settings", [{"beta": 0.1}, {"entropy_coef": 0.1}])
 def test_every_candidate_is_trained_on_beside_a_penalty(settings: dict[str, Any], tmp_path: Any) -> None:
     policy, _ = policy_and_reference(tmp_path)
     run = trl_tiny.trainer(tmp_path, policy=policy, maxent_tau=0.0, maxent_q_eps=0.0, **settings)
@@ -174,7 +174,8 @@ def test_a_lora_is_anchored_at_the_model_without_it(fused: bool, tmp_path: Any) 
         logps = [token_logps(run.model, *pair).sum() for pair in group]
         lengths = np.array([len(completion) for _, completion in group])
         weights = coefficients(config, u, refs, refs, lengths, [])
-        loss = loss - sum(weight * one for weight, one in zip(weights, logps, strict=True)) / 2
+        terms = sum(weight * one for weight, one in zip(weights, logps, strict=True))
+        loss = loss - terms / trl_tiny.COMPLETION / len(groups())
     trained = {name: parameter for name, parameter in run.model.named_parameters() if parameter.requires_grad}
     expected = torch.autograd.grad(loss, list(trained.values()))
     assert set(kept.steps[0]) == set(trained)
@@ -234,7 +235,7 @@ def test_the_reference_can_follow_the_policy(tmp_path: Any) -> None:
     [
         ({"num_iterations": 2}, "updates are clipped"),
         ({"entropy_coef": 0.1}, "entropy_coef > 0"),
-        ({"kl_penalty": 0.1}, "kl_penalty > 0"),
+        ({"beta": 0.1}, "beta is not 0"),
         (
             {"extra": {"peft_config": PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")}},
             "the adapter learns a prompt",

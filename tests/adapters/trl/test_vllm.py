@@ -9,7 +9,7 @@ from trl.trainer import grpo_trainer
 
 from maxent_grpo import MaxEntConfig
 from support import trl_tiny
-from support.trl_formulas import expected_gradient, fields, relative_error, token_logps, utilities
+from support.trl_formulas import DEFAULT, expected_gradient, fields, relative_error, token_logps, utilities
 
 HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
 SURROGATE = MaxEntConfig(projection="surrogate", surrogate_tau=0.1, max_length=trl_tiny.COMPLETION)
@@ -66,7 +66,7 @@ def test_vllms_correction_scales_tokens_after_the_coefficients(
 def test_the_correction_can_be_switched_off(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeEngine)
     policy = trl_tiny.model()
-    expected = expected_gradient(policy, policy, MaxEntConfig(), utilities())
+    expected = expected_gradient(policy, policy, DEFAULT, utilities())
     settings = {"use_vllm": True, "vllm_importance_sampling_correction": False}
     got = trl_tiny.gradient(tmp_path, policy=policy, rollout=rollout, **settings)
     assert relative_error(got, expected) < 1e-5

@@ -1,0 +1,32 @@
+"""How a trainer's recipe becomes the method's settings, the same for every trainer's adapter."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from maxent_grpo.config import MaxEntConfig
+
+
+def read_settings(
+    recipe: Mapping[str, Any], *, max_length: int | None, clip_low: float, clip_high: float
+) -> MaxEntConfig:
+    """Return the settings of a recipe, on the scale of GRPO's loss.
+
+    A candidate's NLL is divided by the generation limit unless the recipe or its `maxent_preset` says otherwise. That
+    is the published direction divided by a constant, and gives its gradient the scale of TRL's loss_type="dr_grpo":
+    learning rates and `max_grad_norm` of a GRPO recipe carry over.
+
+    Args:
+        recipe: `maxent_*` entries and `init_kl_coeff`; None where one is not set.
+        max_length: the trainer's generation limit in tokens; `maxent_max_length` overrides it.
+        clip_low: how far below 1 the trainer lets a ratio act; `maxent_clip_low` overrides it.
+        clip_high: how far above 1; `maxent_clip_high` overrides it.
+
+    Raises:
+        ValueError: as `MaxEntConfig.from_recipe`.
+
+    >>> read_settings({"maxent_tau": None}, max_length=256, clip_low=0.2, clip_high=0.2).nll_reduction
+    'max_length'
+    """
+    options = {"maxent_max_length": max_length, "maxent_clip_low": clip_low, "maxent_clip_high": clip_high}
+    fields = {name: value for name, value in recipe.items() if value is not None}
+    return MaxEntConfig.from_recipe(options | fields, defaults={"nll_reduction": "max_length"})
