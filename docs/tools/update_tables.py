@@ -1,7 +1,7 @@
-"""Write the README's tables anew from the committed JSON.
+"""Write the tables of README.md and docs/measured.md anew from the committed JSON.
 
-python docs/tools/update_readme.py                   # demo, kernels and study, as they are committed
-python docs/tools/update_readme.py --demo runs/demo  # first copy a finished demo run into docs/assets/demo
+python docs/tools/update_tables.py                   # demo, kernels and study, as they are committed
+python docs/tools/update_tables.py --demo runs/demo  # first copy a finished demo run into docs/assets/demo
 """
 
 import argparse
@@ -46,21 +46,21 @@ def write_demo_section() -> str:
     )
     setting = ", ".join(
         f"{settings[name]} {label}"
-        for name, label in (("steps", "updates"), ("prompts", "prompts each"), ("samples", "samples a prompt"))
+        for name, label in (("steps", "updates"), ("prompts", "prompts each"), ("samples", "samples per prompt"))
     )
     held_out = f"{len(seeds)} seed(s) on {settings['eval_prompts']} held-out problems"
     return f"""
-Countdown with three numbers and 2 to 8 right answers a problem; {setting}, all methods from
-one warm start a seed; means over {held_out} at sampling temperature 1.
+Countdown with three numbers and 2 to 8 right answers per problem; {setting}, all methods from
+one warm start per seed; means over {held_out} at sampling temperature 1.
 The last column compares at equal accuracy: each method at the sampling temperature (0.4 to 1.2) where it has the
 highest mean@8 that all of them reach.
 
 {(DEMO / "results.md").read_text()}
 Coverage@8 of Dr.GRPO and of the diverse setting at the matched mean@8: {by_seed}.
 
-![Reward, coverage, accuracy against coverage, ESS, and targets of three groups](docs/assets/demo/curves.png)
+![Reward, coverage, accuracy against coverage, ESS, and targets of three groups](assets/demo/curves.png)
 
-Data: [`docs/assets/demo/`](docs/assets/demo).
+Data: [`docs/assets/demo/`](assets/demo).
 """
 
 
@@ -88,8 +88,8 @@ def write_kernels_section() -> str:
     return f"""
 Times are multiples of ours, medians of paired runs. The LM head (rows × width × vocabulary) is
 {shapes[0]} on the CPU and {shapes[1]} on the H200. All peers, shapes and goals, met and
-missed: [CPU](benchmarks/results/kernels-cpu-goals.md), [H200](benchmarks/results/kernels-h200.md); what limits them,
-and what has changed since the H200's run, in [`benchmarks/NOTES.md`](benchmarks/NOTES.md).
+missed: [CPU](../benchmarks/results/kernels-cpu-goals.md), [H200](../benchmarks/results/kernels-h200.md). What limits
+them, and what has changed since the H200's run, is in [`benchmarks/NOTES.md`](../benchmarks/NOTES.md).
 
 {format_table(["", *columns], cells)}
 """
@@ -153,7 +153,7 @@ def write_train_section() -> str:
     updates = f"{killed['updates logged alike']} of {killed['updates in all']}"
     return f"""
 {result["task"].split(";")[0]}, the tiny recipes on {result["cores"]} cores, one seed
-([JSON](benchmarks/results/train_cpu.json)). A run killed by {killed["killed with"]} and resumed logged {updates}
+([JSON](../benchmarks/results/train_cpu.json)). A run killed by {killed["killed with"]} and resumed logged {updates}
 updates alike and ended with weights that are {same}.
 
 {format_table(head, rows)}
@@ -173,37 +173,36 @@ def write_study_section() -> str:
     head = ["task", "`MaxEntConfig.diverse()` minus", "coverage@8", "pass@8", "best mean@8"]
     seeds = len(results["confirm"]["preset"]["seeds"])
     return f"""
-Differences in points with 95 % intervals, over {seeds} fresh seeds, at equal accuracy: each method at the sampling
-temperature where mean@8, the chance that one sample is right, is {" and ".join(levels.values())}.
-Coverage@8 is the share of a problem's right answers that 8 samples find, pass@8 the chance that they hold one, best
-mean@8 the highest at any temperature. Models of 0.3 million parameters; no pretrained model has been measured yet.
-[All results](benchmarks/diversity/RESULTS.md), [what is measured](docs/diversity.md).
+Differences in points, with 95 % intervals over {seeds} fresh seeds, at equal accuracy: each method at the sampling
+temperature where *mean@8*, the chance that one sample is right, is {" and ".join(levels.values())}.
+*coverage@8* is the share of a problem's right answers that 8 samples find, *pass@8* the chance that they hold one.
+Models of 0.3 million parameters, no pretrained one yet: [all results](benchmarks/diversity/RESULTS.md).
 
 {format_table(head, rows, text_columns=(0, 1))}
 """
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
-    "train": write_train_section,
-    "demo": write_demo_section,
-    "study": write_study_section,
-    "kernels": write_kernels_section,
+SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"study": write_study_section},
+    "docs/measured.md": {"demo": write_demo_section, "train": write_train_section, "kernels": write_kernels_section},
 }
+"""The pages with tables, and what stands between their marks `<!-- NAME:begin … -->` and `<!-- NAME:end -->`."""
 
 
-def update_sections(readme: str) -> str:
-    """Return the README with what stands between its marks `<!-- NAME:begin … -->` and `<!-- NAME:end -->` anew.
+def update_page(name: str) -> str:
+    """Return a page with its sections anew.
 
     Raises:
         ValueError: if a section's marks are missing.
     """
-    for name, section in SECTIONS.items():
-        readme = replace_section(readme, name, section().strip())
-    return readme
+    text = (ROOT / name).read_text()
+    for section, write in SECTIONS[name].items():
+        text = replace_section(text, section, write().strip())
+    return text
 
 
 def main() -> None:
-    """Update the README, and with --demo the committed results of the demo."""
+    """Update the pages, and with --demo the committed results of the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, help="a finished demo run to commit the results of")
     run = parser.parse_args().demo
@@ -211,8 +210,8 @@ def main() -> None:
         DEMO.mkdir(parents=True, exist_ok=True)
         for name in DEMO_FILES:
             shutil.copy(run / name, DEMO / name)
-    readme = ROOT / "README.md"
-    readme.write_text(update_sections(readme.read_text()))
+    for name in SECTIONS:
+        (ROOT / name).write_text(update_page(name))
 
 
 if __name__ == "__main__":
