@@ -127,14 +127,7 @@ class MaxEntObjective:
             ValueError: on unequal shapes, or an input that the config needs and is not there, by its name.
         """
         config = self.config
-        expect_candidates("utilities", utilities, mask)
-        expect_shape("lengths", lengths, utilities.shape)
-        candidates = utilities.shape[-1]
-        expect(
-            candidates * config.q_eps <= 1 + 1e-12,
-            f"K*q_eps <= 1 with K={candidates} candidates",
-            q_eps=config.q_eps,
-        )
+        self._expect_groups(utilities, mask, lengths)
         counted = mask & (lengths > 0)
         raw = upcast(utilities)
         informative = informative_groups(raw, mask=counted)
@@ -150,11 +143,7 @@ class MaxEntObjective:
             log_weights = tempered_log_target(log_q, anchors, tau=tau, beta=config.beta, mask=counted)
         # Duplicates discounted, eq. (4b).
         if config.dedup > 0:
-            copies = self._count_copies(keys, counted)
-            log_weights = discount_log_weights(log_weights, copies, strength=config.dedup, mask=counted)
-            temperature = (tau + config.beta).unsqueeze(-1)
-            log_copies = copies.clamp(min=1).to(log_q.dtype).log()  # the logarithm of an integer would be float32
-            log_q = log_q - torch.where(temperature.isfinite(), temperature * config.dedup, 0.0) * log_copies
+            log_weights, log_q = self._discount(log_weights, log_q, tau, self._count_copies(keys, counted), counted)
         return Target(
             utilities=values,
             log_q=log_q,
@@ -305,6 +294,22 @@ class MaxEntObjective:
             raise ValueError(f"Expected {name} with projection={self.config.projection!r}, got {name}=None.")
         expect_shape(name, logps, target.mask.shape)
         return log_softmax(self._normalize_logps(upcast(logps), target.lengths), target.mask)
+
+    def _expect_groups(self, utilities: Tensor, mask: Tensor, lengths: Tensor) -> None:
+        expect_candidates("utilities", utilities, mask)
+        expect_shape("lengths", lengths, utilities.shape)
+        candidates, eps = utilities.shape[-1], self.config.q_eps
+        expect(candidates * eps <= 1 + 1e-12, f"K*q_eps <= 1 with K={candidates} candidates", q_eps=eps)
+
+    def _discount(
+        self, log_weights: Tensor, log_q: Tensor, tau: Tensor, copies: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return log π* with duplicates discounted, and the log q of which it is the target, [..., K] each."""
+        log_weights = discount_log_weights(log_weights, copies, strength=self.config.dedup, mask=mask)
+        temperature = (tau + self.config.beta).unsqueeze(-1)
+        log_copies = copies.clamp(min=1).to(log_q.dtype).log()  # the logarithm of an integer would be float32
+        shift = torch.where(temperature.isfinite(), temperature * self.config.dedup, 0.0) * log_copies
+        return log_weights, log_q - shift
 
     def _count_copies(self, keys: Tensor | None, mask: Tensor) -> Tensor:
         """Return how many candidates of the group are the same answer, [..., K]."""
