@@ -1,4 +1,4 @@
-"""Three groups of four candidates: one with differences, one of equal utilities with a masked entry, one of failures."""
+"""Three groups of four: one with differences, one of equal utilities with a masked entry, one of failures."""
 
 import math
 
