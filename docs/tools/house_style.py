@@ -27,7 +27,7 @@ BAD_NAMES = 20
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 ACCEPTED = {
     "weighted_nll": "eq. (7)'s name: a pure function of the mathematics is named for its result",
-    "linear_weighted_nll": "the same through the LM head",
+    "clipped_surrogate": "PPO's name for eq. (7c)",
     "tempered_target": "the field's name for a distribution raised to a power",
     "tempered_log_target": "its logarithm",
     "regularized_potential": "the field's name: J with its regularizers",
