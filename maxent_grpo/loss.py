@@ -50,7 +50,7 @@ def maxent_weighted_nll(
     tensor(3.)
     """
     _expect_tokens(logps, mask, weights=weights)
-    counted = _counted_tokens(mask, weights, token_scale)
+    counted = _select_tokens(mask, weights, token_scale)
     nll = -_sum_tokens(upcast(logps), mask, counted, length_normalize, max_length, token_scale)
     return _sum_candidates(weights, nll, mask.any(-1), num_groups).to(logps.dtype)
 
@@ -131,7 +131,7 @@ def clipped_surrogate(
     expect_shape("old_logps", old_logps, logps.shape)
     expect_in("clip_low", clip_low, 0.0, 1.0)
     expect_in("clip_high", clip_high, 0.0)
-    counted = _counted_tokens(mask, coefficients, token_scale)
+    counted = _select_tokens(mask, coefficients, token_scale)
     now = upcast(logps)
     log_ratio = (now - old_logps.detach().to(now.dtype)).masked_fill(~counted, 0.0)
     ratio = log_ratio.clamp(max=math.log(torch.finfo(now.dtype).max)).exp()  # a clipped inf would leave 0·inf behind
@@ -151,7 +151,7 @@ def _expect_tokens(logps: Tensor, mask: Tensor, **per_candidate: Tensor) -> None
         expect_shape(name, value, logps.shape[:-1])
 
 
-def _counted_tokens(mask: Tensor, coefficients: Tensor, token_scale: Tensor | None) -> Tensor:
+def _select_tokens(mask: Tensor, coefficients: Tensor, token_scale: Tensor | None) -> Tensor:
     """Return the tokens [..., K, T] that no factor of 0 silences: in a backward 0·inf would be NaN."""
     counted = mask & (coefficients.detach() != 0).unsqueeze(-1)
     if token_scale is None:

@@ -44,22 +44,25 @@ def group_coefficients(
 ) -> Array:
     """Return the coefficients c [K] of one group whose K candidates all count.
 
-    The anchors are normalised already; `listwise` needs the policy's scores [K], `surrogate` reads the lengths [K].
+    The anchors are normalized already; `listwise` needs the policy's scores [K], `surrogate` reads the lengths [K].
     The group weight and the skipping see the utilities as given, target and advantages see them transformed.
     """
     u = np.asarray(utilities, dtype=np.float64)
     if {"none": False, "equal": u.max() == u.min(), "all_min": np.all(u <= min_utility)}[skip]:
         return np.zeros(len(u))
-    scale = np.nan if success_power > 0 and u.min() < 0 else u.mean() ** success_power
-    zscores = (u - u.mean()) / (u.std() if u.max() != u.min() else np.inf)
-    seen = {"raw": u, "rank": rank_utilities(u), "zscore": zscores}[transform]
+    group_weight = np.nan if success_power > 0 and u.min() < 0 else u.mean() ** success_power
+
+    # The target over the candidates.
+    transformed = _transform_utilities(u, transform)
     if projection == "surrogate":
-        advantages = seen - seen.mean()
+        advantages = transformed - transformed.mean()
         returns = advantages * np.asarray(lengths, dtype=np.float64) / max_length
         target = np.exp(tempered_log_target(returns, tau=surrogate_tau))
     else:
-        q = listwise_q(seen, temperature=temperature, eps=eps)
+        q = listwise_q(transformed, temperature=temperature, eps=eps)
         target = tempered_target(q, anchor_logps, tau=tau, beta=beta)
+
+    # Duplicates are discounted before anything is subtracted from the target.
     counts = duplicate_counts(np.arange(len(u)) if keys is None else keys)
     weights = discount_duplicates(target, counts, strength=dedup)
     if projection == "listwise":
@@ -70,4 +73,13 @@ def group_coefficients(
         weights = weights * advantages
     elif center:
         weights = center_weights(weights)
-    return np.asarray(scale * weights)
+    return np.asarray(group_weight * weights)
+
+
+def _transform_utilities(utilities: Array, transform: str) -> Array:
+    if transform == "rank":
+        return rank_utilities(utilities)
+    if transform == "zscore":
+        deviation = utilities.std() if utilities.max() != utilities.min() else np.inf
+        return np.asarray((utilities - utilities.mean()) / deviation)
+    return utilities

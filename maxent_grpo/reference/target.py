@@ -52,7 +52,7 @@ def _group_ranks(utilities: Array) -> Any:
     return (below + (ties - 1) / 2) / (len(utilities) - 1)
 
 
-def _group_discounted(weights: Array, counts: Array, strength: float) -> Any:
+def _discount_group(weights: Array, counts: Array, strength: float) -> Any:
     # A count of 0 belongs to a masked candidate, whose weight is 0 already.
     shares = weights * np.maximum(counts, 1) ** -strength
     return shares / shares.sum()
@@ -64,22 +64,22 @@ def _group_tau_for_ess(log_q: Array, anchors: Array, ess: float, beta: float) ->
         return np.nan
     exponents = exponents[exponents > -np.inf] - exponents.max()
 
-    def reached(tau: float) -> bool:
+    def reaches(tau: float) -> bool:
         powers = np.exp(exponents / (tau + beta)) if tau + beta > 0 else np.where(exponents == 0, 1.0, 0.0)
         return bool(powers.sum() ** 2 / (powers**2).sum() >= ess)
 
     if ess >= len(exponents):
         return np.inf
-    if reached(0.0):
+    if reaches(0.0):
         return 0.0
     high = 1.0
-    while not reached(high):
+    while not reaches(high):
         high *= 2
-    while reached(high / 2):
+    while reaches(high / 2):
         high /= 2
     low = high / 2
     while low < (middle := low + (high - low) / 2) < high:
-        low, high = (low, middle) if reached(middle) else (middle, high)
+        low, high = (low, middle) if reaches(middle) else (middle, high)
     return high
 
 
@@ -130,7 +130,7 @@ def discount_duplicates(weights: Data, counts: Data, *, strength: float, mask: M
     if not 0 <= strength <= 1:
         raise ValueError(f"Expected 0 <= strength <= 1, got strength={strength:g}.")
 
-    return apply_by_group(_group_discounted, [weights, counts], [np.asarray(strength)], mask, 0.0)
+    return apply_by_group(_discount_group, [weights, counts], [np.asarray(strength)], mask, 0.0)
 
 
 def informative_groups(utilities: Data, *, mask: Maybe = None) -> npt.NDArray[np.bool_]:
