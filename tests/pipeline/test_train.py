@@ -1,8 +1,6 @@
-"""The training entry point: what it refuses and says before a model loads, which prompts it makes, that it trains."""
+"""The training entry point: what it refuses and says before a model loads, and that it trains."""
 
-import dataclasses
 import json
-import logging
 import os
 import re
 import signal
@@ -10,12 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
 
@@ -23,20 +20,14 @@ from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
 from maxent_grpo.pipeline import train
 from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, parse_run
 from maxent_grpo.pipeline.checkpoints import find_checkpoint
-from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
 from maxent_grpo.pipeline.tiny.wide_countdown import TOKENIZER
-from support.recipes import write_recipe
+from support.recipes import MATH, write_recipe, write_rows
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "16", "--eval_limit", "4"]
 SHORT += ["--per_device_eval_batch_size", "32"]
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
@@ -55,15 +46,6 @@ def start(tmp_path: Path) -> Path:
     """A folder for outputs beside an untrained `tiny-countdown`, so that none has to be taught."""
     save_checkpoint(build_model(TOKENIZER), TOKENIZER, tmp_path / "tiny-countdown")
     return tmp_path
-
-
-def rows(folder: Path, name: str = "rows.jsonl", **columns: list[Any]) -> str:
-    file = folder / name
-    Dataset.from_dict(columns).to_json(file)
-    return str(file)
-
-
-MATH = {"dataset_name": None, "prompt_format": "chat", "reward_funcs": ["pure_accuracy_math"], "do_eval": False}
 
 
 @pytest.mark.usefixtures("no_model")
@@ -157,7 +139,7 @@ def test_bad_input_is_refused_before_a_model_loads(
 
 @pytest.mark.usefixtures("no_model")
 def test_a_missing_column_and_an_empty_dataset_are_named(tmp_path: Path) -> None:
-    file = rows(tmp_path, problem=["1+1"], answer=["2"])
+    file = write_rows(tmp_path, problem=["1+1"], answer=["2"])
     with pytest.raises(
         SystemExit, match=r"recipe\.yaml: Expected column 'prompt' .*rows\.jsonl', got problem, answer"
     ):
@@ -194,86 +176,6 @@ def test_a_file_that_is_no_recipe_is_named(text: str, complaint: str, tmp_path: 
         train.main(["--config", str(tmp_path / "none.yaml")])
 
 
-def prompts(folder: Path, **fields: Any) -> tuple[Dataset, Dataset | None]:
-    return load_prompts(parse_run(["--config", str(write_recipe(folder, **fields))]))
-
-
-def test_local_files_of_every_kind_give_the_same_prompts(tmp_path: Path) -> None:
-    given = Dataset.from_dict({"problem": ["1+1", "1+2"], "answer": ["2", "3"]})
-    given.to_json(tmp_path / "a.jsonl")
-    given.to_parquet(tmp_path / "a.parquet")
-    given.to_csv(tmp_path / "a.csv", index=False)
-    given.save_to_disk(tmp_path / "one")
-    DatasetDict({"train": given}).save_to_disk(tmp_path / "several")
-    columns = {"prompt_column": "problem", "solution_column": "answer", "system_prompt": "Think."}
-    for name in ("a.jsonl", "a.parquet", "a.csv", "one", "several"):
-        made, _ = prompts(tmp_path, **MATH | columns | {"dataset_name": str(tmp_path / name)})
-        assert [str(row["solution"]) for row in made] == ["2", "3"]
-        assert made[1]["prompt"] == [
-            {"content": "Think.", "role": "system"},
-            {"content": "1+2", "role": "user"},
-        ]
-
-
-def test_chats_keep_their_messages(tmp_path: Path) -> None:
-    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1"}]
-    file = rows(tmp_path, prompt=[chat], solution=["2"])
-    made, _ = prompts(tmp_path, **MATH | {"dataset_name": file, "system_prompt": "Think."})
-    assert made[0]["prompt"] == chat
-
-
-def test_a_mixture_has_its_weights_and_one_name_for_each_column(tmp_path: Path) -> None:
-    many = rows(tmp_path, "many.jsonl", question=[f"a{i}" for i in range(30)], gold=["1"] * 30)
-    few = rows(tmp_path, "few.jsonl", prompt=[f"b{i}" for i in range(10)], solution=["2"] * 10)
-    mapped = {"path": many, "columns": {"prompt": "question", "solution": "gold"}}
-    whole, _ = prompts(tmp_path, **MATH | {"datasets": [mapped, {"path": few}]})
-    assert [row["solution"] for row in whole] == ["1"] * 30 + ["2"] * 10
-    shares, _ = prompts(tmp_path, **MATH | {"datasets": [mapped | {"weight": 1.0}, {"path": few, "weight": 0.5}]})
-    assert sorted(row["solution"] for row in shares) == ["1"] * 20 + ["2"] * 10  # 10 / 0.5 = 20 times the weights
-    with pytest.raises(ValueError, match=r"weight > 0 in all sources or in none, got \[1\.0, None\]"):
-        prompts(tmp_path, **MATH | {"datasets": [mapped | {"weight": 1.0}, {"path": few}]})
-
-
-@pytest.mark.parametrize(
-    ("prompt", "shown"),
-    [(None, "None"), (3, "3"), ("", ""), ([], r"\[\]"), ([{"role": "user", "content": None}], r"\[\{.*")],
-)
-@pytest.mark.parametrize("kind", ["chat", "text"])
-def test_a_prompt_that_is_none_is_named_with_its_row(prompt: Any, shown: str, kind: str, tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    good = [{"role": "user", "content": "a"}] if isinstance(prompt, list) else "a"
-    lines = [{"prompt": good if prompt != 3 else 2, "solution": "1"}, {"prompt": prompt, "solution": "1"}]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    row = 0 if prompt == 3 or (kind == "text" and isinstance(prompt, list)) else 1
-    shown = "2" if prompt == 3 else r"\[\{.*" if row == 0 else shown
-    complaint = rf"recipe\.yaml: Expected prompts of text.*rows\.jsonl', got .{shown}.+ in row {row} .*{kind}"
-    with pytest.raises(ValueError, match=complaint):
-        prompts(tmp_path, **MATH | {"dataset_name": str(file), "prompt_format": kind})
-
-
-def test_rows_without_a_solution_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = rows(tmp_path, prompt=["a", "b", "c"], solution=["1", None, "3"])
-    made, _ = prompts(tmp_path, **MATH | {"dataset_name": file})
-    assert made["solution"][:] == ["1", "3"]
-    assert "1 of 3 rows" in caplog.text
-    none = rows(tmp_path, "none.jsonl", prompt=["a"], solution=[None])
-    with pytest.raises(ValueError, match=r"Expected solution in dataset .*none\.jsonl', got none in all 1 rows"):
-        prompts(tmp_path, **MATH | {"dataset_name": none})
-
-
-def test_a_mixture_of_types_names_the_source(tmp_path: Path) -> None:
-    texts = rows(tmp_path, "texts.jsonl", prompt=["a"], solution=["1"])
-    numbers = rows(tmp_path, "numbers.jsonl", prompt=["b"], solution=[2])
-    with pytest.raises(ValueError, match=r"Expected column 'solution' of one type .*int64.* in .*numbers\.jsonl'"):
-        prompts(tmp_path, **MATH | {"datasets": [{"path": texts}, {"path": numbers}]})
-
-
-def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
-    with pytest.raises(ValueError, match=r"broken\.jsonl', split 'train', got .*(JSON|parse)"):
-        prompts(tmp_path, **MATH | {"dataset_name": str(tmp_path / "broken.jsonl")})
-
-
 @pytest.mark.usefixtures("no_model")
 def test_a_preflight_bears_only_a_hub_that_does_not_answer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -282,51 +184,6 @@ def test_a_preflight_bears_only_a_hub_that_does_not_answer(
         train.main(["--config", str(write_recipe(tmp_path, dataset_name="task:chess")), "--preflight-only"])
     train.main(["--config", str(write_recipe(tmp_path, dataset_name="nobody/nothing")), "--preflight-only"])
     assert "prompts: not looked at." in capsys.readouterr().out
-
-
-def test_evaluation_on_what_is_trained_on_is_refused(tmp_path: Path) -> None:
-    file = rows(tmp_path, prompt=[f"p{i}" for i in range(40)], solution=["1"] * 40)
-    Dataset.from_json(file).save_to_disk(tmp_path / "one")
-    same = MATH | {"do_eval": True}
-    for name in (file, str(tmp_path / "one")):
-        with pytest.raises(ValueError, match=r"recipe\.yaml: Expected dataset_test_split='train' of .*='test'"):
-            prompts(tmp_path, **same | {"dataset_name": name})
-        with pytest.raises(ValueError, match=r"recipe\.yaml: Expected dataset_test_split to name rows .*in both"):
-            prompts(tmp_path, **same | {"dataset_name": name, "dataset_test_split": "train"})
-        with pytest.raises(ValueError, match=r"recipe\.yaml: Expected eval_datasets to name rows .*in both"):
-            prompts(tmp_path, **same | {"dataset_name": name, "eval_datasets": [{"path": name}]})
-
-
-def test_a_share_that_is_held_out_is_never_trained_on(tmp_path: Path) -> None:
-    file = rows(tmp_path, prompt=[f"p{i % 100}" for i in range(200)], solution=["1"] * 200)
-    held = MATH | {
-        "do_eval": True,
-        "dataset_name": file,
-        "eval_share": 0.25,
-        "eval_limit": 0,
-        "prompt_format": "text",
-    }
-    trained, evaluated = prompts(tmp_path, **held)
-    assert evaluated is not None
-    assert len(trained) + len(evaluated) == 200
-    assert 25 <= len(evaluated) <= 75
-    assert not set(evaluated["prompt"]) & set(trained["prompt"])
-    other = prompts(tmp_path, **held | {"seed": 1})[1]
-    assert other is not None
-    assert set(other["prompt"]) != set(evaluated["prompt"])
-
-
-def test_long_prompts_are_cut_with_one_warning_that_counts_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = rows(tmp_path, prompt=["a" * 2048, "b" * 2049, "c" * 9000], solution=["1"] * 3)
-    with caplog.at_level(logging.WARNING, logger="maxent_grpo.pipeline.data.prompts"):
-        made, _ = prompts(tmp_path, **MATH | {"dataset_name": file, "max_prompt_chars": None})
-    assert [len(row["prompt"][-1]["content"]) for row in made] == [MAX_PROMPT_CHARS] * 3
-    (warning,) = [
-        record.getMessage() for record in caplog.records if record.name == "maxent_grpo.pipeline.data.prompts"
-    ]
-    assert warning == "2 of 3 prompts are longer than max_prompt_chars=2048 and were cut."
 
 
 def test_the_environment_says_how_long_a_prompt_may_be_unless_recipe_or_flag_does(
@@ -347,42 +204,6 @@ def test_the_environment_says_how_long_a_prompt_may_be_unless_recipe_or_flag_doe
         monkeypatch.setenv("MAX_PROMPT_CHARS", text)
         with pytest.raises(SystemExit, match=rf"train\.py: .*got MAX_PROMPT_CHARS='{text}'"):
             train.main(["--config", str(silent)])
-
-
-def test_the_warning_of_long_prompts_is_one_for_all_datasets_and_ranks(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    long = rows(tmp_path, prompt=["a" * 2049, "b"], solution=["1"] * 2)
-    other = rows(tmp_path, "other.jsonl", prompt=["c" * 2049], solution=["1"])
-    both = {"dataset_name": long, "do_eval": True, "eval_datasets": [{"path": other}], "max_prompt_chars": 2048}
-    run = parse_run(["--config", str(write_recipe(tmp_path, **MATH | both))])
-    for rank in (0, 1):
-        args = SimpleNamespace(do_eval=True, seed=0, process_index=rank)
-        load_prompts(dataclasses.replace(run, training=args))  # type: ignore[arg-type]
-    told = [record.getMessage() for record in caplog.records if record.name == "maxent_grpo.pipeline.data.prompts"]
-    assert told == ["2 of 3 prompts are longer than max_prompt_chars=2048 and were cut."]
-
-
-def test_evaluation_is_on_a_seeded_sample_of_prompts_that_are_never_trained_on(tmp_path: Path) -> None:
-    trained, evaluated = prompts(tmp_path, eval_limit=16)
-    again = prompts(tmp_path, eval_limit=16)[1]
-    other = prompts(tmp_path, eval_limit=16, seed=1)[1]
-    assert evaluated is not None
-    assert again is not None
-    assert other is not None
-    assert len(evaluated) == 16
-    assert evaluated["prompt"] == again["prompt"] != other["prompt"]
-    assert not set(evaluated["prompt"]) & set(trained["prompt"])
-
-
-def test_a_reward_by_dotted_path_sees_all_columns(tmp_path: Path) -> None:
-    file = rows(tmp_path, prompt=["x"], solution=["1"], hint=["y"])
-    named, _ = prompts(tmp_path, **MATH | {"dataset_name": file})
-    dotted, _ = prompts(
-        tmp_path, **MATH | {"dataset_name": file, "reward_funcs": ["maxent_grpo.pipeline.rewards.answer_format"]}
-    )
-    assert set(named.column_names) == {"prompt", "solution"}
-    assert set(dotted.column_names) == {"prompt", "solution", "hint"}
 
 
 @pytest.mark.usefixtures("no_model")

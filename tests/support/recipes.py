@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import Dataset
 
 TINY = Path(__file__).parents[2] / "examples/recipes/tiny-cpu/grpo/config_countdown.yaml"
 FIELDS = yaml.safe_load(TINY.read_text()) | {"task": "maxent", "loss_type": None, "scale_rewards": None, "beta": None}
+
+MATH = {"dataset_name": None, "prompt_format": "chat", "reward_funcs": ["pure_accuracy_math"], "do_eval": False}
+"""Fields for a local dataset of mathematics."""
 
 
 def write_recipe(folder: Path, **fields: Any) -> Path:
@@ -15,3 +19,10 @@ def write_recipe(folder: Path, **fields: Any) -> Path:
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump({name: value for name, value in settings.items() if value is not None}))
     return file
+
+
+def write_rows(folder: Path, name: str = "rows.jsonl", **columns: list[Any]) -> str:
+    """Return a local dataset of these columns."""
+    file = folder / name
+    Dataset.from_dict(columns).to_json(file)
+    return str(file)
