@@ -51,9 +51,11 @@ $(PEERS): $(INSTALLED)
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
 
-lint: $(INSTALLED)  ## ruff
+lint: $(INSTALLED)  ## ruff, what breaks the house style, code that is written twice
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python docs/tools/find_duplicates.py
+	$(BIN)/python docs/tools/house_style.py
 
 # mypy does not follow the import hook of an editable install, so it is shown the two source folders as the one
 # package that they are when installed.
