@@ -21,7 +21,7 @@ from maxent_grpo.pipeline.tiny.jobs import Report, Stopped
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.sampling import Samples, sample, token_logps
 from maxent_grpo.pipeline.tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save_state
-from maxent_grpo.pipeline.tiny.training import Reinforcement, warm_start
+from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement, warm_start
 
 WARM = "warm_start"
 SAMPLED = "mean@8 of samples"
@@ -132,12 +132,7 @@ def build_loop(run: Run) -> Reinforcement:
     """Return the training loop of a run at its beginning."""
     preset, arm = run.preset, ARMS[run.arm]
     family = preset.family
-    objective = arm.build_objective(family.max_new_tokens)
-    loop = Reinforcement(
-        load_checkpoint(run.warm.folder).to(DEVICE),
-        family.build_tokenizer(),
-        family.task,
-        objective.config,
+    settings = LoopSettings(
         learning_rate=run.learning_rate,
         prompts_per_step=preset.prompts,
         num_samples=preset.samples,
@@ -146,11 +141,16 @@ def build_loop(run: Run) -> Reinforcement:
         entropy_bonus=arm.entropy_bonus,
         active_only=True,
         passes=arm.passes,
-        keys=partial(hash_answers, read_answer=family.read_answer) if arm.keys == "answer" else None,
         seed=run.seed,
     )
-    loop.loss_fn.objective = objective
-    return loop
+    return Reinforcement(
+        load_checkpoint(run.warm.folder).to(DEVICE),
+        family.build_tokenizer(),
+        family.task,
+        arm.build_objective(family.max_new_tokens),
+        settings,
+        keys=partial(hash_answers, read_answer=family.read_answer) if arm.keys == "answer" else None,
+    )
 
 
 def hash_answers(samples: Samples, read_answer: Callable[[str], str]) -> Tensor:

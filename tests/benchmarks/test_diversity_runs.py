@@ -20,7 +20,7 @@ from maxent_grpo import MaxEntConfig
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.sampling import Samples, sample, token_logps
 from maxent_grpo.pipeline.tiny.storage import Log
-from maxent_grpo.pipeline.tiny.training import Reinforcement, warm_start
+from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement, warm_start
 
 TINY = Preset(
     ("dr_grpo",), family_name="graph", hidden_size=32, layers=1, warm_steps=6, updates=4, prompts=4, samples=4,
@@ -191,7 +191,11 @@ def test_a_runs_loop_is_its_arms(tmp_path: Path, name: str):
     run, arm = Run(tmp_path, "test", name, 0, 1e-3), ARMS[name]
     work(run.warm, ignore_news, never_stop)
     loop = build_loop(run)
-    assert (loop.passes, loop.temperature, loop.entropy_bonus) == (arm.passes, arm.temperature, arm.entropy_bonus)
+    assert (loop.settings.passes, loop.settings.temperature, loop.settings.entropy_bonus) == (
+        arm.passes,
+        arm.temperature,
+        arm.entropy_bonus,
+    )
     assert type(loop.loss_fn.objective) is arm.objective
     assert loop.loss_fn.objective.config == replace(arm.config, max_length=4)
     assert (loop.keys is None) == (arm.keys == "tokens")
@@ -205,10 +209,11 @@ def test_leaving_idle_completions_out_changes_no_update(graph_model, arm: str):
     def compute_gradients(*, active_only: bool) -> list[torch.Tensor]:
         model = build_model(tokenizer, hidden_size=32, layers=1)
         model.load_state_dict(graph_model.state_dict())
-        loop = Reinforcement(
-            model, tokenizer, family.task, ARMS[arm].build_objective(4).config, learning_rate=1e-3,
-            prompts_per_step=8, num_samples=4, max_new_tokens=4, active_only=active_only, passes=ARMS[arm].passes,
+        settings = LoopSettings(
+            learning_rate=1e-3, prompts_per_step=8, num_samples=4, max_new_tokens=4, active_only=active_only,
+            passes=ARMS[arm].passes,
         )  # fmt: skip
+        loop = Reinforcement(model, tokenizer, family.task, ARMS[arm].build_objective(4), settings)
         loop.update(problems)
         return [parameter.grad for parameter in model.parameters()]
 
@@ -225,10 +230,10 @@ def test_an_entropy_bonus_raises_the_entropy(graph_model):
     def train_entropy(bonus: float) -> torch.Tensor:
         model = build_model(tokenizer, hidden_size=32, layers=1)
         model.load_state_dict(graph_model.state_dict())
-        loop = Reinforcement(
-            model, tokenizer, family.task, ARMS["dr_grpo"].build_objective(4).config, learning_rate=3e-3,
-            prompts_per_step=8, num_samples=4, max_new_tokens=4, entropy_bonus=bonus,
-        )  # fmt: skip
+        settings = LoopSettings(
+            learning_rate=3e-3, prompts_per_step=8, num_samples=4, max_new_tokens=4, entropy_bonus=bonus
+        )
+        loop = Reinforcement(model, tokenizer, family.task, ARMS["dr_grpo"].build_objective(4), settings)
         for _ in range(3):
             samples, _ = loop.update(problems)
         with torch.no_grad():

@@ -22,7 +22,7 @@ from maxent_grpo.pipeline.tiny.report import (
     write_table,
 )
 from maxent_grpo.pipeline.tiny.sampling import Samples, Task, sample, token_logps
-from maxent_grpo.pipeline.tiny.training import Reinforcement
+from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
 
 TOKENIZER = build_tokenizer()
 PAD, END = TOKENIZER.pad_token_id, TOKENIZER.eos_token_id
@@ -116,9 +116,11 @@ def test_log_probabilities_of_a_padded_batch_are_those_of_each_completion_alone(
         torch.testing.assert_close(row[: len(completion)], alone(model, prompt, completion))
 
 
-def learner(config: MaxEntConfig, **settings: object) -> Reinforcement:
+def learner(config: MaxEntConfig, reference: Any = None, **settings: Any) -> Reinforcement:
     loop = {"learning_rate": 1e-3, "prompts_per_step": 4, "num_samples": 4, "max_new_tokens": 3, **settings}
-    return Reinforcement(build_model(TOKENIZER, seed=0), TOKENIZER, SUM, config, **loop)
+    return Reinforcement(
+        build_model(TOKENIZER, seed=0), TOKENIZER, SUM, config, LoopSettings(**loop), reference=reference
+    )
 
 
 @torch.no_grad()
@@ -137,7 +139,7 @@ def test_the_policy_in_training_is_the_model_at_the_sampling_temperature() -> No
 def test_a_second_pass_is_clipped_at_the_policy_that_sampled() -> None:
     config, (samples, _) = MaxEntConfig(tau=1.0, clip_high=0.0, clip_low=0.0), scripted_samples()
     once, twice = (learner(config, num_samples=2, passes=passes, learning_rate=0.01) for passes in (1, 2))
-    old = once._frozen_logps(once.model, samples)
+    old = once._score_frozen(once.model, samples)
     once.learn(samples)
     logps = once._log_probs(once.model, samples, slice(None)).gather(-1, samples.ids.unsqueeze(-1)).squeeze(-1)
     rollout = Rollout(samples.rewards, samples.mask, group_sizes=2, old_logps=old, ids=samples.ids)

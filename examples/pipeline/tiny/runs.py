@@ -21,7 +21,7 @@ from maxent_grpo.pipeline.tiny.options import build_config
 from maxent_grpo.pipeline.tiny.report import NAMES
 from maxent_grpo.pipeline.tiny.sampling import Samples, sample
 from maxent_grpo.pipeline.tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save_state
-from maxent_grpo.pipeline.tiny.training import Reinforcement, warm_start
+from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement, warm_start
 from maxent_grpo.pipeline.tiny.wide_countdown import (
     MAX_NEW_TOKENS,
     NAME,
@@ -123,13 +123,15 @@ def _build_loop(job: Job) -> Reinforcement:
         TOKENIZER,
         TASK,
         build_config(job.arm, options),
+        LoopSettings(
+            learning_rate=options.learning_rate,
+            prompts_per_step=options.prompts,
+            num_samples=options.samples,
+            max_new_tokens=MAX_NEW_TOKENS,
+            temperature=options.temperature,
+            seed=job.seed,
+        ),
         reference=load_checkpoint(job.warm_folder),
-        learning_rate=options.learning_rate,
-        prompts_per_step=options.prompts,
-        num_samples=options.samples,
-        max_new_tokens=MAX_NEW_TOKENS,
-        temperature=options.temperature,
-        seed=job.seed,
     )
 
 

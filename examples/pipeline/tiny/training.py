@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from maxent_grpo import MaxEntConfig, Statistics
+from maxent_grpo import MaxEntConfig, MaxEntObjective, Statistics
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout, RolloutConstants
 from maxent_grpo.pipeline.tiny.sampling import Samples, Task, completion_logits, sample
 
@@ -49,16 +50,50 @@ def warm_start(
         yield loss.item()
 
 
-class Reinforcement:
-    """One run of reinforcement learning: on-policy batches, resumable between them.
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """How a run of reinforcement learning samples and steps.
 
-    Args:
-        passes: optimiser steps on a batch; from the second on the loss is clipped at the sampling policy.
+    Attributes:
+        learning_rate: of Adam.
+        prompts_per_step: prompts of a batch.
+        num_samples: K, completions per prompt.
+        max_new_tokens: the generation limit.
         temperature: of the sampling; the policy in training is the model at this temperature.
         entropy_bonus: λ; the loss falls by λ times the entropy of the tokens, divided like the loss by
             `max_new_tokens` and averaged over completions.
         active_only: leave completions whose coefficient is 0 out of forward and backward. The gradient is the
             same; statistics of the policy are left out. An entropy bonus needs all completions.
+        passes: optimiser steps on a batch; from the second on the loss is clipped at the sampling policy.
+        seed: of batches and samples.
+    """
+
+    learning_rate: float
+    prompts_per_step: int
+    num_samples: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    entropy_bonus: float = 0.0
+    active_only: bool = False
+    passes: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the number of passes."""
+        if self.passes < 1:
+            raise ValueError(f"Expected passes >= 1, got passes={self.passes!r}.")
+
+
+class Reinforcement:
+    """One run of reinforcement learning: on-policy batches, resumable between them.
+
+    Args:
+        model: the policy, which is trained in place.
+        tokenizer: its tokenizer.
+        task: what is asked, and who says what is right.
+        method: the loss, by its settings or as an objective.
+        settings: of sampling and steps.
+        reference: the frozen reference, for β > 0.
         keys: integers [N], equal for the same answer, for κ; by default completions are the same if their
             tokens are.
     """
@@ -68,31 +103,18 @@ class Reinforcement:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         task: Task,
-        config: MaxEntConfig,
+        method: MaxEntConfig | MaxEntObjective,
+        settings: LoopSettings,
         *,
         reference: PreTrainedModel | None = None,
-        learning_rate: float,
-        prompts_per_step: int,
-        num_samples: int,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        entropy_bonus: float = 0.0,
-        active_only: bool = False,
-        passes: int = 1,
         keys: Callable[[Samples], Tensor] | None = None,
-        seed: int = 0,
     ) -> None:
-        if passes < 1:
-            raise ValueError(f"Expected passes >= 1, got passes={passes!r}.")
-        self.model, self.tokenizer, self.task = model, tokenizer, task
-        self.loss_fn = MaxEntLoss(config)
-        self.reference = reference if config.needs_reference else None
-        self.passes = passes
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-        self.prompts_per_step, self.num_samples = prompts_per_step, num_samples
-        self.max_new_tokens, self.temperature = max_new_tokens, temperature
-        self.entropy_bonus, self.active_only, self.keys = entropy_bonus, active_only, keys
-        self.seed, self.step = seed, 0
+        self.model, self.tokenizer, self.task, self.settings = model, tokenizer, task, settings
+        self.loss_fn = MaxEntLoss(method)
+        self.reference = reference if self.loss_fn.objective.config.needs_reference else None
+        self.keys = keys
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+        self.step = 0
 
     def update(self, problems: Sequence[Any]) -> tuple[Samples, Statistics]:
         """Draw completions of a batch of `problems`, learn from them, and return what was seen."""
@@ -105,23 +127,24 @@ class Reinforcement:
         The batch and the samples depend on the seed and the step alone, so that all methods see the same
         prompts and a resumed run continues as if nothing had happened.
         """
-        batch = random.Random(f"{self.seed}/{self.step}").sample(list(problems), self.prompts_per_step)
-        torch.manual_seed(self.seed * 1_000_003 + self.step)
+        settings = self.settings
+        batch = random.Random(f"{settings.seed}/{self.step}").sample(list(problems), settings.prompts_per_step)
+        torch.manual_seed(settings.seed * 1_000_003 + self.step)
         return sample(
             self.model,
             self.tokenizer,
             self.task,
             batch,
-            num_samples=self.num_samples,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
+            num_samples=settings.num_samples,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
         )
 
     def learn(self, samples: Samples) -> Statistics:
         """Take an optimiser step a pass on what was drawn."""
         self.model.train()
         constants = None
-        for _ in range(self.passes):
+        for _ in range(self.settings.passes):
             loss, constants = self._loss(samples, constants)
             if loss is None:
                 break
@@ -139,16 +162,16 @@ class Reinforcement:
         """
         if policy_logps is None and self._needs_policy_logps:
             raise ValueError("Expected policy_logps with these settings, got policy_logps=None.")
-        ref_logps = self._frozen_logps(self.reference, samples)
+        ref_logps = self._score_frozen(self.reference, samples)
         rollout = Rollout(
             samples.rewards,
             samples.mask,
-            group_sizes=self.num_samples,
+            group_sizes=self.settings.num_samples,
             ids=samples.ids,
             keys=None if self.keys is None else self.keys(samples),
             ref_logps=ref_logps,
-            old_logps=policy_logps if self.passes > 1 else None,
-            generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.step),
+            old_logps=policy_logps if self.settings.passes > 1 else None,
+            generator=torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step),
         )
         return self.loss_fn.prepare(rollout, policy_logps=policy_logps)
 
@@ -161,10 +184,10 @@ class Reinforcement:
             constants: those from an earlier pass over the batch; in the first they are made here.
         """
         rows: Tensor | slice = slice(None)
-        if self.active_only and not self.entropy_bonus:
+        if self.settings.active_only and not self.settings.entropy_bonus:
             if constants is None:
                 scored = self.model if self._needs_policy_logps else None
-                constants = self.prepare(samples, self._frozen_logps(scored, samples))
+                constants = self.prepare(samples, self._score_frozen(scored, samples))
             rows = constants.token_coefficients().any(-1).nonzero().squeeze(-1)
             if len(rows) == 0:
                 return None, constants
@@ -173,23 +196,23 @@ class Reinforcement:
         if constants is None:
             constants = self.prepare(samples, logps.detach())
         loss = constants.loss(logps, rows)
-        if self.entropy_bonus:
+        if self.settings.entropy_bonus:
             entropy = -(log_probs.exp() * log_probs).sum(-1).masked_fill(~samples.mask, 0.0).sum(-1)
-            loss = loss - self.entropy_bonus * entropy.mean() / self.max_new_tokens
+            loss = loss - self.settings.entropy_bonus * entropy.mean() / self.settings.max_new_tokens
         return loss, constants
 
     @property
     def _needs_policy_logps(self) -> bool:
         """Whether the constants of an update cannot be had without the sampling policy's log-probabilities."""
-        return self.loss_fn.objective.config.needs_old_logps or self.passes > 1
+        return self.loss_fn.objective.config.needs_old_logps or self.settings.passes > 1
 
     def _log_probs(self, model: PreTrainedModel, samples: Samples, rows: Tensor | slice) -> Tensor:
         """Return the log-probabilities [n, T, V] of every token at the training temperature."""
         logits = completion_logits(model, samples.prompts[rows], samples.ids[rows])
-        return (logits / self.temperature).log_softmax(-1)
+        return (logits / self.settings.temperature).log_softmax(-1)
 
     @torch.no_grad()
-    def _frozen_logps(self, model: PreTrainedModel | None, samples: Samples) -> Tensor | None:
+    def _score_frozen(self, model: PreTrainedModel | None, samples: Samples) -> Tensor | None:
         """Return a model's token log-probabilities [N, T] as constants."""
         return None if model is None else _gather_logps(self._log_probs(model, samples, slice(None)), samples.ids)
 
