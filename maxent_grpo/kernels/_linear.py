@@ -91,6 +91,7 @@ def linear_token_logps(
     keep = _check_inputs(hidden, weight, bias, ids, mask)
     logit_map = LogitMap.build(temperature, logit_scale, softcap)
     settings = _build_settings(hidden, logit_map, chunk_bytes, backend)
+    # Only the kept rows meet the head. Their number is the size of a matmul: on a GPU this waits for the device.
     row_numbers = keep.flatten().nonzero().squeeze(-1)
     inputs = _select_rows(hidden, row_numbers), weight, bias, ids.flatten()[row_numbers]
     if _wants_gradient(hidden, weight, bias):
@@ -198,12 +199,14 @@ def linear_weighted_nll(
     keep = _check_inputs(hidden, weight, bias, ids, mask, token_weights)
     logit_map = LogitMap.build(temperature, logit_scale, softcap)
     settings = _build_settings(hidden, logit_map, chunk_bytes, backend)._replace(entropy=entropy)
+    # Only rows with a weight meet the head. Their number is the size of a matmul: on a GPU this waits for the device.
     row_numbers = keep.flatten().nonzero().squeeze(-1)
     factor = token_weights.detach().flatten()[row_numbers].to(accumulation_dtype(settings.dtype))
     inputs = _select_rows(hidden, row_numbers), weight, bias, ids.flatten()[row_numbers]
     if _wants_gradient(hidden, weight, bias):
         loss, logps, entropies = LinearWeightedNLL.apply(*inputs, factor, settings)  # type: ignore[no-untyped-call]
     else:
+        # Nobody wants a gradient, which would be two thirds of the work.
         logps, _, entropies = score_chunks(*inputs, settings)
         loss = sum_nll(factor, logps)
     return WeightedNLL(

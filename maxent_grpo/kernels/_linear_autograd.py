@@ -55,6 +55,7 @@ class LinearTokenLogps(torch.autograd.Function):
             chunks = settings.build_chunks(hidden, weight, bias, weight_gradient=ctx.needs_input_grad[1])
             gradients = HeadGradients(chunks, -upstream, ctx.needs_input_grad[:3])
             for span, logits in chunks:
+                # The gradient takes the place of the chunk's logits, which nobody needs after it.
                 settings.backend.write_row_gradient(
                     logits, ids[span], normalizer[span], gradients.mantissas[span], settings.logit_map, logits
                 )
@@ -110,7 +111,7 @@ def score_chunks(
     """Compute the rows' results without any gradient."""
     with settings.disable_autocast(), torch.no_grad():
         results = allocate_row_logps(hidden[:, :1], entropy=settings.entropy)
-        keep = torch.ones_like(ids, dtype=torch.bool)
+        keep = torch.ones_like(ids, dtype=torch.bool)  # the rows to drop were dropped before the matmul
         for span, logits in settings.build_chunks(hidden, weight, bias, weight_gradient=weight_gradient):
             scores = settings.backend.score_rows(
                 logits, ids[span], keep[span], settings.logit_map, entropy=settings.entropy

@@ -144,6 +144,7 @@ def weighted_nll(
     """
     keep, rows = _check_inputs(logits, ids, mask, backend, token_weights)
     logit_map = LogitMap.build(temperature)
+    # A weight outside the mask, even NaN, must not reach a row: 0 there makes the kernels pass it by.
     factor = torch.where(keep, token_weights.detach().flatten(), 0).to(accumulation_dtype(logits.dtype))
     if torch.is_grad_enabled() and logits.requires_grad:
         if inplace:

@@ -101,7 +101,7 @@ def take_gradient(ctx: Any) -> Any:
             "Expected one backward through a weighted NLL, got a second: its gradient is computed in the forward and "
             "handed out once. Compute the loss again, or sum the losses before the backward."
         )
-    gradient, ctx.gradient = ctx.gradient, None
+    gradient, ctx.gradient = ctx.gradient, None  # the graph may outlive the backward; its largest tensor need not
     return gradient
 
 

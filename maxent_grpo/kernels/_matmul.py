@@ -30,6 +30,7 @@ def count_chunk_rows(rows: int, row_bytes: int, chunk_bytes: int) -> int:
     """
     limit = max(1, min(MOST_ROWS, chunk_bytes // row_bytes))
     tile = TILE_ROWS if limit >= TILE_ROWS else 1
+    # As few chunks as the limit allows, then as even as they can be: a short last one would fill the device badly.
     chunks = max(1, -(-rows // (limit - limit % tile)))
     rows_per_chunk = -(-rows // chunks)
     return max(1, min(rows, -(-rows_per_chunk // tile) * tile))
@@ -94,6 +95,7 @@ class HeadGradients:
         hidden, weight, bias = needs_gradient
         self.mantissas = torch.frexp(factor).mantissa
         self._powers = torch.where(factor == 0, 0, factor / self.mantissas)
+        # The smallest normal number stands in where there is no row or no coefficient, so that 0/0 cannot occur.
         self._peak = torch.cat([self._powers, factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
         self._chunk_rows = chunks.rows
         self._hidden = torch.empty_like(chunks.hidden) if hidden else None
@@ -108,6 +110,7 @@ class HeadGradients:
         if self._weight is None and self._bias is None:
             return
         relative = (self._powers[span] / self._peak)[:, None]
+        # A CPU has no matmul that widens, so it gets the factors in the dtype of the sum.
         if not row_gradients.is_cuda:
             row_gradients = row_gradients.to(self._sum_dtype)
         if self._weight is not None:
@@ -142,7 +145,7 @@ class _Sum:
 
     def add(self, a: Tensor, b: Tensor) -> None:
         total, b = self._sum, b.to(a.dtype)
-        beta = 0 if self._empty else 1
+        beta = 0 if self._empty else 1  # with 0 the first product overwrites memory that was never set
         self._empty = False
         if a.dtype == total.dtype:
             torch.addmm(total, a, b, beta=beta, out=total)

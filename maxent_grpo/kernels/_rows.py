@@ -92,7 +92,7 @@ def view_rows(tensors: tuple[Tensor, ...], dims: int) -> list[tuple[Tensor, ...]
     shape = (-1, *tensors[0].shape[1 - dims :])
     try:
         return [tuple(tensor.view(shape) for tensor in tensors)]
-    except RuntimeError:
+    except RuntimeError:  # the strides allow no such view: split the first dimension and try its parts
         return [views for parts in zip(*tensors, strict=True) for views in view_rows(parts, dims)]
 
 
@@ -110,6 +110,7 @@ def load_backend(backend: Backend, tensor: Tensor) -> ModuleType:
     `"auto"` takes Triton for a tensor on a CUDA (or ROCm) device where Triton is installed, and torch otherwise.
     """
     expect(backend in ("auto", "torch", "triton"), "backend 'auto', 'torch' or 'triton'", backend=backend)
+    # The kernels compute in float32, which would throw half of a float64 away.
     triton_serves = tensor.dtype != torch.float64 and importlib.util.find_spec("triton") is not None
     if backend == "triton":
         expect(
@@ -127,7 +128,7 @@ def forbid_double_backward(backward: Callable[Arguments, Result]) -> Callable[Ar
 
     @functools.wraps(backward)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # in a backward only under create_graph=True
             raise RuntimeError("Expected a backward without create_graph=True: the kernels are differentiable once.")
         return backward(*args, **kwargs)
 

@@ -109,6 +109,7 @@ def _fill_gradient(
     """Leave `factor · ∂(−log p)/∂block` in the first rows of `buffer`; return the rows' results."""
     buffer = buffer[: len(block)]
     scores, slope = _fill_softmax(block, ids, logit_map, buffer, entropy=entropy, gradient=True)
+    # A row whose id lies outside the vocabulary shows as NaN, as its log-probability does.
     row_factor = torch.where(scores.logps.isnan(), torch.nan, factor * logit_map.slope)[:, None]
     _subtract_onehot_(buffer, ids)
     buffer.mul_(row_factor if slope is None else slope.mul_(row_factor))

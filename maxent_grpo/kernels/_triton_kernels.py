@@ -75,6 +75,7 @@ def _scan_row(
             weighted = moved * shrink + tl.sum(powers * tl.where(powers > 0.0, x, 0.0), axis=1)
         sums = sums * shrink + tl.sum(powers, axis=1)
         tops = higher
+    # Join the groups' sums at the row's maximum.
     top = tl.max(tops, axis=0)
     lower = tl.where(tops == -float("inf"), 0.0, (tops - top) * scale)
     shrink = tl.exp2(lower)
@@ -140,7 +141,7 @@ def gradient_kernel(
     row = tl.program_id(0)
     factor = tl.load(factors + row)
     target = out + _find_row(row, per_batch, out_batch_stride, out_row_stride)
-    if factor == 0.0:
+    if factor == 0.0:  # the row is not kept: its logits are not read
         for first in range(0, width, BLOCK):
             columns = first + tl.arange(0, BLOCK)
             zeros = tl.full([BLOCK], 0.0, tl.float32).to(out.dtype.element_ty)
@@ -155,6 +156,7 @@ def gradient_kernel(
             columns = first + tl.arange(0, BLOCK)
             inside = columns < width
             z = tl.load(start + columns.to(tl.int64) * column_stride, mask=inside, other=0.0).to(tl.float32)
+            # The maximum and the sum were kept by the first kernel, so one read of the logits is enough.
             p = tl.exp2((_cap_logits(z, inner, softcap, CAPPED) - top) * scale - log_total)
             gradient = factor * (p - tl.where(columns == label, 1.0, 0.0))
             if CAPPED:

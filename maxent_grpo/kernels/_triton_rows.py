@@ -45,7 +45,7 @@ def choose_launch(width: int) -> Launch:
     (Launch(block=8192, warps=16), Launch(block=1024, warps=2))
     """
     block = min(WIDEST_BLOCK, max(16, 1 << (width - 1).bit_length()))
-    return Launch(block, max(1, block // 512))
+    return Launch(block, max(1, block // 512))  # 32 threads per warp
 
 
 def count_lanes(logits: Tensor) -> int:
@@ -122,10 +122,11 @@ def _launch_scores(
     """Write the scores of the rows to `result`, and those of the sequences to `sums` where it is given."""
     ids, keep = ids.contiguous(), keep.contiguous()
     block, warps = choose_launch(logits.shape[-1])
+    # Counts the rows of each sequence that are done: the program that makes it full adds up the sequence.
     arrivals = None if sums is None else torch.zeros(sums.shape, dtype=torch.int32, device=sums.device)
     for span, (source,) in _split_launches(logits):
         tokens = source.shape[1]
-        sequences = slice(span.start // tokens, span.stop // tokens)
+        sequences = slice(span.start // tokens, span.stop // tokens)  # a view holds whole sequences
         kernels.logps_kernel[(span.stop - span.start,)](
             *(source, ids[span], keep[span], result.logps[span], result.normalizer[span]),
             *(_slice_rows(result.entropy, span), _slice_rows(sums, sequences), _slice_rows(arrivals, sequences)),
