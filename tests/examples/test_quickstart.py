@@ -91,21 +91,17 @@ def test_the_loop_gets_the_options_of_the_command_line(warm: Path, monkeypatch: 
     class BegunError(Exception):
         pass
 
-    def begin(*arguments: object, **settings: object) -> None:
-        raise BegunError(arguments, settings)
+    def begin(*arguments: object, **frozen: object) -> None:
+        raise BegunError(*arguments)
 
     monkeypatch.setattr(runs, "Reinforcement", begin)
     flags = ["--learning-rate", "0.02", "--temperature", "0.7", "--prompts", "5", "--samples", "6", "--tau", "0.3"]
     with pytest.raises(BegunError) as begun:
         runs.train(job(warm, "maxent", *flags), silent, never)
-    (*_, task, config), settings = begun.value.args
+    *_, task, config, settings = begun.value.args
     assert (task, config) == (TASK, MaxEntConfig(tau=0.3))
-    assert {name: settings[name] for name in ("learning_rate", "temperature", "prompts_per_step", "num_samples")} == {
-        "learning_rate": 0.02,
-        "temperature": 0.7,
-        "prompts_per_step": 5,
-        "num_samples": 6,
-    }
+    assert (settings.learning_rate, settings.temperature) == (0.02, 0.7)
+    assert (settings.prompts_per_step, settings.num_samples) == (5, 6)
 
 
 def starts_with_a_large_number(problem: countdown.Problem, answer: str) -> Verdict:
