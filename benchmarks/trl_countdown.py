@@ -27,8 +27,8 @@ from maxent_grpo.pipeline.tasks import countdown
 from maxent_grpo.pipeline.tasks.splits import split
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
-from maxent_grpo.pipeline.tiny.training import warm_start
-from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, TASK, TOKENIZER, build_skewed_sampler
+from maxent_grpo.pipeline.tiny.warm_start import build_skewed_sampler, warm_start
+from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, TASK, TOKENIZER
 
 PROMPTS, GENERATIONS, WARM_STEPS = 32, 8, 300
 ARMS: dict[str, dict[str, Any]] = {

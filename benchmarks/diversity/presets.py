@@ -14,7 +14,7 @@ from maxent_grpo.pipeline.tasks import countdown, graph_coloring
 from maxent_grpo.pipeline.tasks.splits import split
 from maxent_grpo.pipeline.tiny.model import build_tokenizer
 from maxent_grpo.pipeline.tiny.sampling import Task
-from maxent_grpo.pipeline.tiny.wide_countdown import PairSampler, build_skewed_sampler
+from maxent_grpo.pipeline.tiny.warm_start import PairSampler, build_skewed_sampler
 
 
 @dataclass(frozen=True)

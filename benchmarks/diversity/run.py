@@ -21,7 +21,8 @@ from maxent_grpo.pipeline.tiny.jobs import Report, Stopped
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.sampling import Samples, sample, token_logps
 from maxent_grpo.pipeline.tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save_state
-from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement, warm_start
+from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
+from maxent_grpo.pipeline.tiny.warm_start import warm_start
 
 WARM = "warm_start"
 SAMPLED = "mean@8 of samples"

@@ -14,8 +14,8 @@ import torch
 from maxent_grpo.pipeline.tasks.catalog import split_problems
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
-from maxent_grpo.pipeline.tiny.training import warm_start
-from maxent_grpo.pipeline.tiny.wide_countdown import TASK, TOKENIZER, build_skewed_sampler
+from maxent_grpo.pipeline.tiny.warm_start import build_skewed_sampler, warm_start
+from maxent_grpo.pipeline.tiny.wide_countdown import TASK, TOKENIZER
 
 WARM_STEPS = 300
 

@@ -20,7 +20,8 @@ from maxent_grpo import MaxEntConfig
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.sampling import Samples, sample, token_logps
 from maxent_grpo.pipeline.tiny.storage import Log
-from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement, warm_start
+from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
+from maxent_grpo.pipeline.tiny.warm_start import warm_start
 
 TINY = Preset(
     ("dr_grpo",), family_name="graph", hidden_size=32, layers=1, warm_steps=6, updates=4, prompts=4, samples=4,

@@ -21,13 +21,13 @@ from maxent_grpo.pipeline.tiny.options import build_config
 from maxent_grpo.pipeline.tiny.report import NAMES
 from maxent_grpo.pipeline.tiny.sampling import Samples, sample
 from maxent_grpo.pipeline.tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save_state
-from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement, warm_start
+from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
+from maxent_grpo.pipeline.tiny.warm_start import build_skewed_sampler, warm_start
 from maxent_grpo.pipeline.tiny.wide_countdown import (
     MAX_NEW_TOKENS,
     NAME,
     TASK,
     TOKENIZER,
-    build_skewed_sampler,
 )
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2)

@@ -1,53 +1,17 @@
-"""Warm start by supervised learning, and reinforcement learning from there: the loops a user would write."""
+"""Reinforcement learning of the tiny model: the loop that a user would write."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from maxent_grpo import MaxEntConfig, MaxEntObjective, Statistics
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout, RolloutConstants
 from maxent_grpo.pipeline.tiny.sampling import Samples, Task, completion_logits, sample
-
-
-def warm_start(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Callable[[random.Random], tuple[str, str]],
-    *,
-    steps: int,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
-) -> Iterator[float]:
-    """Train on (prompt, answer) pairs drawn by `pairs`; yield the loss of every step."""
-    rng = random.Random(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / (0.1 * steps), 1 - step / steps)
-    )
-    model.train()
-    for _ in range(steps):
-        prompts, answers = zip(*(pairs(rng) for _ in range(batch_size)), strict=True)
-        asked = tokenizer(list(prompts), return_tensors="pt", padding=True)["input_ids"].to(model.device)
-        texts = [answer + tokenizer.eos_token for answer in answers]
-        told = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right").to(model.device)
-        inputs = torch.cat([asked, told["input_ids"]], dim=1)
-        seen = torch.cat([asked != tokenizer.pad_token_id, told["attention_mask"].bool()], dim=1)
-        positions = (seen.long().cumsum(-1) - 1).clamp(min=0)
-        logits = model(input_ids=inputs, attention_mask=seen.long(), position_ids=positions).logits
-        targets = told["input_ids"].masked_fill(told["attention_mask"] == 0, -100)
-        loss = cross_entropy(logits[:, asked.shape[1] - 1 : -1].flatten(0, 1), targets.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield loss.item()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +28,7 @@ class LoopSettings:
             `max_new_tokens` and averaged over completions.
         active_only: leave completions whose coefficient is 0 out of forward and backward. The gradient is the
             same; statistics of the policy are left out. An entropy bonus needs all completions.
-        passes: optimiser steps on a batch; from the second on the loss is clipped at the sampling policy.
+        passes: optimizer steps per batch; from the second on the loss is clipped at the sampling policy.
         seed: of batches and samples.
     """
 
@@ -94,7 +58,7 @@ class Reinforcement:
         method: the loss, by its settings or as an objective.
         settings: of sampling and steps.
         reference: the frozen reference, for β > 0.
-        keys: integers [N], equal for the same answer, for κ; by default completions are the same if their
+        keys: makes integers [N], equal for the same answer, for κ; by default completions are the same if their
             tokens are.
     """
 
@@ -141,7 +105,7 @@ class Reinforcement:
         )
 
     def learn(self, samples: Samples) -> Statistics:
-        """Take an optimiser step a pass on what was drawn."""
+        """Take the optimizer steps on what was drawn."""
         self.model.train()
         constants = None
         for _ in range(self.settings.passes):
@@ -185,6 +149,7 @@ class Reinforcement:
         """
         rows: Tensor | slice = slice(None)
         if self.settings.active_only and not self.settings.entropy_bonus:
+            # The coefficients come first, so that only completions that have one are scored with a gradient.
             if constants is None:
                 scored = self.model if self._needs_policy_logps else None
                 constants = self.prepare(samples, self._score_frozen(scored, samples))
