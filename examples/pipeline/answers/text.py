@@ -15,7 +15,7 @@ _FRACTION = re.compile(r"\\frac\{([^{}]*)\}([0-9a-zA-Z])")
 _DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?")
 _THOUSANDS = re.compile(r"([+-]?)\d{1,3}(?:,\d{3})+(\.\d+)?")
 _CHAIN = re.compile(r"=(?:(?!,|;|&|\\\\|\\q?quad|\\text|\\(?:l|v)?or\b|\band\b|\bor\b)[^=])*=", re.DOTALL)
-_BRACES = re.compile(r"\\[{}]")
+_LITERAL_BRACES = re.compile(r"\\[{}]")
 _DROPPED = re.compile(r"\$|\\left(?![a-z])|\\right(?![a-z])|\\\(|\\\)|\\\[|\\\]|\^\{?\\circ\}?|°")
 
 
@@ -25,8 +25,8 @@ def find_tagged_answer(completion: str) -> str | None:
     >>> find_tagged_answer("<answer>1</answer>, no: <answer> 2 </answer>")
     '2'
     """
-    found = TAGGED.findall(completion)
-    return found[-1].strip() if found else None
+    answers = TAGGED.findall(completion)
+    return answers[-1].strip() if answers else None
 
 
 def find_answer(completion: str) -> str | None:
@@ -36,8 +36,9 @@ def find_answer(completion: str) -> str | None:
     ('\\frac{1}{2}', None)
     """
     tagged = find_tagged_answer(completion)
-    answer = find_boxed_answer(completion) if tagged is None else find_boxed_answer(tagged) or tagged
-    return answer if answer and _BRACES.sub("", answer).count("{") == _BRACES.sub("", answer).count("}") else None
+    answer = read_box(completion) if tagged is None else read_box(tagged) or tagged
+    grouping = _LITERAL_BRACES.sub("", answer or "")
+    return answer if answer and grouping.count("{") == grouping.count("}") else None
 
 
 def is_chain(answer: str) -> bool:
@@ -49,16 +50,25 @@ def is_chain(answer: str) -> bool:
     return _CHAIN.search(answer) is not None
 
 
-def find_boxed_answer(text: str) -> str | None:
-    r"""Return what stands in the last \boxed{...} that is closed, or None."""
+def read_box(text: str, *, longest: int | None = None) -> str | None:
+    r"""Return what stands in the last \boxed{...}, or None where there is no box or the last one is never closed.
+
+    Args:
+        text: read once, whatever it holds.
+        longest: the most characters that a box may hold; a longer one counts as never closed.
+
+    >>> read_box(r"\boxed{1}, no: \boxed{\frac{1}{2}}"), read_box(r"\boxed{1} or \boxed{2")
+    ('\\frac{1}{2}', None)
+    """
     start = text.rfind(BOX)
     if start < 0:
         return None
+    content = text[start + len(BOX) :] if longest is None else text[start + len(BOX) :][: longest + 1]
     depth = 1
-    for end, character in enumerate(text[start + len(BOX) :], start + len(BOX)):
+    for end, character in enumerate(content):
         depth += (character == "{") - (character == "}")
         if depth == 0:
-            return text[start + len(BOX) : end].strip()
+            return content[:end].strip()
     return None
 
 
@@ -71,7 +81,7 @@ def canonicalize(answer: str) -> str:
     >>> canonicalize(r"$\dfrac12$"), canonicalize("1/2"), canonicalize("1{,}000.50"), canonicalize(" .5")
     ('\\frac{1}{2}', '\\frac{1}{2}', '1000.5', '0.5')
     """
-    text = find_boxed_answer(answer) or answer
+    text = read_box(answer) or answer
     text = text.replace("−", "-").replace("{,}", ",").replace("\\%", "%").replace("\\$", "")
     text = re.sub(r"\\[dt]frac(?![a-z])", r"\\frac", text)
     text = _DROPPED.sub("", _WORDS.sub(r"\1", text))

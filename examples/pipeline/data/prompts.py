@@ -1,12 +1,12 @@
 """The prompts of a run: its sources mixed, checked, formatted and cut."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
+from maxent_grpo import answer_keys
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments, Run
 from maxent_grpo.pipeline.data.sources import Source, list_eval_sources, list_train_sources, load_source
 from maxent_grpo.pipeline.rewards import Reward
@@ -136,13 +136,14 @@ def _sample_by_weight(parts: Sequence[Dataset], sources: Sequence[Source], seed:
 
 def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Return the rows without and with a share of the prompts: a prompt that occurs twice is on one side only."""
-    limit = int(share * 2**64)
-    digests = (hashlib.sha256(f"{seed} {prompt}".encode()).digest() for prompt in rows["prompt"])
-    held = [int.from_bytes(digest[:8], "big") < limit for digest in digests]
-    if all(held) or not any(held):
-        raise ValueError(f"Expected eval_share to part {len(rows)} rows, got {sum(held)} of them with {share}.")
-    sides = [[place for place, each in enumerate(held) if each == side] for side in (False, True)]
-    return rows.select(sides[0]), rows.select(sides[1])
+    keys = answer_keys([f"{seed} {prompt}" for prompt in rows["prompt"]]).tolist()
+    is_held_out = [key < share * 2**64 - 2**63 for key in keys]  # keys are uniform over the signed 64-bit integers
+    if all(is_held_out) or not any(is_held_out):
+        raise ValueError(
+            f"Expected eval_share to part {len(rows)} rows, got {sum(is_held_out)} of them with {share}."
+        )
+    train, evaluation = ([row for row, held in enumerate(is_held_out) if held == side] for side in (False, True))
+    return rows.select(train), rows.select(evaluation)
 
 
 def _warn_of_long_prompts(parts: Sequence[Dataset], limit: int) -> None:

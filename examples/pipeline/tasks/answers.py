@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
+from maxent_grpo.pipeline.answers.text import BOX, read_box
+
 MAX_ANSWER_LENGTH = 256
-BOX = "\\boxed{"
 
 
 class Verdict(NamedTuple):
@@ -42,22 +43,14 @@ def read_answer(text: object, *, boxed: bool = False) -> str:
     """
     if not isinstance(text, str):
         raise ValueError(f"Expected text of type str, got {type(text).__name__}.")
-    start = text.rfind(BOX)
-    if start >= 0:
-        return _braced(text[start + len(BOX) : start + len(BOX) + MAX_ANSWER_LENGTH + 1]).strip()
+    if BOX in text:
+        answer = read_box(text, longest=MAX_ANSWER_LENGTH)
+        if answer is None:
+            raise ValueError(f"Expected the box closed within {MAX_ANSWER_LENGTH} characters, got no closing brace.")
+        return answer
     if boxed:
         raise ValueError("Expected an answer in \\boxed{...}, got none.")
     answer = text.strip()
     if len(answer) > MAX_ANSWER_LENGTH:
         raise ValueError(f"Expected an answer of <= {MAX_ANSWER_LENGTH} characters, got {len(answer)}.")
     return answer
-
-
-def _braced(text: str) -> str:
-    """Return `text` up to the closing brace that matches one opened just before it."""
-    depth = 1
-    for end, character in enumerate(text):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return text[:end]
-    raise ValueError(f"Expected the box closed within {MAX_ANSWER_LENGTH} characters, got no closing brace.")
