@@ -31,7 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import GRPOConfig, ModelConfig, get_peft_config
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
-from maxent_grpo.pipeline.arguments import Run
+from maxent_grpo.pipeline.run import Run
 from maxent_grpo.pipeline.starts import STARTS, build_start_config
 
 SHAPES = Path(__file__).with_name("model_shapes.json")

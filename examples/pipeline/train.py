@@ -27,11 +27,11 @@ from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.adapters.trl.preflight import write_preflight
-from maxent_grpo.pipeline.arguments import Run, parse_run
 from maxent_grpo.pipeline.checkpoints import find_checkpoint
 from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.data.sources import UnreachableError
 from maxent_grpo.pipeline.memory import list_precision_warnings, load_shape, report_memory
+from maxent_grpo.pipeline.run import Run, parse_run
 from maxent_grpo.pipeline.starts import make_start
 
 logger = logging.getLogger(__name__)

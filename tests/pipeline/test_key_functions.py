@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from maxent_grpo.pipeline.arguments import Run, parse_run
 from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.key_functions import KEY_FUNCTIONS, countdown_mode, final_answer, find_key_function
+from maxent_grpo.pipeline.run import Run, parse_run
 from support.recipes import write_recipe
 
 

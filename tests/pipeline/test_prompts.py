@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict
 
-from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, parse_run
+from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS
 from maxent_grpo.pipeline.data.prompts import load_prompts
+from maxent_grpo.pipeline.run import parse_run
 from support.recipes import MATH, write_recipe, write_rows
 
 

@@ -13,7 +13,6 @@ from maxent_grpo.adapters.trl import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.options import REFUSED
 from maxent_grpo.adapters.trl.preflight import write_preflight
 from maxent_grpo.pipeline import train
-from maxent_grpo.pipeline.arguments import Run, parse_run
 from maxent_grpo.pipeline.memory import (
     GIB,
     LAYOUTS,
@@ -23,6 +22,7 @@ from maxent_grpo.pipeline.memory import (
     load_shape,
     report_memory,
 )
+from maxent_grpo.pipeline.run import Run, parse_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RECIPES = sorted((EXAMPLES / "recipes").rglob("*.yaml"))

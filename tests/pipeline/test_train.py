@@ -18,8 +18,9 @@ from trl import GRPOTrainer
 
 from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
 from maxent_grpo.pipeline import train
-from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS, parse_run
+from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS
 from maxent_grpo.pipeline.checkpoints import find_checkpoint
+from maxent_grpo.pipeline.run import parse_run
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
 from maxent_grpo.pipeline.tiny.wide_countdown import TOKENIZER
