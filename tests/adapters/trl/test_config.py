@@ -16,24 +16,8 @@ from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.adapters.trl.options import REFUSED
 from support import trl_tiny
 from support.trl_formulas import DEFAULT
+from support.trl_options import OTHER_VALUES
 
-OTHER_VALUES = {
-    "loss_type": "dapo",
-    "scale_rewards": "group",
-    "multi_objective_aggregation": "normalize_then_sum",
-    "importance_sampling_level": "sequence",
-    "delta": 2.0,
-    "off_policy_mask_threshold": 0.5,
-    "top_entropy_quantile": 0.2,
-    "use_adaptive_entropy": True,
-    "use_liger_kernel": True,
-    "sapo_temperature_neg": 2.0,
-    "sapo_temperature_pos": 2.0,
-    "vespo_k_pos": 1.0,
-    "vespo_lambda_pos": 1.0,
-    "vespo_k_neg": 1.0,
-    "vespo_lambda_neg": 1.0,
-}
 HONOURED = {
     "beta", "num_iterations", "steps_per_generation", "generation_batch_size", "epsilon", "epsilon_high",
     "reward_weights", "temperature", "mask_truncated_completions", "sync_ref_model", "ref_model_mixup_alpha",
