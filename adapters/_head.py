@@ -12,7 +12,7 @@ from maxent_grpo._checks import expect
 
 
 @contextmanager
-def gathered_head(
+def gather_head(
     lm_head: nn.Module, dtype: torch.dtype | None = None, *, until_backward: bool = False
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield the (weight `[V, D]`, bias `[V]` or None) of an LM head for the linear operations.
@@ -37,14 +37,14 @@ def gathered_head(
         ValueError: for a head with an adapter that is not merged, or merged and disabled at once, a quantised head,
             or no linear layer at all.
 
-    >>> with gathered_head(nn.Linear(8, 4, bias=False)) as (weight, bias):
+    >>> with gather_head(nn.Linear(8, 4, bias=False)) as (weight, bias):
     ...     print(tuple(weight.shape), bias)
     (4, 8) None
     """
     head = _plain_head(lm_head)
     weight, bias = head.weight, head.bias
     parts = _zero3_parts(weight, bias)
-    with _zero3_gathered(parts):
+    with _gather_zero3(parts):
         if parts and until_backward:
             weight, bias = weight.clone(), None if bias is None else bias.clone()
         yield _whole(weight, dtype), None if bias is None else _whole(bias, dtype)
@@ -76,7 +76,7 @@ def _zero3_parts(*parameters: Any) -> list[Any]:
     return [p for p in parameters if p is not None and hasattr(p, "ds_id") and p.ds_status.name == "NOT_AVAILABLE"]
 
 
-def _zero3_gathered(parts: list[Any]) -> AbstractContextManager[Any]:
+def _gather_zero3(parts: list[Any]) -> AbstractContextManager[Any]:
     """Return DeepSpeed's gathering of such parameters."""
     if not parts:
         return nullcontext()

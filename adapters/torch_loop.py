@@ -27,7 +27,7 @@ from maxent_grpo._checks import expect, expect_mask, expect_shape, expect_tensor
 from maxent_grpo._masked import upcast
 from maxent_grpo._statistics import Statistics
 from maxent_grpo.adapters._groups import Groups, SkipWarning, build_keys, expect_texts, read_rewards, weigh_rewards
-from maxent_grpo.adapters._head import gathered_head
+from maxent_grpo.adapters._head import gather_head
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.groups import flatten_groups, pad_groups
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, token_logps
@@ -198,7 +198,7 @@ class MaxEntLoss(nn.Module):
         """
         ids, mask, clipped = _expect_ids(rollout, "hidden states"), rollout.mask, rollout.old_logps is not None
         head: dict[str, Any] = {"temperature": temperature, "logit_scale": logit_scale, "softcap": softcap}
-        with gathered_head(lm_head, hidden.dtype, until_backward=clipped) as (weight, bias):
+        with gather_head(lm_head, hidden.dtype, until_backward=clipped) as (weight, bias):
             head |= {"bias": bias, "mask": mask}
             if clipped:
                 logps = linear_token_logps(hidden, weight, ids, **head)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from maxent_grpo.adapters._head import gathered_head
+from maxent_grpo.adapters._head import gather_head
 from maxent_grpo.kernels import linear_weighted_nll
 
 
@@ -45,7 +45,7 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
     scale, softcap = _logit_settings(model.config.get_text_config())
 
     @functools.wraps(forward)  # `generate` checks its arguments against the signature
-    def weighted_forward(*args: Any, token_weights: Tensor | None = None, **kwargs: Any) -> Any:
+    def run_forward(*args: Any, token_weights: Tensor | None = None, **kwargs: Any) -> Any:
         if token_weights is None:
             return forward(*args, **kwargs)
         input_ids, width = kwargs["input_ids"], token_weights.size(1)
@@ -53,7 +53,7 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
         hidden = states[:, -width - 1 : -1]
         hidden = hidden.float() if float32 else hidden
         precision = torch.autocast(hidden.device.type, enabled=False) if float32 else nullcontext()
-        with gathered_head(model.get_output_embeddings(), hidden.dtype) as (weight, bias), precision:
+        with gather_head(model.get_output_embeddings(), hidden.dtype) as (weight, bias), precision:
             result = linear_weighted_nll(
                 hidden,
                 weight,
@@ -67,7 +67,7 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
             )
         return WeightedHeadOutput(loss=result.loss, log_probs=result.token_logps, entropy=result.entropy)
 
-    model.forward = weighted_forward
+    model.forward = run_forward
 
 
 def _logit_settings(config: Any) -> tuple[float, float | None]:

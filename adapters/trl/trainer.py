@@ -181,7 +181,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         micro-batches, a fraction maybe, known before the first backward.
         """
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
-        rows = self._select_trained(inputs)
+        rows = self._pick_training_rows(inputs)
         mask, ratio = mask_tokens(rows), rows.get("importance_sampling_ratio")
         constants: dict[str, Any] = {
             "num_groups": len(inputs["prompt_ids"]) * accumulation / self._count_generations(),
@@ -220,7 +220,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         loss: Tensor = result.loss
         return loss
 
-    def _select_trained(self, rows: Rows) -> Rows:
+    def _pick_training_rows(self, rows: Rows) -> Rows:
         """Return the rows with a coefficient: at least one, so that every rank runs the same collectives."""
         if not (self.model.training and self._drops):
             return rows

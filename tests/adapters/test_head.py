@@ -1,10 +1,10 @@
-"""`gathered_head`: the plain head, PEFT's wrappers, and DDP, ZeRO-3 and FSDP2 against one process."""
+"""`gather_head`: the plain head, PEFT's wrappers, and DDP, ZeRO-3 and FSDP2 against one process."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from maxent_grpo.adapters._head import gathered_head
+from maxent_grpo.adapters._head import gather_head
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll
 from support.ranks import RANKS, on_ranks
 
@@ -23,7 +23,7 @@ class Model(nn.Module):
 
     def forward(self, inputs: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         hidden = self.body(inputs).tanh()
-        with gathered_head(self.head, hidden.dtype, until_backward=self.two_passes) as (weight, bias):
+        with gather_head(self.head, hidden.dtype, until_backward=self.two_passes) as (weight, bias):
             if self.two_passes:
                 return -(weights * linear_token_logps(hidden, weight, ids, bias=bias)).sum()
             return linear_weighted_nll(hidden, weight, ids, weights, bias=bias).loss
@@ -134,7 +134,7 @@ def test_zero3_gathers_the_head_for_the_forward_only(monkeypatch: pytest.MonkeyP
 
 def test_a_plain_head_gives_its_own_parameters() -> None:
     head = nn.Linear(WIDTH, VOCABULARY)
-    with gathered_head(head) as (weight, bias):
+    with gather_head(head) as (weight, bias):
         assert weight is head.weight
         assert bias is head.bias
 
@@ -144,10 +144,10 @@ def test_a_head_with_a_lora_adapter_is_refused_until_it_is_merged() -> None:
     model = peft.get_peft_model(Model(), peft.LoraConfig(target_modules=["head"], init_lora_weights=False))
     head = model.base_model.model.head
     with pytest.raises(ValueError, match=r"without an adapter, or with a merged one, got .*adapters=\['default'\]"):
-        gathered_head(head).__enter__()
+        gather_head(head).__enter__()
     expected = head(torch.eye(WIDTH)).detach()
     head.merge()
-    with gathered_head(head) as (weight, bias):
+    with gather_head(head) as (weight, bias):
         torch.testing.assert_close(nn.functional.linear(torch.eye(WIDTH), weight, bias), expected)
 
 
@@ -155,25 +155,25 @@ def test_where_adapters_are_disabled_the_head_is_the_model_without_them() -> Non
     peft = pytest.importorskip("peft")
     trained = peft.get_peft_model(Model(), peft.LoraConfig(target_modules=["body"], modules_to_save=["head"]))
     head = trained.base_model.model.head
-    with trained.disable_adapter(), gathered_head(head) as (weight, _):
+    with trained.disable_adapter(), gather_head(head) as (weight, _):
         assert weight is head.original_module.weight
     adapted = peft.get_peft_model(Model(), peft.LoraConfig(target_modules=["head"], init_lora_weights=False))
     head = adapted.base_model.model.head
-    with adapted.disable_adapter(), gathered_head(head) as (weight, _):
+    with adapted.disable_adapter(), gather_head(head) as (weight, _):
         assert weight is head.base_layer.weight
     head.merge()
     with (
         adapted.disable_adapter(),
         pytest.raises(ValueError, match="Expected an adapter that is not merged where it is disabled"),
     ):
-        gathered_head(head).__enter__()
+        gather_head(head).__enter__()
 
 
 def test_a_trained_copy_of_the_head_is_the_one_used() -> None:
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(Model(), peft.LoraConfig(target_modules=["body"], modules_to_save=["head"]))
     head = model.base_model.model.head
-    with gathered_head(head) as (weight, _):
+    with gather_head(head) as (weight, _):
         assert weight is head.modules_to_save["default"].weight
         assert weight.requires_grad
 
@@ -181,4 +181,4 @@ def test_a_trained_copy_of_the_head_is_the_one_used() -> None:
 @pytest.mark.parametrize("head", [nn.ReLU(), nn.Sequential(nn.Linear(2, 3))])
 def test_what_is_no_linear_layer_is_refused_by_name(head: nn.Module) -> None:
     with pytest.raises(ValueError, match=f"Expected a linear LM head .* got lm_head='{type(head).__name__}'"):
-        gathered_head(head).__enter__()
+        gather_head(head).__enter__()

@@ -64,8 +64,8 @@ class Tabled(MaxEntGRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         return super()._generate_and_score_completions(inputs) | {"order": torch.arange(len(PLACES))}
 
-    def _select_trained(self, rows: Any) -> Any:
-        rows = super()._select_trained(rows)
+    def _pick_training_rows(self, rows: Any) -> Any:
+        rows = super()._pick_training_rows(rows)
         self.order = rows["order"]
         return rows
 

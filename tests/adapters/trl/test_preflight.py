@@ -62,6 +62,9 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "two weights for one reward": (
         {"reward_weights": [1.0, 2.0]}, r"a weight for each of 1 reward functions, got reward_weights=\[1\.0, 2\.0\]",
     ),
+    "weights that are all zero": (
+        {"reward_weights": [0.0]}, r"a weight other than 0 .*got reward_weights=\[0\.0\]",
+    ),
     "a router's loss without a router": (
         {"router_aux_loss_coef": 0.1}, r"has no router, got router_aux_loss_coef=0\.1",
     ),
@@ -156,3 +159,22 @@ def test_the_preflight_warns_of_levelling_where_nothing_is_to_be_learnt(
 ) -> None:
     report = write_preflight(trl_tiny.arguments(tmp_path, **settings), None, None, None)
     assert ("maxent_skip='equal'" in report) == warned
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({}, "loss: divided by maxent_max_length=6, on the scale of TRL's loss_type='dr_grpo'"),
+        ({}, "'dapo' are 6 / (mean completion length) times as large"),
+        ({"maxent_projection": "surrogate"}, "loss: divided by maxent_max_length=6"),
+        (
+            {"maxent_preset": "published"},
+            "loss: a sum over tokens. Gradients are max_completion_length=6 times those",
+        ),
+        ({"maxent_nll_reduction": "mean"}, "on the scale of TRL's loss_type='grpo'"),
+    ],
+)
+def test_the_preflight_says_how_large_gradients_are_beside_those_of_trl(
+    settings: dict[str, Any], line: str, tmp_path: Any
+) -> None:
+    assert line in write_preflight(trl_tiny.arguments(tmp_path, **settings), None, None, None)

@@ -63,6 +63,19 @@ def test_skipped_groups_see_no_forward(tmp_path: Any) -> None:
     assert run.state.log_history[0]["grad_norm"] == 0.0
 
 
+def test_a_rollout_in_which_every_group_is_skipped_warns(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Successes at 0 and failures at -1, with the highest utility of a failure left at 0."""
+    run = trl_tiny.trainer(
+        tmp_path,
+        rewards=lambda completion_ids, **_: [-float(number % 2) for number in range(len(completion_ids))],
+        maxent_preset="diverse",
+        max_steps=2,
+    )
+    run.train()
+    (message,) = [record.getMessage() for record in caplog.records if "Nothing to learn" in record.getMessage()]
+    assert "maxent_min_utility=0 and utilities from -1 to 0" in message
+
+
 def test_candidates_without_weight_see_no_forward(tmp_path: Any) -> None:
     run = trl_tiny.trainer(tmp_path, maxent_tau=0.0, maxent_q_eps=0.0)
     rows = forwarded_rows(run)
