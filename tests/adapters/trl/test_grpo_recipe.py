@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.adapters.trl.options import REFUSED
-from maxent_grpo.pipeline.arguments import Run, parse_run
+from maxent_grpo.pipeline.run import Run, parse_run
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
 from maxent_grpo.pipeline.tiny.wide_countdown import TOKENIZER
