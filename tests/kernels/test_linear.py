@@ -132,12 +132,12 @@ def test_an_upstream_gradient_over_one_chunk_of_bfloat16_rounds_once_more_and_no
 
 
 def test_float16_sums_over_one_chunk_do_not_overflow_before_they_are_scaled(backend: str) -> None:
-    rows = 4096  # whose dW is 65,536 · 3 before the power of 2 of its coefficients comes in
-    hidden = torch.full((rows, 8), 64.0, device=DEVICE, dtype=torch.float16)
+    rows, value = 16, 2.0**14  # whose dW is 65,536 · 3 before the power of 2 of its coefficients comes in
+    hidden = torch.full((rows, 8), value, device=DEVICE, dtype=torch.float16)
     weight = torch.zeros(4, 8, device=DEVICE, dtype=torch.float16, requires_grad=True)
     ids = torch.zeros(rows, device=DEVICE, dtype=torch.int64)
     loss = linear_weighted_nll(hidden, weight, ids, torch.full((rows,), 1e-4, device=DEVICE), backend=backend).loss
-    expected = torch.tensor([-0.75, 0.25, 0.25, 0.25], device=DEVICE)[:, None].expand(4, 8) * 64 * rows * 1e-4
+    expected = torch.tensor([-0.75, 0.25, 0.25, 0.25], device=DEVICE)[:, None].expand(4, 8) * value * rows * 1e-4
     gradient = torch.autograd.grad(loss, weight)[0]
     torch.testing.assert_close(gradient.float(), expected, rtol=2e-3, atol=0)
 
