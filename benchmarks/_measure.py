@@ -113,8 +113,8 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
 
 def measure_peak_bytes(step: Step, device: str) -> int:
     """Return the most bytes held at once by what the step allocates, from the allocators' own events."""
+    gc.collect()  # what else were freed while it runs would hide as much of what it takes
     if device == "cuda":
-        gc.collect()  # what else were freed while it runs would hide as much of what it takes
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
