@@ -6,7 +6,7 @@ resident threads as JSON, by default to `benchmarks/results/kernels-compiled.jso
 The package's own functions are called on tensors without memory, with a driver that only compiles. So Triton itself
 decides what it specialises: an argument that is None or 1 becomes a constexpr, a pointer or a size that is a multiple
 of 16 is compiled as one, a stride beyond 2³¹ as 64 bits. `--part` compiles one specialisation, at random but always
-the same, of every kernel, constexpr set, block and architecture.
+the same, of every kernel, constexpr set and block; architectures take turns over the blocks.
 """
 
 import argparse
@@ -86,11 +86,20 @@ def list_row_cases(sm: int, operation: str, dtype: str, ids: str) -> Iterator[Ca
 
 
 def choose_part(every: Iterator[Case]) -> list[Case]:
-    """Choose one case of each architecture, block and constexpr set, and of loads of one element and of 16 bytes."""
+    """Choose one case of each block and constexpr set; of the widest block, which vocabularies take, all four kinds.
+
+    A kind is an architecture with loads of one element or of 16 bytes: over the other blocks they take turns.
+    """
     groups = defaultdict(list)
     for case in every:
-        groups[*case[:4], case.lanes > 1].append(case)
-    return [random.Random(str(key)).choice(group) for key, group in groups.items()]
+        groups[case.operation, case.capped, case.block, case.sm, case.lanes > 1].append(case)
+    kinds = list(itertools.product(ARCHITECTURES, (False, True)))
+    chosen = []
+    for (operation, capped, block, *kind), group in groups.items():
+        turn = kinds[BLOCKS.index(block) % len(kinds)]
+        if block == BLOCKS[-1] or operation == "scale" or tuple(kind) == turn:
+            chosen.append(random.Random(str((operation, capped, block, kind))).choice(group))
+    return chosen
 
 
 def build_logits(case: Case) -> Tensor:
