@@ -3,10 +3,12 @@
 import os
 import signal
 
+# Before torch is imported; what a test starts inherits it. `make test-numerical` asks for two.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from hypothesis import HealthCheck, settings
 
-torch.set_num_threads(1)
 if not torch.cuda.is_available():
     # Triton decides at its import whether its own library can be interpreted; transformers and TRL import it too.
     os.environ["TRITON_INTERPRET"] = "1"
@@ -20,3 +22,8 @@ settings.register_profile(
 )
 settings.register_profile("nightly", deadline=None, max_examples=2000, suppress_health_check=_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_report_header() -> str:
+    """Name what float sums depend on."""
+    return f"torch {torch.__version__}: {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
