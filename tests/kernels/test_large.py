@@ -5,7 +5,8 @@ import torch
 
 from maxent_grpo.kernels import token_logps, weighted_nll
 from maxent_grpo.kernels._rows import LogitMap, load_backend
-from support.kernel_cases import DEVICE, naive_logps
+from support.kernel_cases import DEVICE, precise, whole_rows
+from support.kernel_errors import assert_within
 
 STEP = 2**30 + 8  # fits 32 bits; twice the step does not, nor any product formed in 32 bits
 
@@ -30,19 +31,18 @@ def test_elements_further_than_two_to_the_31_apart_are_addressed_right(
     values = logits.clone()
     ids = torch.tensor([2, 0, 1], dtype=torch.int32, device=DEVICE)[: values[..., 0].numel()]
     factor = torch.tensor([0.5, -1.0, 2.0], device=DEVICE)[: len(ids)]
-    flat = values.double().view(len(ids), -1)
-    expected = naive_logps(flat, ids, factor != 0)
-    gradient = factor[:, None] * (flat.softmax(-1) - torch.nn.functional.one_hot(ids.long(), flat.shape[-1]))
+    case = whole_rows(values.flatten(0, -2), ids, factor)
+    logps, gradient = precise(case)
     rows, logit_map = load_backend(backend, logits), LogitMap()
 
     scored = rows.score_rows(logits, ids, factor != 0, logit_map)
-    torch.testing.assert_close(scored.logps.double(), expected, rtol=1e-6, atol=1e-6)
+    assert_within(scored.logps, logps, case.row_error)
     rows.write_row_gradient(logits, ids, scored.normalizer, factor, logit_map, logits)
-    torch.testing.assert_close(logits.double().view(gradient.shape), gradient, rtol=2**-7, atol=1e-6)
+    assert_within(logits.flatten(0, -2), gradient, case.gradient_error(backend))
     logits.copy_(values)
     both = rows.score_and_write_gradient(logits, ids, factor, logit_map, logits)
-    torch.testing.assert_close(both.logps.double(), expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(logits.double().view(gradient.shape), gradient, rtol=2**-7, atol=1e-6)
+    assert_within(both.logps, logps, case.row_error)
+    assert_within(logits.flatten(0, -2), gradient, case.gradient_error(backend))
     rows.write_row_gradient(logits, ids, scored.normalizer, torch.zeros_like(factor), logit_map, logits)
     assert not bool(logits.any())
 
@@ -55,16 +55,15 @@ def test_more_than_two_to_the_31_logits_are_scored_and_differentiated_to_the_las
     logits = torch.randn(rows, width, dtype=torch.bfloat16, device=DEVICE, requires_grad=True)
     ids = torch.randint(0, width, (rows,), device=DEVICE)
     weights = torch.randn(rows, device=DEVICE)
-    exact = logits.detach()[last].double().requires_grad_()
-    expected = naive_logps(exact, ids[last], weights[last].isfinite())
-    (gradient,) = torch.autograd.grad(-(weights[last] * expected).sum(), exact)
+    case = whole_rows(logits.detach()[last], ids[last], weights[last])
+    logps, gradient = precise(case)
     with torch.no_grad():
         scored = token_logps(logits, ids, backend=backend)
-    torch.testing.assert_close(scored[last].double(), expected.detach(), rtol=1e-5, atol=1e-5)
+    assert_within(scored[last], logps, case.row_error)
     for loss in (
         lambda: weighted_nll(logits, ids, weights, backend=backend).loss,
         lambda: -(weights * token_logps(logits, ids, backend=backend)).sum(),
     ):
         (got,) = torch.autograd.grad(loss(), logits)
-        torch.testing.assert_close(got[last].double(), gradient, rtol=2**-7, atol=1e-7)
+        assert_within(got[last], gradient, case.gradient_error(backend))
         del got

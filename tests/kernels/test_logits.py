@@ -1,24 +1,19 @@
 """The operations on given logits, in both backends, against the naive equations in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 
 from maxent_grpo.kernels import sequence_logps, token_logps, weighted_nll
-from support.kernel_cases import DEVICE, Rows, assert_within, naive_logps, precise, rows
+from support.kernel_cases import DEVICE, Rows, precise, rows, whole_rows
+from support.kernel_errors import assert_within, loss_error, row_error
+from support.precision import unit_roundoff
 
 
 def gradient_of(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(loss, logits)[0].double()
-
-
-def tolerance(case: Rows) -> dict[str, float]:
-    """Halves round once, relative to the gradient; p − 1 cancels to two ulps of 1 times the slope."""
-    largest = float(case.token_weights.abs().max()) if case.token_weights.numel() else 0.0
-    return {
-        "rtol": 4 * torch.finfo(case.logits.dtype).eps,
-        "atol": 1e-5 + 2 * torch.finfo(torch.float32).eps * largest / case.temperature,
-    }
 
 
 @given(case=rows())
@@ -27,8 +22,7 @@ def test_token_logps_and_their_gradient_are_those_of_log_softmax_and_gather(back
     logps = token_logps(logits, case.ids, mask=case.mask, temperature=case.temperature, backend=backend)
     expected, gradient = precise(case)
     assert_within(logps, expected, case.row_error)
-    got = gradient_of(-(case.token_weights * logps).sum(), logits)
-    torch.testing.assert_close(got, gradient, **tolerance(case))
+    assert_within(gradient_of(-(case.token_weights * logps).sum(), logits), gradient, case.gradient_error(backend))
 
 
 @given(case=rows())
@@ -40,16 +34,16 @@ def test_weighted_nll_has_the_loss_and_gradient_of_the_two_pass_form(backend: st
     )
     counted, weights = case.keep & (case.token_weights != 0), case.token_weights.double()
     assert_within(result.token_logps, expected.where(counted, 0), case.row_error.where(counted, 0))
-    assert_within(result.loss, -(weights * expected).sum(), (weights.abs() * case.row_error).sum())
-    torch.testing.assert_close(gradient_of(result.loss, logits), gradient, **tolerance(case))
+    loss = -(weights * expected).sum()
+    assert_within(result.loss, loss, loss_error(weights, expected, case.row_error, case.logits.dtype))
+    assert_within(gradient_of(result.loss, logits), gradient, case.gradient_error(backend))
 
 
 @given(case=rows(least_dims=2))
 def test_sequence_logps_sum_or_average_the_tokens_kept(backend: str, case: Rows) -> None:
-    tokens = naive_logps(case.logits.double(), case.ids, case.keep, case.temperature)
     for length_normalize, divisor in ((False, 1), (True, case.keep.sum(-1).clamp_min(1))):
         logits = case.logits.detach().requires_grad_()
-        sums = sequence_logps(
+        found = sequence_logps(
             logits,
             case.ids,
             case.mask,
@@ -57,14 +51,13 @@ def test_sequence_logps_sum_or_average_the_tokens_kept(backend: str, case: Rows)
             temperature=case.temperature,
             backend=backend,
         )
-        assert sums.shape == case.ids.shape[:-1]
-        torch.testing.assert_close(sums.double(), tokens.sum(-1) / divisor, rtol=1e-5, atol=1e-4)
-        precise_logits = case.logits.double().detach().requires_grad_()
-        wanted = naive_logps(precise_logits, case.ids, case.keep, case.temperature).sum(-1) / divisor
-        got = gradient_of(sums.square().sum(), logits)
-        torch.testing.assert_close(
-            got, gradient_of(wanted.square().sum(), precise_logits), rtol=8 * torch.finfo(logits.dtype).eps, atol=1e-3
-        )
+        upstream = torch.linspace(-2, 1, found.numel(), device=DEVICE).view(case.ids.shape[:-1])
+        weights = -(upstream.double() / divisor)[..., None].expand(case.ids.shape)
+        tokens, gradient = precise(replace(case, token_weights=weights))
+        expected = tokens.sum(-1) / divisor
+        assert_within(found, expected, case.sum_error() / divisor + unit_roundoff(torch.float32) * expected.abs())
+        error = replace(case, token_weights=weights).gradient_error(backend)
+        assert_within(gradient_of((upstream * found).sum(), logits), gradient, error)
 
 
 @pytest.mark.parametrize("width", [1, 7, 151936])
@@ -72,14 +65,13 @@ def test_vocabularies_of_any_width(backend: str, width: int) -> None:
     torch.manual_seed(0)
     logits = torch.randn(3, width, device=DEVICE, requires_grad=True)
     ids = torch.tensor([0, width - 1, width // 2], device=DEVICE)
-    everything = torch.ones(3, dtype=torch.bool, device=DEVICE)
-    weights = torch.tensor([1.0, -2.0, 0.5], device=DEVICE)
-    logps, gradient = precise(Rows(logits, ids, everything, weights, 1.0))
-    result = weighted_nll(logits, ids, weights, entropy=True, backend=backend)
-    torch.testing.assert_close(result.token_logps.double(), logps, rtol=1e-6, atol=1e-5)
-    torch.testing.assert_close(gradient_of(result.loss, logits), gradient, rtol=1e-5, atol=1e-7)
-    p = logits.detach().double().softmax(-1)
-    torch.testing.assert_close(result.entropy.double(), -(p * p.log()).sum(-1), rtol=1e-5, atol=1e-5)
+    case = whole_rows(logits.detach(), ids, torch.tensor([1.0, -2.0, 0.5], device=DEVICE))
+    logps, gradient = precise(case)
+    result = weighted_nll(logits, ids, case.token_weights, entropy=True, backend=backend)
+    assert_within(result.token_logps, logps, case.row_error)
+    assert_within(gradient_of(result.loss, logits), gradient, case.gradient_error(backend))
+    entropy = torch.special.entr(case.odds.softmax(-1)).sum(-1)
+    assert_within(result.entropy, entropy, case.entropy_error)
 
 
 def test_minus_infinity_anywhere_leaves_the_other_entries_exact(backend: str) -> None:
@@ -91,17 +83,15 @@ def test_minus_infinity_anywhere_leaves_the_other_entries_exact(backend: str) ->
     logits[2, ::2] = -torch.inf
     logits[3, 11] = -torch.inf
     ids = torch.tensor([width - 1, 0, 1, 11], device=DEVICE)
-    case = Rows(logits, ids, torch.ones(4, dtype=torch.bool, device=DEVICE), torch.ones(4, device=DEVICE), 1.0)
-    expected = naive_logps(logits.double(), ids, case.keep)
-    got = token_logps(logits, ids, backend=backend)
-    assert got[3] == -torch.inf
-    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+    found = token_logps(logits, ids, backend=backend)
+    assert found[3] == -torch.inf
+    case = whole_rows(logits[:3], ids[:3])
+    logps, gradient = precise(case)
+    assert_within(found[:3], logps, case.row_error)
     leaf = logits[:3].clone().requires_grad_()
-    result = weighted_nll(leaf, ids[:3], case.token_weights[:3], entropy=True, backend=backend)
-    gradient = gradient_of(result.loss, leaf)
-    onehot = torch.nn.functional.one_hot(ids[:3], width)
-    torch.testing.assert_close(gradient, logits[:3].double().softmax(-1) - onehot, rtol=1e-5, atol=1e-7)
-    assert bool(result.entropy.isfinite().all())
+    result = weighted_nll(leaf, ids[:3], torch.ones(3, device=DEVICE), entropy=True, backend=backend)
+    assert_within(gradient_of(result.loss, leaf), gradient, case.gradient_error(backend))
+    assert_within(result.entropy, torch.special.entr(case.odds.softmax(-1)).sum(-1), case.entropy_error)
 
 
 @pytest.mark.parametrize("width", [64, 65, 1000, 8256])
@@ -117,21 +107,20 @@ def test_logits_masked_by_the_lowest_number_add_nothing(
     logits[1, 3] = masked
     logits[2, : width - 1] = masked
     ids = torch.tensor([0, 1, width - 1], device=DEVICE)
+    case = whole_rows(logits.clone(), ids, temperature=0.5)
     weights = torch.ones(3, device=DEVICE)
-    leaf = logits.requires_grad_()
-    result = weighted_nll(leaf, ids, weights, temperature=0.5, entropy=True, backend=backend)
-    p = (logits.detach().double() / 0.5).softmax(-1)
+    result = weighted_nll(logits.requires_grad_(), ids, weights, temperature=0.5, entropy=True, backend=backend)
     assert result.entropy is not None
-    torch.testing.assert_close(result.entropy.double(), torch.special.entr(p).sum(-1), rtol=1e-4, atol=1e-5)
-    expected = naive_logps(logits.detach().double(), ids, torch.ones(3, dtype=torch.bool, device=DEVICE), 0.5)
-    torch.testing.assert_close(result.token_logps.double(), expected, rtol=1e-4, atol=1e-5)
+    assert_within(result.entropy, torch.special.entr(case.odds.softmax(-1)).sum(-1), case.entropy_error)
+    assert_within(result.token_logps, precise(case)[0], case.row_error)
 
 
 def test_a_label_without_probability_and_without_weight_costs_nothing(backend: str) -> None:
     logits = torch.tensor([[-torch.inf, 0.0], [0.0, 0.0]], device=DEVICE, requires_grad=True)
     weights = torch.tensor([0.0, 1.0], device=DEVICE)
     loss = weighted_nll(logits, torch.tensor([0, 0], device=DEVICE), weights, backend=backend).loss
-    assert float(loss.detach()) == pytest.approx(torch.tensor(2.0).log().item())
+    even = torch.zeros(2, dtype=torch.float64, device=DEVICE)
+    assert_within(loss, -even.log_softmax(-1)[0], row_error(even, torch.float32))
 
 
 def test_rows_outside_the_mask_without_label_or_weight_are_never_read(backend: str) -> None:
@@ -204,13 +193,14 @@ def test_inplace_writes_the_gradient_over_the_logits_and_bumps_their_version(bac
     leaf = torch.randn(2, 4, 9, device=DEVICE, requires_grad=True)
     ids = torch.randint(0, 9, (2, 3), device=DEVICE)
     weights = torch.randn(2, 3, device=DEVICE)
-    expected = gradient_of(weighted_nll(leaf[:, :-1], ids, weights, backend=backend).loss, leaf)
     logits = leaf * 1.0
     version = logits._version
     loss = weighted_nll(logits[:, :-1], ids, weights, inplace=True, backend=backend).loss
     assert logits._version > version
-    torch.testing.assert_close(logits.detach()[:, :-1].double(), expected[:, :-1])
-    torch.testing.assert_close(gradient_of(loss, leaf), expected)
+    case, gradient = whole_rows(leaf.detach()[:, :-1], ids, weights), gradient_of(loss, leaf)
+    assert_within(logits[:, :-1], precise(case)[1], case.gradient_error(backend))
+    assert torch.equal(gradient[:, :-1], logits[:, :-1].double())
+    assert not bool(gradient[:, -1].any())
 
 
 def test_inplace_writes_over_logits_that_no_flat_view_reaches(backend: str) -> None:
@@ -218,12 +208,12 @@ def test_inplace_writes_over_logits_that_no_flat_view_reaches(backend: str) -> N
     leaf = torch.randn(2, 3, 4, 9, device=DEVICE, requires_grad=True)
     ids = torch.randint(0, 9, (2, 2, 4), device=DEVICE)
     weights = torch.randn(2, 2, 4, device=DEVICE)
-    logps = naive_logps(leaf[:, :-1].double(), ids, torch.ones_like(ids, dtype=torch.bool))
-    expected = gradient_of(-(weights * logps).sum(), leaf)
     logits = leaf * 1.0
     loss = weighted_nll(logits[:, :-1], ids, weights, inplace=True, backend=backend).loss
-    torch.testing.assert_close(logits.detach()[:, :-1].double(), expected[:, :-1], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gradient_of(loss, leaf), expected, rtol=1e-5, atol=1e-6)
+    case, gradient = whole_rows(leaf.detach()[:, :-1], ids, weights), gradient_of(loss, leaf)
+    assert_within(logits[:, :-1], precise(case)[1], case.gradient_error(backend))
+    assert torch.equal(gradient[:, :-1], logits[:, :-1].double())
+    assert not bool(gradient[:, -1].any())
 
 
 def test_inplace_is_noticed_by_whoever_needs_the_logits(backend: str) -> None:
@@ -258,7 +248,9 @@ def test_without_gradients_none_are_computed_and_the_logits_stay(backend: str) -
         result = weighted_nll(logits.requires_grad_() * 1.0, ids, weights, inplace=True, backend=backend)
     assert not result.loss.requires_grad
     assert torch.equal(logits, before)
-    torch.testing.assert_close(result.loss, weighted_nll(logits, ids, weights, backend=backend).loss.detach())
+    case = whole_rows(before, ids, weights)
+    logps = precise(case)[0]
+    assert_within(result.loss, -logps.sum(), loss_error(weights, logps, case.row_error, torch.float32))
 
 
 def test_the_upstream_gradient_scales_the_gradient(backend: str) -> None:
@@ -266,7 +258,7 @@ def test_the_upstream_gradient_scales_the_gradient(backend: str) -> None:
     ids, weights = torch.tensor([0, 1], device=DEVICE), torch.tensor([0.5, -1.0], device=DEVICE)
     once = gradient_of(weighted_nll(logits, ids, weights, backend=backend).loss, logits)
     scaled = gradient_of(-2.5 * weighted_nll(logits, ids, weights, backend=backend).loss, logits)
-    torch.testing.assert_close(scaled, -2.5 * once, rtol=1e-6, atol=0)
+    assert_within(scaled, -2.5 * once, unit_roundoff(torch.float32) * scaled.abs())  # of the one product
 
 
 def test_a_second_backward_and_a_double_backward_say_why_not(backend: str) -> None:
@@ -299,12 +291,13 @@ def test_strided_and_expanded_labels_and_masks_score_their_own_rows(backend: str
     pairs = torch.randint(0, 30, (4, 6, 2), device=DEVICE)
     masks = torch.rand(4, 6, 2, device=DEVICE) < 0.5
     for ids, mask in ((pairs[..., 0], masks[..., 0]), (pairs[:, :1, 1].expand(4, 6), masks[:1, :, 1].expand(4, 6))):
-        expected = naive_logps(logits.double(), ids, mask)
-        torch.testing.assert_close(token_logps(logits, ids, mask=mask, backend=backend).double(), expected)
-        torch.testing.assert_close(sequence_logps(logits, ids, mask, backend=backend).double(), expected.sum(-1))
-    column, row_mask = pairs[:, 0, 0], masks[:, 0, 0]
-    flat = token_logps(logits[:, 0], column, mask=row_mask, backend=backend)
-    torch.testing.assert_close(flat.double(), naive_logps(logits[:, 0].double(), column, row_mask))
+        case = replace(whole_rows(logits, ids), mask=mask)
+        logps = precise(case)[0]
+        assert_within(token_logps(logits, ids, mask=mask, backend=backend), logps, case.row_error)
+        assert_within(sequence_logps(logits, ids, mask, backend=backend), logps.sum(-1), case.sum_error())
+    column = Rows(logits[:, 0], pairs[:, 0, 0], masks[:, 0, 0], torch.ones(4, device=DEVICE), 1.0)
+    found = token_logps(column.logits, column.ids, mask=column.mask, backend=backend)
+    assert_within(found, precise(column)[0], column.row_error)
 
 
 def test_results_repeat_bit_by_bit(backend: str) -> None:
@@ -358,7 +351,11 @@ def test_the_one_pass_gradient_is_that_of_central_differences(inplace: bool) -> 
     def loss(values: torch.Tensor) -> torch.Tensor:
         return weighted_nll((values * 1.0)[:, :-1], ids, weights, temperature=0.7, inplace=inplace).loss
 
-    steps = 1e-6 * torch.eye(30, dtype=torch.float64).view(30, 2, 3, 5)
+    size = 1e-6
     with torch.no_grad():
-        slopes = torch.stack([(loss(leaf + step) - loss(leaf - step)) / 2e-6 for step in steps])
-    torch.testing.assert_close(gradient_of(loss(leaf), leaf).flatten(), slopes, rtol=1e-6, atol=1e-8)
+        steps = size * torch.eye(30, dtype=torch.float64).view(30, 2, 3, 5)
+        slopes = torch.stack([(loss(leaf + step) - loss(leaf - step)) / (2 * size) for step in steps])
+    case = whole_rows(leaf.detach()[:, :-1], ids, weights, temperature=0.7)
+    of_loss = loss_error(weights, precise(case)[0], case.row_error, torch.float64)
+    third_derivative = weights.abs().sum() / 0.7**3
+    assert_within(gradient_of(loss(leaf), leaf).flatten(), slopes, of_loss / size + size**2 * third_derivative)

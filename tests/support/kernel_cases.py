@@ -1,6 +1,5 @@
 """What the kernels' tests share: the naive equations, inputs of every layout, a memory counter."""
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,19 +9,13 @@ from torch import Tensor
 
 from benchmarks import _measure
 from maxent_grpo.kernels._rows import accumulation_dtype
+from support.kernel_errors import entropy_error, gradient_error, least_number, product_error, row_error
+from support.precision import Bounded, evaluate, sum_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = ((1,), (7,), (2, 3), (3, 0), (4, 4), (2, 3, 2))
 """Of per-row tensors. Few are empty: of sizes drawn one by one, most examples would have no row to be wrong about."""
-
-ROUNDING = defaultdict(lambda: 1.0)
-"""Error of (backend, dtype) in units of eager's: Triton's interpreter truncates to bfloat16 where a GPU rounds."""
-if DEVICE == "cpu":
-    ROUNDING["triton", torch.bfloat16] = 2.0
-STEPS = 8
-"""Roundings of the accumulation dtype on the way to a log-probability, each relative to the largest log-odds: twice
-what 2,000 examples need."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +33,28 @@ class Rows:
         return self.mask & (self.ids != -100)
 
     @property
+    def odds(self) -> Tensor:
+        return self.logits.double() / self.temperature
+
+    @property
     def row_error(self) -> Tensor:
-        return row_error(self.logits.double() / self.temperature, self.logits.dtype)
+        return row_error(self.odds, self.logits.dtype)
 
+    @property
+    def entropy_error(self) -> Tensor:
+        return entropy_error(self.odds, self.logits.dtype)
 
-def row_error(odds: Tensor, dtype: torch.dtype) -> Tensor:
-    """How far log-probabilities and entropies of exact log-odds `[..., V]` may be off, computed for `dtype`."""
-    return STEPS * torch.finfo(accumulation_dtype(dtype)).eps * (1 + odds.abs().amax(-1))
+    def sum_error(self, factor: Tensor | float = 1.0) -> Tensor:
+        """How far sums of factor·log p over the last dimension may be off, `[...]`."""
+        terms = factor * naive_logps(self.logits.double(), self.ids, self.keep, self.temperature)
+        of_rows = (torch.as_tensor(factor).abs() * self.row_error * self.keep).sum(-1)
+        return of_rows + sum_error(terms, accumulation_dtype(self.logits.dtype))
+
+    def gradient_error(self, backend: str) -> Tensor:
+        """How far the gradient of −Σ c·log p may be off, `[..., V]`."""
+        dtype, c = self.logits.dtype, self.token_weights.double().abs() / self.temperature
+        off = c[..., None] * gradient_error(self.odds, self.ids.where(self.keep, 0), dtype, backend)
+        return (off + least_number(dtype)).where(self.keep[..., None], 0)
 
 
 def naive_logps(logits: Tensor, ids: Tensor, keep: Tensor, temperature: float = 1.0) -> Tensor:
@@ -109,6 +117,12 @@ def rows(draw: st.DrawFn, *, least_dims: int = 1) -> Rows:
     )
 
 
+def whole_rows(logits: Tensor, ids: Tensor, token_weights: Tensor | None = None, *, temperature: float = 1.0) -> Rows:
+    """Logits of which every row counts, by the same weight if none is given."""
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    return Rows(logits, ids, mask, mask.double() if token_weights is None else token_weights, temperature)
+
+
 def precise(rows: Rows) -> tuple[Tensor, Tensor]:
     """(log-probabilities, gradient of −Σ c·log p) of the logits in float64, by autograd of the naive equations."""
     logits = rows.logits.double().detach().requires_grad_()
@@ -143,32 +157,57 @@ class Head:
         tensors = [tensor for tensor in (self.hidden, self.weight, self.bias) if tensor is not None]
         return [tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in tensors]
 
-    def exact(self, backend: str = "torch") -> "Exact":
-        """Autograd of the naive equations in float64; the errors are those of exact logits, such as `heads` gives.
+    def evaluate(self, *, after: float = 1.0) -> list[Bounded]:
+        """Loss times `after` and its gradients in float64, and what float32 loses, of whatever values."""
 
-        dz = c·(p − onehot)·slope cancels in the accumulation dtype and is rounded once, relative to the power of 2 of
-        its c (for dW of the largest c); what it adds up to is rounded once more.
-        """
-        softcap, temperature = self.knobs["softcap"], self.knobs["temperature"]
-        slope, half = self.knobs["logit_scale"] / temperature, torch.finfo(self.hidden.dtype)
+        def differentiate() -> list[Tensor]:
+            leaves = self.leaves(torch.float64)
+            odds = naive_head(*leaves, scale=self.knobs["logit_scale"], softcap=self.knobs["softcap"])
+            logps = naive_logps(odds, self.ids, self.keep, self.knobs["temperature"])
+            loss = -after * (self.token_weights.double() * logps).sum()
+            return [loss, *torch.autograd.grad(loss, leaves)]
+
+        return evaluate(differentiate)
+
+    def exact(self, backend: str = "torch") -> "Exact":
+        """Autograd of the naive equations in float64; the errors are those of exact logits, such as `heads` gives."""
+        softcap, temperature, dtype = self.knobs["softcap"], self.knobs["temperature"], self.hidden.dtype
         leaves = self.leaves(torch.float64)
         capped = naive_head(*leaves, scale=self.knobs["logit_scale"], softcap=softcap)
         logps = naive_logps(capped, self.ids, self.keep, temperature)
         gradients = torch.autograd.grad(-(self.token_weights.double() * logps).sum(), leaves)
-
         odds = capped.detach() / temperature
-        of_logps = row_error(odds, self.hidden.dtype)
-        p, onehot = odds.softmax(-1), torch.nn.functional.one_hot(self.ids.where(self.keep, 0).long(), odds.shape[-1])
-        cap_slope = 1.0 if softcap is None else 1 - (capped.detach() / softcap).square()
-        rounded = (1 + ROUNDING[backend, self.hidden.dtype]) / 2 * half.eps * (p - onehot).abs() * cap_slope
-        c = (self.token_weights.double().abs() * self.keep)[..., None]
-        least, largest = half.smallest_normal * half.eps, max(c.flatten().tolist(), default=0.0)
-        dz = c * slope * (rounded + of_logps[..., None] * (p + onehot))
-        of_row, of_sum = dz + least * c, (dz + least * largest).flatten(0, -2)
-        hidden, weight = leaves[0].detach().abs().flatten(0, -2), leaves[1].detach().abs()
-        errors = [of_row @ weight, of_sum.T @ hidden, of_sum.sum(0)][: len(leaves)]
-        entropy = torch.special.entr(p).sum(-1)
-        return Exact(logps.detach(), entropy, of_logps, list(gradients), [error + least for error in errors])
+        return Exact(
+            logps.detach(),
+            torch.special.entr(odds.softmax(-1)).sum(-1),
+            row_error(odds, dtype),
+            entropy_error(odds, dtype),
+            list(gradients),
+            self.gradient_errors(odds, backend),
+        )
+
+    def gradient_errors(self, odds: Tensor, backend: str) -> list[Tensor]:
+        """How far dH, dW and db may be off.
+
+        The rows of dz have a factor ½ <= |m| < 1 in place of c = m·2ᵉ: where they underflow, they are off by the
+        least number times 2ᵉ <= 2c, for dW and db times the largest 2ᵉ.
+        """
+        dtype, softcap, temperature = self.hidden.dtype, self.knobs["softcap"], self.knobs["temperature"]
+        cap_slope = 1.0 if softcap is None else 1 - (odds * temperature / softcap).square()
+        ids, c = self.ids.where(self.keep, 0).long(), self.token_weights.double().abs() * self.keep
+        factor = (c * self.knobs["logit_scale"] / temperature)[..., None]
+        off = factor * gradient_error(odds, ids, dtype, backend, cap_slope)
+        dz = factor * cap_slope * (odds.softmax(-1) - torch.nn.functional.one_hot(ids, odds.shape[-1])).abs()
+        underflow = 2 * least_number(dtype) * c[..., None]
+        underflow_of_sum = 2 * least_number(dtype) * max(c.flatten().tolist(), default=0.0)
+        hidden, weight = self.hidden.double().abs().flatten(0, -2), self.weight.double().abs()
+        of_sum, flat = (off + underflow_of_sum).flatten(0, -2).T, dz.flatten(0, -2).T
+        errors = [
+            product_error(off + underflow, dz, weight, dtype, backend),
+            product_error(of_sum, flat, hidden, dtype, backend),
+            product_error(of_sum, flat, torch.ones_like(hidden[:, :1]), dtype, backend).squeeze(-1),
+        ]
+        return errors[: len(self.leaves())]
 
 
 @dataclass(frozen=True)
@@ -178,15 +217,9 @@ class Exact:
     logps: Tensor
     entropy: Tensor
     row_error: Tensor
+    entropy_error: Tensor
     gradients: list[Tensor]
     gradient_errors: list[Tensor]
-
-
-def assert_within(got: Tensor, wanted: Tensor, error: Tensor) -> None:
-    """Check |got − wanted| <= error everywhere; NaN is nowhere within."""
-    assert got.shape == wanted.shape
-    excess = (got.detach().double() - wanted.detach()).abs() - error
-    assert bool((excess <= 0).all()), f"{float(excess.max())} beyond an error of at most {float(error.max())}"
 
 
 @st.composite
