@@ -1,15 +1,19 @@
 # Each target sets up what it needs; a second call installs nothing.
+SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 TYPES := build/types
+WHEEL := tests/package/test_install.py
+PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-fast nightly bench study study-smoke lint types clean
+.PHONY: help setup demo test test-fast test-numerical wheel nightly nightly-properties nightly-sets nightly-compiled \
+	bench study study-smoke lint types clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(INSTALLED)  ## create .venv with everything that tests, demo and benchmarks need
 
@@ -25,18 +29,51 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## train a small model on Countdown with Dr.GRPO and MaxEnt-GRPO, on a CPU; results in runs/demo
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
-test: $(INSTALLED)  ## the test suite
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-fail-under=95 $(ARGS)
+test: $(INSTALLED)  ## the test suite; coverage is that of the tests that are not slow
+	$(PYTEST) -q -n 2 --dist worksteal --ignore $(WHEEL) --cov --cov-fail-under=95 $(ARGS)
 
 test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ARGS)
+	$(PYTEST) -q -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-nightly: $(INSTALLED)  ## what takes longer than a change should wait for: properties with 2,000 examples, the whole study
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/test_*.py tests/kernels tests/tasks
-	$(BIN)/python benchmarks/compiled_kernels.py build/kernels-compiled.json
-	for preset in cpu graph confirm graph_confirm graph_long single noted hard small large; do \
-		$(BIN)/python -m benchmarks.diversity --preset $$preset || exit 1; \
-	done
+# What an old processor computes, beside what this one does with two threads: sums in other orders, nothing fused.
+test-numerical: $(INSTALLED)  ## the tests of rounding errors, natively and as on an old processor
+	export $(call settings,native native 2); $(PYTEST) -m numerical $(ARGS)
+	export $(call settings,default old 1); $(PYTEST) -m numerical $(ARGS)
+
+wheel: $(INSTALLED)  ## build the wheel; install it, and the source tree, into environments of their own
+	$(PYTEST) -q $(WHEEL) $(ARGS)
+
+# Parts of at most an hour, each to be made alone, and each file, set and preset of it where it stopped: what the
+# commit has passed is not run again. `make -k nightly` goes on after a part that fails, or whose hour is over.
+NIGHT := build/nightly/$(shell git rev-parse --short HEAD)
+SETS := $(foreach aten,default avx2 native,$(foreach others,old avx2 native,$(aten)-$(others)-1 $(aten)-$(others)-2))
+ATEN_default := ATEN_CPU_CAPABILITY=default
+ATEN_avx2 := ATEN_CPU_CAPABILITY=avx2
+OTHERS_old := MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+OTHERS_avx2 := MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
+settings = $(ATEN_$(word 1,$1)) $(OTHERS_$(word 2,$1)) OMP_NUM_THREADS=$(word 3,$1)
+PRESETS := cpu graph confirm graph_confirm graph_long single noted hard small large
+PROPERTIES := $(shell grep --files-with-matches --recursive @given tests)
+
+nightly: nightly-properties nightly-sets nightly-compiled $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
+
+nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
+$(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal $*
+	@mkdir -p $(@D) && touch $@
+
+nightly-sets: $(SETS:%=$(NIGHT)/sets/%)  ## the numerical tests under every pair of instruction sets, of ATen and others
+$(NIGHT)/sets/%: $(INSTALLED)
+	env $(call settings,$(subst -, ,$*)) $(BIN)/python -m pytest -m numerical
+	@mkdir -p $(@D) && touch $@
+
+nightly-compiled: $(NIGHT)/compiled.json  ## every specialisation of the Triton kernels, compiled
+$(NIGHT)/compiled.json: $(INSTALLED)
+	@mkdir -p $(@D)
+	$(BIN)/python benchmarks/compiled_kernels.py $@
+
+nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
+	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)

@@ -6,6 +6,7 @@ import signal
 # Before torch is imported; what a test starts inherits it. `make test-numerical` asks for two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -22,6 +23,13 @@ settings.register_profile(
 )
 settings.register_profile("nightly", deadline=None, max_examples=2000, suppress_health_check=_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure the coverage of the tests that are not slow: what only a slow one reaches lacks a test."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
 
 
 def pytest_report_header() -> str:

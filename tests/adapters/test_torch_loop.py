@@ -15,6 +15,7 @@ from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
 from support.golden_table import load_golden
 from support.ranks import RANKS, on_ranks
 
+pytestmark = pytest.mark.numerical
 GOLDEN = load_golden()
 SETTINGS = {
     "published": MaxEntConfig(),

@@ -17,6 +17,8 @@ from torch.testing import assert_close
 import maxent_grpo as mg
 from support.strategies import INF, finite_temperings, mild_problems, policies, problems
 
+pytestmark = pytest.mark.numerical
+
 
 def log_rho(anchor_logps, mask):
     return anchor_logps.masked_fill(~mask, -INF).log_softmax(-1)

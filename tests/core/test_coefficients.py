@@ -14,6 +14,8 @@ from maxent_grpo import MaxEntConfig, MaxEntObjective, reference
 from support.strategies import INF, problems
 from support.three_groups import LENGTHS, MASK, NAN, OLD, REF, UTILITIES, build, coefficients, plain_target
 
+pytestmark = pytest.mark.numerical
+
 
 class TestCoefficients:
     def test_are_the_weights_centred_or_less_the_policy(self):

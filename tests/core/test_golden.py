@@ -10,6 +10,7 @@ from maxent_grpo import MaxEntObjective, flatten_groups, pad_groups
 from support.golden import make_rollouts
 from support.golden_table import load_golden
 
+pytestmark = pytest.mark.numerical
 GOLDEN = load_golden()
 
 

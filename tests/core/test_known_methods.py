@@ -12,6 +12,8 @@ from torch.testing import assert_close
 
 from maxent_grpo import MaxEntConfig, MaxEntObjective
 
+pytestmark = pytest.mark.numerical
+
 INF = math.inf
 G, K, T, LIMIT = 4, 5, 6, 8
 

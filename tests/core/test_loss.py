@@ -18,6 +18,8 @@ from support.reference_gradients import (
 )
 from support.strategies import INF, mild_problems, policies, problems, tokens
 
+pytestmark = pytest.mark.numerical
+
 NAN = math.nan
 CLIPS = {"clip_low": 0.2, "clip_high": 0.3}
 REDUCTIONS = [{}, {"length_normalize": True}, {"max_length": 7.0}]

@@ -12,6 +12,8 @@ import maxent_grpo as mg
 from maxent_grpo import reference
 from support.strategies import INF, finite_temperings, policies, problems
 
+pytestmark = pytest.mark.numerical
+
 ANY_FINITE = st.sampled_from([(0.0, 0.0), (0.0, 0.5), (0.5, 0.0), (1e-6, 0.0), (0.0, 1e-6)]) | finite_temperings()
 
 

@@ -1,5 +1,6 @@
 """What is logged of targets, and of a policy on their candidates."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -7,6 +8,8 @@ import maxent_grpo as mg
 from maxent_grpo import MaxEntConfig, MaxEntObjective
 from support.strategies import INF
 from support.three_groups import LENGTHS, MASK, OLD, REF, UTILITIES, build
+
+pytestmark = pytest.mark.numerical
 
 
 class TestStatistics:

@@ -15,6 +15,8 @@ import maxent_grpo as mg
 from maxent_grpo import reference
 from support.strategies import INF, Problem, policies, problems, temperings
 
+pytestmark = pytest.mark.numerical
+
 NAN = math.nan
 TIED = Problem(
     utilities=torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64),

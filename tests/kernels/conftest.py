@@ -1,10 +1,14 @@
-"""Both backends in every test: the Triton kernels run on a GPU if there is one, else in Triton's interpreter."""
+"""Both backends in every test: the Triton kernels run on a GPU if there is one, else in Triton's interpreter.
+
+Those of torch are numerical. The interpreter computes with NumPy, and takes minutes.
+"""
 
 import importlib.util
 
 import pytest
 
-BACKENDS = ["torch", "triton"] if importlib.util.find_spec("triton") else ["torch"]
+TORCH = pytest.param("torch", marks=pytest.mark.numerical)
+BACKENDS = [TORCH, "triton"] if importlib.util.find_spec("triton") else [TORCH]
 
 
 @pytest.fixture(scope="session", params=BACKENDS)

@@ -12,6 +12,7 @@ from support import trl_tiny
 from support.golden_table import GoldenRow, load_golden
 from support.trl_formulas import fields
 
+pytestmark = pytest.mark.numerical
 GOLDEN = load_golden()
 K = max(GOLDEN.group_sizes)
 FILLER = -1  # TRL's groups are of one size: shorter ones are filled up with candidates that nothing scores

@@ -30,6 +30,8 @@ from support.trl_formulas import (
     utilities,
 )
 
+pytestmark = pytest.mark.numerical
+
 SETTINGS = {
     "default": DEFAULT,
     "published": MaxEntConfig(),

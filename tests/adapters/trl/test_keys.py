@@ -12,6 +12,8 @@ from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from support import trl_tiny
 from support.trl_formulas import coefficients, groups, utilities
 
+pytestmark = pytest.mark.numerical
+
 CONFIG = MaxEntConfig(center=True, dedup=1.0)
 
 

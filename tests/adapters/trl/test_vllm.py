@@ -11,6 +11,8 @@ from maxent_grpo import MaxEntConfig
 from support import trl_tiny
 from support.trl_formulas import DEFAULT, expected_gradient, fields, relative_error, token_logps, utilities
 
+pytestmark = pytest.mark.numerical
+
 HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
 SURROGATE = MaxEntConfig(projection="surrogate", surrogate_tau=0.1, max_length=trl_tiny.COMPLETION)
 LOW, HIGH = 0.56, 1.5
