@@ -5,10 +5,10 @@ A function takes what a reward takes and returns a text for each completion, or 
 same.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
+from maxent_grpo.adapters import KeyFunction
 from maxent_grpo.pipeline.answers.text import canonicalize, find_answer
 from maxent_grpo.pipeline.functions import find_function
 from maxent_grpo.pipeline.rewards import Completion, build_countdown_problems, read_completion
@@ -43,14 +43,6 @@ def countdown_mode(
         f"right: {verdict.mode}" if verdict.correct else answer
         for verdict, answer in zip(verdicts, final_answer(completions), strict=True)
     ]
-
-
-@dataclass(frozen=True)
-class KeyFunction:
-    """A function that says what completions answer, and the columns that it reads; None where they are not known."""
-
-    function: Callable[..., Sequence[str | None]]
-    columns: tuple[str, ...] | None = None
 
 
 KEY_FUNCTIONS = {

@@ -92,7 +92,7 @@ def build_trainer(run: Run) -> GRPOTrainer:
     kind, more = GRPOTrainer, {}
     if isinstance(args, MaxEntGRPOConfig):
         kind = MaxEntGRPOTrainer
-        more = {"key_func": None if run.key_function is None else run.key_function.function}
+        more = {"key_func": run.key_function}
     return kind(
         folder,
         [reward.function for reward in run.rewards],
