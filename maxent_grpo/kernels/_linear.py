@@ -178,12 +178,10 @@ def linear_weighted_nll(
         mask: as in `linear_token_logps`.
         bias: `[V]` or None.
         temperature: T > 0.
-        logit_scale: factor on the raw logits.
-        softcap: bound of a final tanh soft cap, or None.
+        logit_scale: as in `linear_token_logps`.
+        softcap: as in `linear_token_logps`.
         entropy: also return every kept row's entropy.
-        chunk_bytes: memory for one chunk of logits, of 4096 rows at most unless one chunk of bfloat16 has all; None
-            takes the device's default, and as much more as dW's float32 sum would take where that makes one chunk
-            of bfloat16.
+        chunk_bytes: as in `linear_token_logps`.
         backend: `"auto"`, `"torch"` or `"triton"`.
 
     Returns:
