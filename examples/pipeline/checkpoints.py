@@ -18,17 +18,17 @@ def find_checkpoint(args: Any) -> str | None:
     Raises:
         ValueError: if it is not there, or is not whole.
     """
-    wanted = args.resume_from_checkpoint
-    if wanted in (None, "false", "False"):
+    name = args.resume_from_checkpoint
+    if name in (None, "false", "False"):
         return None
-    if wanted not in ("last", "true", "True"):
-        damage = find_damaged_file(Path(wanted))
+    if name not in ("last", "true", "True"):
+        damage = find_damaged_file(Path(name))
         if damage is not None:
             raise ValueError(
-                f"Expected a whole checkpoint, or last, got resume_from_checkpoint={wanted!r} without a readable "
+                f"Expected a whole checkpoint, or last, got resume_from_checkpoint={name!r} without a readable "
                 f"{damage}."
             )
-        return str(wanted)
+        return str(name)
     for checkpoint in _list_checkpoints(Path(args.output_dir)):
         damage = find_damaged_file(checkpoint)
         if damage is None:
@@ -50,8 +50,8 @@ def find_damaged_file(checkpoint: Path) -> str | None:
 
 
 def _list_checkpoints(folder: Path) -> list[Path]:
-    found = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
-    steps = {path: int(match[1]) for path, match in found.items() if match and path.is_dir()}
+    matches = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    steps = {path: int(match[1]) for path, match in matches.items() if match and path.is_dir()}
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 

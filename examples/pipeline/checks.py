@@ -1,4 +1,4 @@
-"""What is checked of a run's arguments before anything is loaded: ranges, combinations, whole groups, packages."""
+"""Checks of a run's arguments before anything is loaded: ranges, combinations, whole groups, packages."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -59,8 +59,8 @@ def find_missing_packages(values: Values) -> dict[str, str]:
     return {package: field for package, field in needs.items() if field and find_spec(package) is None}
 
 
-def _needs_bitsandbytes(optimiser: str) -> bool:
-    return "torch" not in optimiser and any(part in optimiser for part in ("8bit", "bnb", "paged"))
+def _needs_bitsandbytes(optimizer: str) -> bool:
+    return "torch" not in optimizer and any(part in optimizer for part in ("8bit", "bnb", "paged"))
 
 
 def _check_ranges(values: Values, ranks: int) -> Complaints:
@@ -117,21 +117,21 @@ def _check_rollouts(values: Values, ranks: int) -> Complaints:
     rollout = rollout or size * ranks * (steps or accumulation)
     if rollout % candidates == 0:
         return
-    given = ", ".join(f"{name}={values[name]}" for name in BATCH if values[name] is not None)
+    sizes = ", ".join(f"{name}={values[name]}" for name in BATCH if values[name] is not None)
     yield (
         "num_generations",
         f"Expected completions per rollout ({rollout} of {ranks} ranks) divisible by "
-        f"num_generations={candidates}, got {given}.",
+        f"num_generations={candidates}, got {sizes}.",
     )
 
 
 def _check_evaluations(values: Values, ranks: int) -> Complaints:
-    asked = values["num_generations_eval"] or values["num_generations"]
-    evaluated = values["per_device_eval_batch_size"] * ranks
-    if not values["do_eval"] or evaluated % asked == 0:
+    candidates = values["num_generations_eval"] or values["num_generations"]
+    completions = values["per_device_eval_batch_size"] * ranks
+    if not values["do_eval"] or completions % candidates == 0:
         return
     yield (
         "per_device_eval_batch_size",
-        f"Expected completions per evaluation batch ({evaluated} of {ranks} ranks) divisible by "
-        f"num_generations_eval={asked}, got per_device_eval_batch_size={values['per_device_eval_batch_size']}.",
+        f"Expected completions per evaluation batch ({completions} of {ranks} ranks) divisible by "
+        f"num_generations_eval={candidates}, got per_device_eval_batch_size={values['per_device_eval_batch_size']}.",
     )

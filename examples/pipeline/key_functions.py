@@ -1,8 +1,8 @@
 """What makes two completions the same answer, for `key_func` of a recipe; any other function goes by a dotted path.
 
 Reasoning makes every completion another text, while the answers that it comes to repeat: `maxent_dedup` counts those.
-A function takes what a reward takes and returns a text for each completion, or None where only equal tokens are the
-same.
+A key function takes what a reward takes and returns a text for each completion. Where it returns None, only equal
+tokens are the same.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ def final_answer(completions: Sequence[Completion], **_: Any) -> list[str | None
     >>> final_answer([r"half: \boxed{\frac12}", "<answer>1/2</answer>", "1/2"])
     ['\\frac{1}{2}', '\\frac{1}{2}', None]
     """
-    given = [find_answer(read_completion(completion)) for completion in completions]
-    return [None if answer is None else canonicalize(answer) for answer in given]
+    answers = [find_answer(read_completion(completion)) for completion in completions]
+    return [None if answer is None else canonicalize(answer) for answer in answers]
 
 
 def countdown_mode(

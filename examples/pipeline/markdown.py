@@ -39,7 +39,7 @@ def replace_section(page: str, name: str, content: str) -> str:
     ['<!-- a:begin (make a) -->', 'new', '<!-- a:end -->']
     """
     marks = re.compile(rf"(<!-- {re.escape(name)}:begin[^>]*-->).*?(<!-- {re.escape(name)}:end -->)", re.DOTALL)
-    replaced, count = marks.subn(lambda found: f"{found[1]}\n{content}\n{found[2]}", page)
+    replaced, count = marks.subn(lambda match: f"{match[1]}\n{content}\n{match[2]}", page)
     if count != 1:
         raise ValueError(f"Expected the marks of section {name!r} once, got them {count} times.")
     return replaced

@@ -7,7 +7,7 @@ of keys and values, V the vocabulary, B rows of a micro-batch of S tokens:
                   with dtype float32, which it needs (see `list_precision_warnings`), and FSDP 2 makes its weights
                   float32; with an adapter they stay in dtype
     gradients     the trained weights once more
-    optimiser     12p with DeepSpeed (float32 copy and two moments); else two moments in the weights' dtype
+    optimizer     12p with DeepSpeed (float32 copy and two moments); else two moments in the weights' dtype
     activations   2BS·(L·h + 6h + 2k + 4i): inputs of all layers and one layer recomputed, or L of them without
                   gradient checkpointing
     logits        4·min(B·T, 4096)·V: a chunk of them, T tokens of a completion; where the fused head holds more rows
@@ -15,7 +15,7 @@ of keys and values, V the vocabulary, B rows of a micro-batch of S tokens:
     generation    4BS·L·k for each micro-batch of a rollout, and under ZeRO-3 the gathered weights; with vLLM in the
                   same process its share of the GPU instead, which must hold 2P and 4M·L·k of vllm_max_model_length M
 
-Stage 1 shares the optimiser's part over the N, stage 2 the gradients too, stage 3 and FSDP the weights too, but for
+Stage 1 shares the optimizer's part over the N, stage 2 the gradients too, stage 3 and FSDP the weights too, but for
 the layer at work. It is an estimate: allocators, CUDA contexts and buffers of communication take some GiB more.
 """
 
@@ -42,10 +42,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Layout:
-    """Which states are shared over the GPUs, and whether DeepSpeed keeps float32 copies for the optimiser."""
+    """Which states are shared over the GPUs, and whether DeepSpeed keeps float32 copies for the optimizer."""
 
     deepspeed: bool
-    shares_optimiser: bool
+    shares_optimizer: bool
     shares_gradients: bool
     shares_weights: bool
 
@@ -112,7 +112,7 @@ def estimate_memory(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str
     parts = {
         "weights": (whole * width + copies) / share[layout.shares_weights] + gathered,
         "gradients": trained * width / share[layout.shares_gradients],
-        "optimiser": trained * (12 if layout.deepspeed else 2 * width) / share[layout.shares_optimiser],
+        "optimizer": trained * (12 if layout.deepspeed else 2 * width) / share[layout.shares_optimizer],
         "reference": _holds_reference(run, trained == whole) * whole * width / share[layout.shares_weights],
         "activations": 2.0 * rows * tokens * (text.num_hidden_layers * text.hidden_size + recomputed * one_layer),
         "logits": 4.0 * min(rows * completion, ROWS_OF_LOGITS) * text.vocab_size,
@@ -120,7 +120,7 @@ def estimate_memory(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str
             run, 4.0 * rows * tokens * text.num_hidden_layers * kv, 2.0 * whole, layout
         ),
     }
-    states = sum(parts[name] for name in ("weights", "gradients", "optimiser", "reference"))
+    states = sum(parts[name] for name in ("weights", "gradients", "optimizer", "reference"))
     training = parts["activations"] + parts["logits"]
     beside = args.use_vllm and args.vllm_mode == "colocate" and not args.vllm_enable_sleep_mode
     at_work = training + parts["generation"] if beside else max(training, parts["generation"])
@@ -189,7 +189,7 @@ def _describe_batches(run: Run, gpus: int) -> str:
     candidates = args.num_generations
     return (
         f"on {gpus} GPUs {completions * args.steps_per_generation / candidates:g} prompts x {candidates} candidates "
-        f"per rollout, {completions * args.gradient_accumulation_steps / candidates:g} prompts per optimiser step, "
+        f"per rollout, {completions * args.gradient_accumulation_steps / candidates:g} prompts per optimizer step, "
         f"sequences of {_count_tokens(run)} tokens"
     )
 

@@ -13,8 +13,8 @@ from maxent_grpo.adapters.trl.options import REFUSED
 from maxent_grpo.pipeline.secrets import expect_no_secret
 
 Flags = list[tuple[str, list[str]]]
-MAXENT_FIELDS = {each.name for each in dataclasses.fields(MaxEntGRPOConfig)} - {
-    each.name for each in dataclasses.fields(GRPOConfig)
+MAXENT_FIELDS = {field.name for field in dataclasses.fields(MaxEntGRPOConfig)} - {
+    field.name for field in dataclasses.fields(GRPOConfig)
 }
 TASKS = ("maxent", "grpo")
 

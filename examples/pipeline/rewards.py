@@ -1,7 +1,7 @@
 """Rewards by name, for `reward_funcs` of a recipe; any other reward goes by its dotted path.
 
-A reward takes completions (texts, or chats whose last message counts) and the columns it needs, and returns a number
-for each, or None where it cannot tell: such a completion is masked, which is not the same as being wrong.
+A reward takes completions (texts, or chats whose last message counts) and the columns it needs. It returns a number
+for each completion, or None where it cannot tell: such a completion is masked, which is not the same as being wrong.
 """
 
 import logging
@@ -52,23 +52,29 @@ def math_verify(
     """Return 1.0 where the answer in <answer> tags or a box equals the solution; None where that cannot be told.
 
     No answer, one whose braces stay open, or a chain such as 1=2=3 where the solution is none, is 0.0. A comparison
-    that fails or takes too long, or has no solution to compare with, is None: it is
-    counted (`math_verify/errors`) and logged, and too many of them stop the run.
+    that fails, takes too long or has no solution to compare with is None. Those are counted (`math_verify/errors`)
+    and logged, and too many of them stop the run.
     """
     answers = [find_answer(read_completion(completion)) for completion in completions]
-    asked = [
-        None
-        if gold is None or answer is None or (is_chain(answer) and not is_chain(str(gold)))
-        else (str(gold), answer)
-        for gold, answer in zip(solution, answers, strict=True)
-    ]
-    told = iter(_VERIFIER.compare_all([pair for pair in asked if pair is not None]))
-    unasked = (Comparison(None, "there is no solution") if gold is None else Comparison(False) for gold in solution)
-    compared = [other if pair is None else next(told) for pair, other in zip(asked, unasked, strict=True)]
-    errors = _ERRORS.count(compared)
+    shortcuts = [_compare_without_mathematics(gold, answer) for gold, answer in zip(solution, answers, strict=True)]
+    # The others are compared all at once, by as many workers as there are.
+    triples = zip(solution, answers, shortcuts, strict=True)
+    pairs = [(str(gold), str(answer)) for gold, answer, shortcut in triples if shortcut is None]
+    results = iter(_VERIFIER.compare_all(pairs))
+    comparisons = [next(results) if shortcut is None else shortcut for shortcut in shortcuts]
+    errors = _ERRORS.count(comparisons)
     if log_metric is not None:
         log_metric("math_verify/errors", float(errors))
-    return [None if each.equal is None else float(each.equal) for each in compared]
+    return [None if comparison.equal is None else float(comparison.equal) for comparison in comparisons]
+
+
+def _compare_without_mathematics(gold: str | None, answer: str | None) -> Comparison | None:
+    """Return the comparison of an answer that needs no mathematics, None where it does."""
+    if gold is None:
+        return Comparison(None, "there is no solution")
+    if answer is None or (is_chain(answer) and not is_chain(str(gold))):
+        return Comparison(equal=False)
+    return None
 
 
 def answer_format(completions: Sequence[Completion], **_: Any) -> list[float]:
@@ -100,8 +106,8 @@ def build_countdown_problems(
     numbers: Sequence[Sequence[int]], target: Sequence[int], whole_steps: Sequence[bool] | None
 ) -> list[countdown_task.Problem]:
     """Return the problems that columns hold."""
-    whole = whole_steps or [False] * len(numbers)
-    return [countdown_task.Problem(tuple(n), t, (), w) for n, t, w in zip(numbers, target, whole, strict=True)]
+    columns = zip(numbers, target, whole_steps or [False] * len(numbers), strict=True)
+    return [countdown_task.Problem(tuple(row_numbers), value, (), whole) for row_numbers, value, whole in columns]
 
 
 def graph_coloring(
@@ -163,28 +169,30 @@ class ErrorCount:
         self.least, self.share, self.total = least, share, 0
         self._lock = Lock()
 
-    def count(self, compared: Sequence[Comparison]) -> int:
+    def count(self, comparisons: Sequence[Comparison]) -> int:
         """Return how many of these failed; log the first of them.
 
         Raises:
             RuntimeError: if too many of the last comparisons failed.
         """
-        failed = [each.error for each in compared if each.equal is None]
+        errors = [comparison.error for comparison in comparisons if comparison.equal is None]
         with self._lock:
-            return self._count(compared, failed)
+            return self._count(comparisons, errors)
 
-    def _count(self, compared: Sequence[Comparison], failed: Sequence[str]) -> int:
-        self.total += len(failed)
-        self.recent.extend(each.equal is None for each in compared)
-        if failed:
-            told = (len(failed), len(compared), self.total, failed[0])
-            logger.warning("math_verify: no verdict on %d of %d answers (%d so far), for example: %s", *told)
+    def _count(self, comparisons: Sequence[Comparison], errors: Sequence[str]) -> int:
+        self.total += len(errors)
+        self.recent.extend(comparison.equal is None for comparison in comparisons)
+        if errors:
+            logger.warning(
+                "math_verify: no verdict on %d of %d answers (%d so far), for example: %s",
+                *(len(errors), len(comparisons), self.total, errors[0]),
+            )
         if sum(self.recent) > max(self.least, self.share * len(self.recent)):
             raise RuntimeError(
                 f"Expected verdicts on most answers, got {sum(self.recent)} errors in the last {len(self.recent)}; "
-                f"the last one: {failed[-1]}."
+                f"the last one: {errors[-1]}."
             )
-        return len(failed)
+        return len(errors)
 
 
 _VERIFIER = Verifier()  # its processes start when they are first asked

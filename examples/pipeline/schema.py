@@ -27,15 +27,16 @@ def fits(value: Any, hint: Any, *, texts: bool = False) -> bool:
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, part, texts=texts) for part in parts)
-    plain = origin or hint
-    if plain not in _PLAIN:
+    kind = origin or hint
+    if kind not in _PLAIN:
         return True
     if texts and isinstance(value, str):
-        return plain not in (list, dict, type(None))
-    if not isinstance(value, _PLAIN[plain]) or (isinstance(value, bool) and plain is not bool):
+        return kind not in (list, dict, type(None))
+    if not isinstance(value, _PLAIN[kind]) or (isinstance(value, bool) and kind is not bool):
         return False
-    held = [value] if plain is list else [value, value.values()] if plain is dict else []
-    return all(fits(each, part) for part, several in zip(parts, held, strict=False) for each in several)
+    # What a list or a mapping holds, beside the types of its parameters: items, or keys and values.
+    contents = [value] if kind is list else [value, value.values()] if kind is dict else []
+    return all(fits(item, part) for part, items in zip(parts, contents, strict=False) for item in items)
 
 
 def expect_fields(entry: dict[str, Any], kinds: Any, where: str, what: str, *, texts: bool = False) -> None:

@@ -46,8 +46,8 @@ def find_secret(value: Any, name: str) -> str | None:
     for path, key, each in inner:
         if is_secret(key, each):
             return path
-        if found := find_secret(each, path):
-            return found
+        if secret := find_secret(each, path):
+            return secret
     return None
 
 
@@ -57,10 +57,10 @@ def expect_no_secret(fields: dict[str, Any], where: Any) -> None:
     Raises:
         ValueError: naming the field, never its value.
     """
-    if found := find_secret(fields, ""):
+    if secret := find_secret(fields, ""):
         raise ValueError(
             f"{where}: Expected the Hub login in the environment's HF_TOKEN or stored by `hf auth login`, got "
-            f"{found} (its value is not repeated here)."
+            f"{secret} (its value is not repeated here)."
         )
 
 

@@ -8,7 +8,7 @@ A recipe is YAML of the fields of `GRPOScriptArguments`, `MaxEntGRPOConfig` and 
 names override it.
 
 `--task maxent` or `--task grpo` names the trainer. It reads `<task>/config_<name>.yaml` beside the recipe where there
-is one, else the recipe itself: fields that the trainer does not have or honour are then left out, and a line says
+is one, else the recipe itself: fields that the trainer does not have or honor are then left out, and a line says
 what is lost without each. `--preflight-only` says what the run would do and the memory it takes.
 `--resume_from_checkpoint last` goes on from the newest checkpoint that is whole.
 The Hub login is that of HF_TOKEN or of `hf auth login`.

@@ -205,7 +205,7 @@ def test_the_states_are_shared_as_the_stages_of_zero_say() -> None:
         *[2 * count / 8] * 2,
         4 * count / 8,
     ]
-    assert [parts[name]["optimiser"] for name in LAYOUTS] == [8 * count, *[12 * count / 8] * 3, 8 * count / 8]
+    assert [parts[name]["optimizer"] for name in LAYOUTS] == [8 * count, *[12 * count / 8] * 3, 8 * count / 8]
     assert all(each["reference"] == 0 for each in parts.values())
     anchored = estimate_memory(load(MATH_1B, "--init_kl_coeff", "0.1"), shape, LAYOUTS["zero3"], 8)
     assert anchored["reference"] == 2 * count / 8
@@ -271,7 +271,7 @@ def test_the_memory_of_the_math_recipe_is_printed_without_a_gpu(capsys: pytest.C
     train.main(["--config", str(MATH_1B), "--preflight-only"])
     printed = capsys.readouterr().out
     assert "1,543,714,304 parameters" in printed
-    assert "on 8 GPUs 32 prompts x 8 candidates per rollout, 32 prompts per optimiser step" in printed
+    assert "on 8 GPUs 32 prompts x 8 candidates per rollout, 32 prompts per optimizer step" in printed
     for name in LAYOUTS:
         (row,) = [line for line in printed.splitlines() if line.strip().startswith(f"{name} ")]
         assert row.endswith("fits")

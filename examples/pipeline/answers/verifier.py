@@ -33,10 +33,10 @@ class _Worker:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.pipe, theirs = multiprocessing.Pipe()
-        command = [sys.executable, str(WORKER), str(theirs.fileno()), str(seconds)]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        theirs.close()
+        self.pipe, other_end = multiprocessing.Pipe()
+        command = [sys.executable, str(WORKER), str(other_end.fileno()), str(seconds)]
+        self.process = subprocess.Popen(command, pass_fds=[other_end.fileno()], stdin=subprocess.DEVNULL)
+        other_end.close()
         if self._receive(START_SECONDS) != b"ready":
             self.kill()
             raise RuntimeError(
@@ -44,14 +44,14 @@ class _Worker:
             )
 
     def compare(self, gold: str, answer: str) -> Comparison:
-        """Return what the process says, or why it says nothing; a process that said nothing is dead."""
+        """Return what the process says, or why it says nothing; a process that says nothing is killed."""
         try:
             self.pipe.send_bytes(json.dumps([gold, answer]).encode())
-            said = self._receive(self.seconds)
+            reply = self._receive(self.seconds)
         except OSError:
-            said = b""
-        if said:
-            return Comparison(**({"equal": None} | json.loads(said)))
+            reply = b""
+        if reply:
+            return Comparison(**({"equal": None} | json.loads(reply)))
         self.kill()
         return Comparison(None, f"no verdict on {answer[:80]!r} within {self.seconds:g} s")
 

@@ -23,8 +23,8 @@ def compare_answers(gold: str, answer: str) -> dict[str, object]:
         expected = parse(mark_formula(gold), parsing_timeout=None, raise_on_error=True)
         if not expected:
             return {"error": f"the reference {gold!r} cannot be read"}
-        given = parse(mark_formula(answer), parsing_timeout=None, raise_on_error=True)
-        return {"equal": bool(verify(expected, given, timeout_seconds=None, raise_on_error=True))}
+        parsed = parse(mark_formula(answer), parsing_timeout=None, raise_on_error=True)
+        return {"equal": bool(verify(expected, parsed, timeout_seconds=None, raise_on_error=True))}
     except (Exception, RecursionError, MemoryError) as error:
         return {"error": f"{type(error).__name__}: {error}"[:300]}
 

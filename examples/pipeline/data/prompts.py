@@ -9,6 +9,7 @@ from datasets import Dataset, concatenate_datasets
 from maxent_grpo import answer_keys
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
 from maxent_grpo.pipeline.data.sources import Source, list_eval_sources, list_train_sources, load_source
+from maxent_grpo.pipeline.key_functions import KeyFunction
 from maxent_grpo.pipeline.rewards import Reward
 from maxent_grpo.pipeline.run import Run
 
@@ -21,48 +22,52 @@ def load_prompts(run: Run) -> tuple[Dataset, Dataset | None]:
     Raises:
         ValueError: naming the recipe, the dataset and the column, where one is missing, empty or unreadable.
     """
-    script, seed, evaluated = run.script, run.training.seed, None
+    script, seed = run.script, run.training.seed
     try:
-        sources = list_train_sources(script)
-        held_out = list_eval_sources(script) if run.training.do_eval and not script.eval_share else None
-        train = _mix_sources(sources, script, run.functions, seed)
-        if held_out is not None:
-            evaluated = _mix_sources(held_out, script, run.functions, seed)
-        elif run.training.do_eval:
-            train, evaluated = _hold_out(train, script.eval_share, seed)
+        train, evaluation = _load_parts(run)
     except ValueError as error:
         raise type(error)(f"{run.where}: {error}") from error
-    if evaluated is not None and 0 < script.eval_limit < len(evaluated):
-        evaluated = evaluated.shuffle(seed=seed).select(range(script.eval_limit))
-    parts = [train] if evaluated is None else [train, evaluated]
+    if evaluation is not None and 0 < script.eval_limit < len(evaluation):
+        evaluation = evaluation.shuffle(seed=seed).select(range(script.eval_limit))
     if run.training.process_index == 0:
-        _warn_of_long_prompts(parts, script.max_prompt_chars)
-    made = [_format_rows(part, script) for part in parts]
-    return made[0], None if evaluated is None else made[1]
+        _warn_long_prompts([train] if evaluation is None else [train, evaluation], script.max_prompt_chars)
+    return _format_rows(train, script), None if evaluation is None else _format_rows(evaluation, script)
 
 
-def load_rows(script: GRPOScriptArguments, rewards: Sequence[Reward]) -> Dataset:
+def _load_parts(run: Run) -> tuple[Dataset, Dataset | None]:
+    script, seed = run.script, run.training.seed
+    sources = list_train_sources(script)
+    if not run.training.do_eval:
+        return _mix_sources(sources, script, run.functions, seed), None
+    if script.eval_share:
+        return _hold_out(_mix_sources(sources, script, run.functions, seed), script.eval_share, seed)
+    eval_sources = list_eval_sources(script)  # it refuses what is trained on, before either is read
+    train, evaluation = (_mix_sources(each, script, run.functions, seed) for each in (sources, eval_sources))
+    return train, evaluation
+
+
+def load_rows(script: GRPOScriptArguments, functions: Sequence[Reward | KeyFunction]) -> Dataset:
     """Return the rows of the sources to train on: a `prompt` in its format, and the columns that rewards read.
 
     Raises:
         ValueError: naming the dataset and the column, where one is missing, empty or unreadable.
     """
-    mixed = _mix_sources(list_train_sources(script), script, rewards, seed=0)
-    _warn_of_long_prompts([mixed], script.max_prompt_chars)
+    mixed = _mix_sources(list_train_sources(script), script, functions, seed=0)
+    _warn_long_prompts([mixed], script.max_prompt_chars)
     return _format_rows(mixed, script)
 
 
 def _mix_sources(
-    sources: Sequence[Source], script: GRPOScriptArguments, rewards: Sequence[Reward], seed: int
+    sources: Sequence[Source], script: GRPOScriptArguments, functions: Sequence[Reward | KeyFunction], seed: int
 ) -> Dataset:
     """Return the rows of all sources, checked, under the names that prompts and rewards need."""
-    needed = {"prompt"}.union(*(reward.columns or () for reward in rewards))
+    needed = {"prompt"}.union(*(function.columns or () for function in functions))
     parts = []
     for source in sources:
         rows = _rename_columns(source, load_source(source, script), needed)
         parts.append(_keep_whole_rows(source, rows, needed, script))
     shared = set.intersection(*(set(part.column_names) for part in parts))
-    if all(reward.columns is not None for reward in rewards):
+    if all(function.columns is not None for function in functions):
         shared &= needed | {"whole_steps"}
     elif left_out := {name for part in parts for name in part.column_names} - shared:
         logger.warning("Columns that not all datasets have are left out: %s.", ", ".join(sorted(left_out)))
@@ -81,35 +86,36 @@ def _rename_columns(source: Source, rows: Dataset, needed: set[str]) -> Dataset:
     """Return the rows with the columns under the names that prompts and rewards need."""
     for name, own in ({name: name for name in sorted(needed)} | source.columns).items():
         if own not in rows.column_names:
-            found = ", ".join(rows.column_names)
-            raise ValueError(f"Expected column {own!r} (for {name}) in dataset {source.path!r}, got {found}.")
-    taken = {own: name for name, own in source.columns.items() if own != name}
-    rows = rows.remove_columns([name for name in taken.values() if name in rows.column_names])
-    return rows.rename_columns(taken)
+            columns = ", ".join(rows.column_names)
+            raise ValueError(f"Expected column {own!r} (for {name}) in dataset {source.path!r}, got {columns}.")
+    new_names = {own: name for name, own in source.columns.items() if own != name}
+    # A column that has the name already would clash with the one that gets it.
+    rows = rows.remove_columns([name for name in new_names.values() if name in rows.column_names])
+    return rows.rename_columns(new_names)
 
 
 def _keep_whole_rows(source: Source, rows: Dataset, needed: set[str], script: GRPOScriptArguments) -> Dataset:
     """Return the rows that hold all that rewards need; refuse prompts that are none."""
+    chat = script.prompt_format == "chat"
     for place, prompt in enumerate(rows["prompt"]):
-        if not _is_prompt(prompt, chat=script.prompt_format == "chat"):
+        if not _is_prompt(prompt, chat=chat):
             raise ValueError(
-                f"Expected prompts of text{', or chats whose messages have role and content' * _chats(script)}, in "
+                f"Expected prompts of text{', or chats whose messages have role and content' * chat}, in "
                 f"dataset {source.path!r}, got {str(prompt)[:80]!r} in row {place} "
                 f"(prompt_format={script.prompt_format})."
             )
     columns = {name: rows[name] for name in needed - {"prompt"}}
-    whole = [place for place in range(len(rows)) if all(values[place] is not None for values in columns.values())]
-    if len(whole) == len(rows):
+    complete = [row for row in range(len(rows)) if all(values[row] is not None for values in columns.values())]
+    if len(complete) == len(rows):
         return rows
-    told = (len(rows) - len(whole), len(rows), source.path, ", ".join(sorted(columns)))
-    logger.warning("%d of %d rows of dataset %r are left out: they have no %s.", *told)
-    if not whole:
-        raise ValueError(f"Expected {told[-1]} in dataset {source.path!r}, got none in all {len(rows)} rows.")
-    return rows.select(whole)
-
-
-def _chats(script: GRPOScriptArguments) -> bool:
-    return script.prompt_format == "chat"
+    names = ", ".join(sorted(columns))
+    if not complete:
+        raise ValueError(f"Expected {names} in dataset {source.path!r}, got none in all {len(rows)} rows.")
+    left_out = len(rows) - len(complete)
+    logger.warning(
+        "%d of %d rows of dataset %r are left out: they have no %s.", left_out, len(rows), source.path, names
+    )
+    return rows.select(complete)
 
 
 def _is_prompt(prompt: Any, *, chat: bool) -> bool:
@@ -118,8 +124,8 @@ def _is_prompt(prompt: Any, *, chat: bool) -> bool:
     if not chat or not isinstance(prompt, list) or not prompt:
         return False
     return all(
-        isinstance(each, dict) and isinstance(each.get("role"), str) and isinstance(each.get("content"), str)
-        for each in prompt
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        for message in prompt
     )
 
 
@@ -147,11 +153,11 @@ def _hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]
     return rows.select(train), rows.select(evaluation)
 
 
-def _warn_of_long_prompts(parts: Sequence[Dataset], limit: int) -> None:
-    asked = [_read_question(prompt) for part in parts for prompt in part["prompt"]]
-    if too_long := sum(len(text) > limit for text in asked):
+def _warn_long_prompts(parts: Sequence[Dataset], limit: int) -> None:
+    lengths = [len(_read_question(prompt)) for part in parts for prompt in part["prompt"]]
+    if too_long := sum(length > limit for length in lengths):
         logger.warning(
-            "%d of %d prompts are longer than max_prompt_chars=%d and were cut.", too_long, len(asked), limit
+            "%d of %d prompts are longer than max_prompt_chars=%d and were cut.", too_long, len(lengths), limit
         )
 
 
@@ -160,7 +166,8 @@ def _read_question(prompt: Any) -> str:
 
 
 def _format_rows(rows: Dataset, script: GRPOScriptArguments) -> Dataset:
-    settings = {"limit": script.max_prompt_chars, "chat": _chats(script), "system": script.system_prompt}
+    chat = script.prompt_format == "chat"
+    settings = {"limit": script.max_prompt_chars, "chat": chat, "system": script.system_prompt}
     return rows.map(_format_row, fn_kwargs=settings, remove_columns=["prompt"], load_from_cache_file=False)
 
 
@@ -170,7 +177,7 @@ def _format_row(row: dict[str, Any], limit: int, chat: bool, system: str | None)
     if not chat:
         return {"prompt": prompt[:limit]}
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    messages = [{"role": each["role"], "content": each["content"]} for each in messages]
+    messages = [{"role": message["role"], "content": message["content"]} for message in messages]
     messages[-1]["content"] = messages[-1]["content"][:limit]
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})

@@ -30,7 +30,7 @@ class Source:
         name: its configuration.
         split: its split; a single file and a folder of one `Dataset` have but "train".
         data_files: files of it, as in `datasets.load_dataset`.
-        weight: share of the mixture; unset in all sources, they are joined whole.
+        weight: share of the mixture; where no source has one, all are joined whole.
         columns: from the names that are needed (`prompt`, `solution`, …) to its own.
     """
 
@@ -81,9 +81,9 @@ def list_eval_sources(script: GRPOScriptArguments) -> list[Source]:
     else:
         field = "dataset_test_split"
         sources = [_make_source(script, field)]
-    trained = {source.rows for source in list_train_sources(script)}
+    trained_rows = {source.rows for source in list_train_sources(script)}
     for source in sources:
-        if source.rows in trained:
+        if source.rows in trained_rows:
             raise ValueError(
                 f"Expected {field} to name rows that are not trained on, or eval_share > 0, got dataset "
                 f"{source.path!r}, split {source.split!r} in both."
@@ -122,8 +122,8 @@ def _expect_source(source: Source, field: str) -> Source:
             f"Expected {field}='train' of {source.path!r}, which has no other rows (eval_datasets or eval_share say "
             f"what else to evaluate on), got {field}={source.split!r}."
         )
-    own = list(source.columns.values())
-    if len(set(own)) < len(own):
+    columns = list(source.columns.values())
+    if len(set(columns)) < len(columns):
         raise ValueError(f"Expected a column each in dataset {source.path!r}, got columns={source.columns}.")
     return source
 
@@ -143,8 +143,8 @@ def load_source(source: Source, script: GRPOScriptArguments) -> Dataset:
             raise ValueError(nothing) from error
         cause = error.__cause__ or error  # `datasets` says only that it failed
         kind = UnreachableError if isinstance(error, ConnectionError | TimeoutError) else ValueError
-        wanted = f"dataset {source.path!r}, split {source.split!r}"
-        raise kind(f"Expected a {wanted}, got {type(cause).__name__}: {_first_line(cause)}") from error
+        name = f"dataset {source.path!r}, split {source.split!r}"
+        raise kind(f"Expected a {name}, got {type(cause).__name__}: {_read_first_line(cause)}") from error
     if not len(rows):
         raise ValueError(nothing)
     return rows
@@ -166,5 +166,5 @@ def _read_rows(source: Source, script: GRPOScriptArguments) -> Dataset:
     return load_dataset(source.path, **{name: settings[name] for name in ("name", "data_files", "split")})
 
 
-def _first_line(error: BaseException) -> str:
+def _read_first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0][:300]

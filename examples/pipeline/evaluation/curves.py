@@ -71,22 +71,24 @@ def measure_curve(
     >>> measure_curve([[right, wrong], [wrong, wrong]], [1, 1], ks=[1, 2]).points["pass"][1]
     Interval(value=0.5, low=0.0, high=1.0)
     """
-    told = [[verdict for verdict in each if verdict is not None] for each in verdicts]
-    most = max(map(len, told))
+    judged = [[verdict for verdict in samples if verdict is not None] for samples in verdicts]
+    most = max(map(len, judged))
     if out_of_reach := [k for k in ks if k > most]:
         logger.warning("No prompt has %d samples with a verdict: k over %d is left out.", out_of_reach[0], most)
         ks = [k for k in ks if k <= most]
     if not ks:
         raise ValueError("Expected samples that have a verdict, got none.")
-    per_prompt = np.full((len(METRICS), len(ks), len(told)), np.nan)
+    per_prompt = np.full((len(METRICS), len(ks), len(judged)), np.nan)
     for row, k in enumerate(ks):
-        enough = [place for place, each in enumerate(told) if len(each) >= k]
-        found = sample_metrics([told[place] for place in enough], [total_modes[place] for place in enough], k=k)
-        per_prompt[:, row, enough] = found.mean, found.passed, found.distinct, found.coverage
-    draws = np.random.default_rng(seed).multinomial(len(told), np.full(len(told), 1 / len(told)), size=resamples)
+        prompts = [prompt for prompt, samples in enumerate(judged) if len(samples) >= k]
+        metrics = sample_metrics([judged[p] for p in prompts], [total_modes[p] for p in prompts], k=k)
+        per_prompt[:, row, prompts] = metrics.mean, metrics.passed, metrics.distinct, metrics.coverage
+    draws = np.random.default_rng(seed).multinomial(
+        len(judged), np.full(len(judged), 1 / len(judged)), size=resamples
+    )
     counted = ~np.isnan(per_prompt[0])
     means = {
-        name: _average_prompts(np.ones((1, len(told))), values)[0]
+        name: _average_prompts(np.ones((1, len(judged))), values)[0]
         for name, values in zip(METRICS, per_prompt, strict=True)
     }
     points = {}
@@ -101,4 +103,5 @@ def _average_prompts(draws: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return [B, K] means of [K, P] values over prompts that occur as often as [B, P] draws say; NaN is left out."""
     counted = ~np.isnan(values)
     with np.errstate(invalid="ignore"):  # a draw may hold no prompt that counts
-        return (draws @ np.where(counted, values, 0.0).T) / (draws @ counted.T)
+        averages: np.ndarray = (draws @ np.where(counted, values, 0.0).T) / (draws @ counted.T)
+    return averages

@@ -36,18 +36,18 @@ class Sampling:
         return self.batch_prompts or max(1, BATCH_TOKENS // (self.samples * self.max_new_tokens))
 
 
-def choose_engine(wanted: str) -> str:
+def choose_engine(engine: str) -> str:
     """Return the engine to use: with `auto` vLLM where it is installed and there is a GPU, else transformers.
 
     Raises:
         ValueError: if vLLM is asked for and is not installed.
     """
     installed = importlib.util.find_spec("vllm") is not None
-    if wanted == "vllm" and not installed:
+    if engine == "vllm" and not installed:
         raise ValueError("Expected vLLM to be installed (pip install vllm), got --engine vllm without it.")
-    if wanted == "auto":
+    if engine == "auto":
         return "vllm" if installed and torch.cuda.is_available() else "transformers"
-    return wanted
+    return engine
 
 
 def load_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
@@ -91,27 +91,29 @@ class Transformers:
     def sample_texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
         """Return [P][samples] completions."""
         size = sampling.prompts_at_once
-        drawn: list[str] = []
+        completions: list[str] = []
         with torch.random.fork_rng():
             torch.manual_seed(sampling.seed)
             for first in range(0, len(prompts), size):
-                drawn += self._sample_batch(list(prompts[first : first + size]), sampling)
-        return [drawn[first : first + sampling.samples] for first in range(0, len(drawn), sampling.samples)]
+                completions += self._sample_batch(list(prompts[first : first + size]), sampling)
+        samples = sampling.samples
+        return [completions[first : first + samples] for first in range(0, len(completions), samples)]
 
     def _sample_batch(self, prompts: list[str], sampling: Sampling) -> list[str]:
         encoded = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
-        asked = encoded["input_ids"].repeat_interleave(sampling.samples, dim=0)
+        input_ids = encoded["input_ids"].repeat_interleave(sampling.samples, dim=0)
         # What a checkpoint's generation_config.json prefers would not be samples of the model.
-        plain = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-        heat = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature > 0 else {}
+        choice: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
+        if sampling.temperature > 0:
+            choice |= {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
         generated = self.model.generate(
-            input_ids=asked,
+            input_ids=input_ids,
             attention_mask=encoded["attention_mask"].repeat_interleave(sampling.samples, dim=0),
             max_new_tokens=sampling.max_new_tokens,
             pad_token_id=self.tokenizer.pad_token_id,
-            **(plain | heat if heat else {"do_sample": False, "repetition_penalty": 1.0}),
+            **choice,
         )
-        texts: list[str] = self.tokenizer.batch_decode(generated[:, asked.shape[1] :], skip_special_tokens=True)
+        texts: list[str] = self.tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
         return texts
 
 

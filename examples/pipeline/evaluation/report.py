@@ -16,7 +16,7 @@ from rich.table import Table
 from maxent_grpo.pipeline.evaluation.curves import METRICS, Curve
 from maxent_grpo.pipeline.markdown import format_table
 
-_LIST = re.compile(r"\[[^\[\]{}\"]*\]")  # of numbers
+_NUMBERS = re.compile(r"\[[^\[\]{}\"]*\]")  # a list of them, which JSON would write one per line
 SHOWN = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -66,7 +66,7 @@ def save_report(
         {"model": name, **others, **curve_as_dict(curve, has_modes=has_modes)} for name, curve, others in results
     ]
     text = json.dumps({**settings, "results": models}, indent=2)
-    (folder / "evaluation.json").write_text(_LIST.sub(lambda found: " ".join(found[0].split()), text) + "\n")
+    (folder / "evaluation.json").write_text(_NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n")
     curves = [(name, curve) for name, curve, _ in results]
     rows = list_table_rows(curves, has_modes=has_modes)
     (folder / "evaluation.md").write_text(format_table(rows[0], rows[1:]) + "\n")

@@ -51,8 +51,8 @@ def build_task_subject(name: str, *, limit: int | None, chat: bool) -> Subject:
             [module.verify(problem, text) for text in each] for problem, each in zip(problems, texts, strict=True)
         ]
 
-    asked = [module.prompt(problem, boxed=chat) for problem in problems]
-    prompts = [[{"role": "user", "content": text}] for text in asked] if chat else asked
+    questions = [module.prompt(problem, boxed=chat) for problem in problems]
+    prompts = [[{"role": "user", "content": question}] for question in questions] if chat else questions
     return Subject(name, prompts, [len(problem.modes) for problem in problems], judge, has_modes=True)
 
 
@@ -68,13 +68,13 @@ def build_dataset_subject(name: str, rows: Dataset, reward: Reward, *, right: fl
     columns = {column: rows[column] for column in rows.column_names if column != "prompt"}
 
     def judge(texts: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:
-        count = [len(each) for each in texts]
+        counts = [len(samples) for samples in texts]
         repeated = {
-            column: [value for value, times in zip(values, count, strict=True) for _ in range(times)]
+            column: [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
             for column, values in columns.items()
         }
-        given = iter(reward.function(completions=[text for each in texts for text in each], **repeated))
-        return [[_judge_reward(next(given), right) for _ in range(times)] for times in count]
+        rewards = iter(reward.function(completions=[text for samples in texts for text in samples], **repeated))
+        return [[_judge_reward(next(rewards), right) for _ in range(count)] for count in counts]
 
     return Subject(name, list(rows["prompt"]), [1] * len(rows), judge, has_modes=False)
 

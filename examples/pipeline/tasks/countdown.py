@@ -93,7 +93,7 @@ def problems(rules: Rules = MODEBENCH) -> list[Problem]:
     def parts(numbers: tuple[int, ...]) -> list[tuple[Fraction, Tree]]:
         return list(_enumerate_trees(numbers, parts, whole_steps=rules.whole_steps))
 
-    found = []
+    found_problems = []
     for numbers in combinations(range(rules.low, rules.high + 1), rules.count):
         trees_by_target: dict[int, list[Tree]] = defaultdict(list)
         for value, tree in _enumerate_trees(numbers, parts, whole_steps=rules.whole_steps):
@@ -102,8 +102,8 @@ def problems(rules: Rules = MODEBENCH) -> list[Problem]:
         for target, trees in sorted(trees_by_target.items()):
             if rules.min_modes <= len(trees) <= rules.max_modes:
                 modes = tuple(sorted(map(mode_key, trees), key=lambda mode: (len(mode), mode)))
-                found.append(Problem(numbers, target, modes, rules.whole_steps))
-    return found
+                found_problems.append(Problem(numbers, target, modes, rules.whole_steps))
+    return found_problems
 
 
 def prompt(problem: Problem, *, boxed: bool = False) -> str:
@@ -114,11 +114,11 @@ def prompt(problem: Problem, *, boxed: bool = False) -> str:
     """
     if not boxed:
         return f"{' '.join(map(str, problem.numbers))} = {problem.target} :"
-    whole = " Every intermediate result must be a whole number." if problem.whole_steps else ""
+    whole_steps = " Every intermediate result must be a whole number." if problem.whole_steps else ""
     return (
         f"Write an arithmetic expression that equals {problem.target}. Use each of the numbers "
         f"{', '.join(map(str, problem.numbers))} exactly once and no other numbers. "
-        f"You may use +, -, *, / and parentheses.{whole} "
+        f"You may use +, -, *, / and parentheses.{whole_steps} "
         "End with the expression alone, without an equals sign, in \\boxed{...}."
     )
 
@@ -173,8 +173,8 @@ def _enumerate_trees(
 ) -> Iterator[tuple[Fraction, Tree]]:
     """Yield every tree over different numbers, one for each mode, with its value.
 
-    The numbers below the root's two children are split in all ways, each unordered split once, so + and *
-    come in one order of their children and - and / in both.
+    The numbers are split between the root's two children in all ways, each unordered split once. So + and * come
+    in one order of their children, and - and / in both.
     """
     if len(numbers) == 1:
         yield Fraction(numbers[0]), numbers[0]
@@ -191,8 +191,8 @@ def _enumerate_splits(numbers: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...
     """Yield every way to part the numbers into two non-empty sets, the first number's set first."""
     first, rest = numbers[0], numbers[1:]
     for size in range(len(rest)):
-        for chosen in combinations(rest, size):
-            yield (first, *chosen), tuple(number for number in rest if number not in chosen)
+        for others in combinations(rest, size):
+            yield (first, *others), tuple(number for number in rest if number not in others)
 
 
 def _is_target(value: int, numbers: tuple[int, ...], rules: Rules) -> bool:

@@ -43,8 +43,8 @@ def problems(
 ) -> list[Problem]:
     """Return problems on n vertices: all of them, or a seeded uniform sample without repetition.
 
-    Enumerated are the labelled graphs with max(1, n - 2)..min(8, n(n - 1)/2) edges, every choice of three
-    hidden vertices, and every colouring of the others that leaves min_modes..max_modes proper completions. A
+    Enumerated are the labelled graphs with max(1, n - 2)..min(8, n(n - 1)/2) edges. To each belong every choice of
+    three hidden vertices and every colouring of the others that leaves min_modes..max_modes proper completions. A
     graph that can be coloured has at least 6 colourings, so none needs excluding for having fewer than 4.
     Four vertices give 600 problems and five 36,210; six give 2,358,300 and can only be sampled.
     The single-mode control problems are those of `min_modes=1, max_modes=1`; they begin at five vertices.
@@ -65,12 +65,12 @@ def problems(
         _enumerate_problems(vertices) if vertices < 6 else _draw_problems(vertices, rng, draws=1000 * (sample or 0))
     )
     fitting = (each for each in pool if min_modes <= len(each.modes) <= max_modes)
-    found = list(islice(fitting, sample if vertices == 6 else None))
+    fitting_problems = list(islice(fitting, sample if vertices == 6 else None))
     if sample is None:
-        return found
-    if len(found) < sample:
-        raise ValueError(f"Expected sample <= {len(found)}, got {sample=}.")
-    return rng.sample(found, sample)
+        return fitting_problems
+    if len(fitting_problems) < sample:
+        raise ValueError(f"Expected sample <= {len(fitting_problems)}, got {sample=}.")
+    return rng.sample(fitting_problems, sample)
 
 
 def prompt(problem: Problem, *, boxed: bool = False) -> str:
@@ -82,11 +82,11 @@ def prompt(problem: Problem, *, boxed: bool = False) -> str:
     if not boxed:
         return f"{problem.id} :"
     hidden = [str(v + 1) for v, color in enumerate(problem.partial) if color == HIDDEN]
-    given = [f"{v + 1} is {color}" for v, color in enumerate(problem.partial) if color != HIDDEN]
+    colors = [f"{v + 1} is {color}" for v, color in enumerate(problem.partial) if color != HIDDEN]
     edges = ", ".join(f"{a + 1}-{b + 1}" for a, b in problem.edges)
     return (
         f"A graph has the vertices 1 to {len(problem.partial)} and the edges {edges}. Every vertex is red (R), "
-        f"green (G) or blue (B), and no edge joins two vertices of one colour. Given: {', '.join(given)}. "
+        f"green (G) or blue (B), and no edge joins two vertices of one colour. Given: {', '.join(colors)}. "
         f"Choose colours for the vertices {', '.join(hidden)}. "
         "End with their letters alone, in this order, in \\boxed{...}."
     )
@@ -146,14 +146,14 @@ def _draw_problems(vertices: int, rng: random.Random, *, draws: int) -> Iterator
     pairs = list(combinations(range(vertices), 2))
     edge_counts = _list_edge_counts(vertices)
     graphs_by_count = [comb(len(pairs), count) for count in edge_counts]
-    drawn = set()
+    seen = set()
     for _ in range(draws):
         (n_edges,) = rng.choices(edge_counts, graphs_by_count)
         edges = tuple(sorted(rng.sample(pairs, n_edges)))
         hidden = tuple(sorted(rng.sample(range(vertices), N_HIDDEN)))
         partial = _hide_colors("".join(rng.choices(COLORS, k=vertices)), hidden)
-        if (edges, partial) not in drawn:
-            drawn.add((edges, partial))
+        if (edges, partial) not in seen:
+            seen.add((edges, partial))
             completions = _enumerate_colorings(edges, partial)
             yield Problem(edges, partial, tuple("".join(colors[v] for v in hidden) for colors in completions))
 
@@ -169,10 +169,13 @@ def _hide_colors(colors: str, hidden: tuple[int, ...]) -> str:
 def _enumerate_colorings(edges: Edges, partial: str) -> list[str]:
     """Return all proper colourings of the graph that agree with the partial one."""
     prefixes = [""]
-    for vertex, given in enumerate(partial):
-        neighbours = [a for a, b in edges if b == vertex]
-        choices = COLORS if given == HIDDEN else given
+    for vertex, color in enumerate(partial):
+        neighbors = [a for a, b in edges if b == vertex]
+        choices = COLORS if color == HIDDEN else color
         prefixes = [
-            prefix + color for prefix in prefixes for color in choices if all(prefix[a] != color for a in neighbours)
+            prefix + choice
+            for prefix in prefixes
+            for choice in choices
+            if all(prefix[a] != choice for a in neighbors)
         ]
     return prefixes

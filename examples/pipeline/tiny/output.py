@@ -48,10 +48,10 @@ def expect_same_run(folder: Path, settings: dict[str, Any]) -> None:
 def _read_settings(folder: Path, names: set[str]) -> dict[str, Any] | None:
     """Return the settings of the run in a folder, None if it holds none: other programs write a config.json too."""
     try:
-        found = json.loads((folder / SETTINGS).read_text())
+        settings = json.loads((folder / SETTINGS).read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.keys() == names else None
+    return settings if isinstance(settings, dict) and settings.keys() == names else None
 
 
 def _remove(path: Path) -> None:

@@ -60,8 +60,8 @@ def sample(
     temperature: float = 1.0,
 ) -> Samples:
     """Return `num_samples` completions of each problem; temperature 0 is greedy."""
-    asked = [task.prompt(problem) for problem in problems]
-    encoded = tokenizer(asked, return_tensors="pt", padding=True).to(model.device)
+    texts = [task.prompt(problem) for problem in problems]
+    encoded = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
     prompts = encoded["input_ids"].repeat_interleave(num_samples, dim=0)
     seen = encoded["attention_mask"].repeat_interleave(num_samples, dim=0)
     choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
