@@ -24,7 +24,7 @@ def read_max_prompt_chars() -> int:
 
 
 @dataclass
-class GRPOScriptArguments(ScriptArguments):
+class GRPOScriptArguments(ScriptArguments):  # type: ignore[misc]
     """What is trained on what: the arguments that are neither the trainer's nor the model's."""
 
     task: str = field(

@@ -23,7 +23,7 @@ def find_function(path: str, known: Iterable[str]) -> Callable[..., Any]:
     """
     module, _, name = path.rpartition(".")
     try:
-        function = getattr(_import_module(module, Path.cwd()), name) if module else None
+        function: Callable[..., Any] | None = getattr(_import_module(module, Path.cwd()), name) if module else None
     except Exception as error:  # whatever a module of the user's may raise
         problem = f"{type(error).__name__}: {error}"
         raise ValueError(f"Expected a dotted path that can be imported, got {path!r}: {problem}.") from error

@@ -35,7 +35,7 @@ from maxent_grpo.pipeline.run import Run
 from maxent_grpo.pipeline.starts import STARTS, build_start_config
 
 SHAPES = Path(__file__).with_name("model_shapes.json")
-CHARACTERS_A_TOKEN = 3
+CHARACTERS_PER_TOKEN = 3
 ROWS_OF_LOGITS = 4096
 GIB = 2**30
 
@@ -86,42 +86,44 @@ def load_shape(run: Run) -> tuple[Any, str]:
 def count_parameters(shape: Any, model: ModelConfig) -> tuple[int, int]:
     """Return how many parameters a model has, and how many of them are trained; nothing is allocated."""
     with torch.device("meta"):
-        built = AutoModelForCausalLM.from_config(shape)
-        whole = sum(parameter.numel() for parameter in built.parameters())
+        module = AutoModelForCausalLM.from_config(shape)
+        total = sum(parameter.numel() for parameter in module.parameters())
         if (adapter := get_peft_config(model)) is None:
-            return whole, whole
+            return total, total
         from peft import get_peft_model  # noqa: PLC0415  (only where an adapter is asked for)
 
-        adapted = get_peft_model(built, adapter)
-        return whole, sum(each.numel() for each in adapted.parameters() if each.requires_grad)
+        module = get_peft_model(module, adapter)
+        return total, sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def estimate_memory(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str, float]:
     """Return the bytes that each part takes on one GPU, and their total at the worst moment."""
-    args, text = run.training, shape.get_text_config()
-    whole, trained = count_parameters(shape, run.model)
-    width = 2 if layout.deepspeed or (run.model.dtype != "float32" and trained < whole) else 4
-    copies = 2 * whole if width == 4 and args.bf16 else 0
+    args, config = run.training, shape.get_text_config()
+    total, trained = count_parameters(shape, run.model)
+    # Bytes of a weight: full training without DeepSpeed needs float32, and autocast then holds a copy in bfloat16.
+    width = 2 if layout.deepspeed or (run.model.dtype != "float32" and trained < total) else 4
+    copies = 2 * total if width == 4 and args.bf16 else 0
     rows, tokens = args.per_device_train_batch_size, _count_tokens(run)
     completion = args.max_completion_length or 0
-    kv = _measure_key_values(text)
-    one_layer = 6 * text.hidden_size + 2 * kv + 4 * text.intermediate_size
-    recomputed = 1 if args.gradient_checkpointing else text.num_hidden_layers
+    kv = _measure_key_values(config)
+    one_layer = 6 * config.hidden_size + 2 * kv + 4 * config.intermediate_size
+    recomputed = 1 if args.gradient_checkpointing else config.num_hidden_layers
     share = {True: gpus, False: 1}
-    gathered = 2 * whole / text.num_hidden_layers if layout.shares_weights else 0.0
+    gathered = 2 * total / config.num_hidden_layers if layout.shares_weights else 0.0
     parts = {
-        "weights": (whole * width + copies) / share[layout.shares_weights] + gathered,
+        "weights": (total * width + copies) / share[layout.shares_weights] + gathered,
         "gradients": trained * width / share[layout.shares_gradients],
         "optimizer": trained * (12 if layout.deepspeed else 2 * width) / share[layout.shares_optimizer],
-        "reference": _holds_reference(run, trained == whole) * whole * width / share[layout.shares_weights],
-        "activations": 2.0 * rows * tokens * (text.num_hidden_layers * text.hidden_size + recomputed * one_layer),
-        "logits": 4.0 * min(rows * completion, ROWS_OF_LOGITS) * text.vocab_size,
+        "reference": _holds_reference(run, trained == total) * total * width / share[layout.shares_weights],
+        "activations": 2.0 * rows * tokens * (config.num_hidden_layers * config.hidden_size + recomputed * one_layer),
+        "logits": 4.0 * min(rows * completion, ROWS_OF_LOGITS) * config.vocab_size,
         "generation": _estimate_generation(
-            run, 4.0 * rows * tokens * text.num_hidden_layers * kv, 2.0 * whole, layout
+            run, 4.0 * rows * tokens * config.num_hidden_layers * kv, 2.0 * total, layout
         ),
     }
     states = sum(parts[name] for name in ("weights", "gradients", "optimizer", "reference"))
     training = parts["activations"] + parts["logits"]
+    # Training and generation take turns, unless vLLM keeps its share of the GPU throughout.
     beside = args.use_vllm and args.vllm_mode == "colocate" and not args.vllm_enable_sleep_mode
     at_work = training + parts["generation"] if beside else max(training, parts["generation"])
     return parts | {"total": states + at_work}
@@ -130,19 +132,19 @@ def estimate_memory(run: Run, shape: Any, layout: Layout, gpus: int) -> dict[str
 def report_memory(run: Run) -> str:
     """Return the estimate for every layout as a table."""
     shape, origin = load_shape(run)
-    whole, trained = count_parameters(shape, run.model)
+    total, trained = count_parameters(shape, run.model)
     gpus, memory = run.script.gpus, run.script.gpu_memory
-    held, line = _check_vllm_share(run, shape.get_text_config(), whole)
+    vllm_fits, vllm_lines = _check_vllm_share(run, shape.get_text_config(), total)
     lines = [
-        f"{run.model.model_name_or_path}: {whole:,} parameters, {trained:,} of them trained (shape from {origin})",
+        f"{run.model.model_name_or_path}: {total:,} parameters, {trained:,} of them trained (shape from {origin})",
         *list_precision_warnings(run),
-        *line,
+        *vllm_lines,
         f"{_describe_batches(run, gpus)}; memory on each of them, of {memory:g} GiB, estimated in GiB:",
     ]
     table = {name: estimate_memory(run, shape, layout, gpus) for name, layout in LAYOUTS.items()}
     lines.append(f"{'':8}" + "".join(f"{part:>12}" for part in table["ddp"]))
     for name, parts in table.items():
-        verdict = "fits" if held and parts["total"] < 0.9 * memory * GIB else "too much"
+        verdict = "fits" if vllm_fits and parts["total"] < 0.9 * memory * GIB else "too much"
         lines.append(f"{name:8}" + "".join(f"{value / GIB:12.1f}" for value in parts.values()) + f"  {verdict}")
     return "\n  ".join(lines)
 
@@ -159,14 +161,14 @@ def list_precision_warnings(run: Run) -> list[str]:
     ]
 
 
-def _check_vllm_share(run: Run, text: Any, whole: int) -> tuple[bool, list[str]]:
+def _check_vllm_share(run: Run, config: Any, total: int) -> tuple[bool, list[str]]:
     """Return whether vLLM's share of a GPU holds its weights and one sequence, and a line that says so."""
     args = run.training
     if not args.use_vllm or args.vllm_mode != "colocate":
         return True, []
-    length = args.vllm_max_model_length or text.max_position_embeddings
+    length = args.vllm_max_model_length or config.max_position_embeddings
     share, split = _estimate_generation(run, 0.0, 0.0, LAYOUTS["ddp"]), args.vllm_tensor_parallel_size
-    weights, cache = 2 * whole / split, 4 * length * text.num_hidden_layers * _measure_key_values(text) / split
+    weights, cache = 2 * total / split, 4 * length * config.num_hidden_layers * _measure_key_values(config) / split
     needed = _count_tokens(run)
     wrong = []
     if share < weights + cache:
@@ -179,8 +181,8 @@ def _check_vllm_share(run: Run, text: Any, whole: int) -> tuple[bool, list[str]]
     ]
 
 
-def _measure_key_values(text: Any) -> int:
-    return text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+def _measure_key_values(config: Any) -> int:
+    return int(config.num_key_value_heads * (config.hidden_size // config.num_attention_heads))
 
 
 def _describe_batches(run: Run, gpus: int) -> str:
@@ -196,7 +198,7 @@ def _describe_batches(run: Run, gpus: int) -> str:
 
 def _count_tokens(run: Run) -> int:
     """Return how long a sequence may get: the longest prompt by its characters, and the completion."""
-    return run.script.max_prompt_chars // CHARACTERS_A_TOKEN + (run.training.max_completion_length or 0)
+    return run.script.max_prompt_chars // CHARACTERS_PER_TOKEN + (run.training.max_completion_length or 0)
 
 
 def _holds_reference(run: Run, all_trained: bool) -> bool:
@@ -209,5 +211,6 @@ def _holds_reference(run: Run, all_trained: bool) -> bool:
 def _estimate_generation(run: Run, cache: float, gathered: float, layout: Layout) -> float:
     args: GRPOConfig = run.training
     if args.use_vllm:
-        return args.vllm_gpu_memory_utilization * run.script.gpu_memory * GIB if args.vllm_mode == "colocate" else 0.0
-    return cache * args.steps_per_generation + (gathered if layout.shares_weights else 0.0)
+        share = float(args.vllm_gpu_memory_utilization)
+        return share * run.script.gpu_memory * GIB if args.vllm_mode == "colocate" else 0.0
+    return cache * int(args.steps_per_generation) + (gathered if layout.shares_weights else 0.0)

@@ -14,7 +14,7 @@ from maxent_grpo.pipeline.recipes import Flags, join_flags
 from maxent_grpo.pipeline.schema import expect_fields
 
 
-class RecipeParser(TrlParser):
+class RecipeParser(TrlParser):  # type: ignore[misc]
     """`TrlParser` that names the source of a value, the field and the value in every complaint.
 
     Args:
@@ -25,6 +25,8 @@ class RecipeParser(TrlParser):
     Attributes:
         missing: packages that are not installed, each with the field that asks for it; known once parsed.
     """
+
+    dataclass_types: Any  # of the base class, which has no types
 
     def __init__(self, task: str, path: Path | None, flags: Flags) -> None:
         trainer_arguments = GRPOConfig if task == "grpo" else MaxEntGRPOConfig

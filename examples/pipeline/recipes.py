@@ -19,7 +19,7 @@ MAXENT_FIELDS = {field.name for field in dataclasses.fields(MaxEntGRPOConfig)} -
 TASKS = ("maxent", "grpo")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Refuses a field that is there twice, of which YAML would take the last, and fields whose names are no texts."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -33,7 +33,8 @@ class _Loader(yaml.SafeLoader):
                 problem = f"the field {name!r} twice" if name in seen else f"a field named {name!r}, which is no text"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(name)
-        return super().construct_mapping(node, deep=deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
 
 
 def find_recipe(path: Path, task: str | None) -> tuple[Path, str | None]:

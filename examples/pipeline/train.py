@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -37,7 +38,7 @@ from maxent_grpo.pipeline.starts import make_start
 logger = logging.getLogger(__name__)
 
 
-def preflight(run: Run) -> str:
+def write_preflight_report(run: Run) -> str:
     """Return what a run would do and the memory it takes; needs no GPU, no network and no weights.
 
     Raises:
@@ -48,9 +49,9 @@ def preflight(run: Run) -> str:
     shape, _ = load_shape(run)
     lines = [describe_run(run), *(f"not installed here: {name} ({field})" for name, field in run.missing.items())]
     try:
-        train, evaluated = load_prompts(run)
+        train, evaluation = load_prompts(run)
         lines.append(
-            f"prompts: {len(train)} to train on, {0 if evaluated is None else len(evaluated)} to evaluate on"
+            f"prompts: {len(train)} to train on, {0 if evaluation is None else len(evaluation)} to evaluate on"
         )
     except UnreachableError as error:
         train = None
@@ -80,7 +81,7 @@ def build_trainer(run: Run) -> GRPOTrainer:
     if args.disable_tqdm:
         datasets.disable_progress_bars()
     with args.main_process_first(local=False, desc="data and start"):
-        train, evaluated = load_prompts(run)
+        train, evaluation = load_prompts(run)
         folder = make_start(str(model.model_name_or_path), Path(args.output_dir).parent)
     if args.process_index == 0:
         logger.warning("\n".join([describe_run(run), *list_precision_warnings(run)]))
@@ -89,20 +90,21 @@ def build_trainer(run: Run) -> GRPOTrainer:
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
     } | (args.model_init_kwargs or {})
-    kind, more = GRPOTrainer, {}
+    trainer_class: type[GRPOTrainer] = GRPOTrainer
+    settings: dict[str, Any] = {}
     if isinstance(args, MaxEntGRPOConfig):
-        kind = MaxEntGRPOTrainer
-        more = {"key_func": run.key_function}
-    return kind(
+        trainer_class = MaxEntGRPOTrainer
+        settings = {"key_func": run.key_function}
+    return trainer_class(
         folder,
         [reward.function for reward in run.rewards],
         args,
         train,
-        eval_dataset=evaluated,
+        eval_dataset=evaluation,
         processing_class=load_tokenizer(run, folder),
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
-        **more,
+        **settings,
     )
 
 
@@ -135,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run = parse_run(sys.argv[1:] if arguments is None else arguments)
         if run.script.preflight_only:
-            print(preflight(run))
+            print(write_preflight_report(run))
             return
         checkpoint = find_checkpoint(run.training)
         trainer = build_trainer(run)
@@ -146,10 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer.log_metrics("eval", trainer.evaluate())
     trainer.save_model(run.training.output_dir)
     trainer.save_state()
-    end(trainer)
+    end_training(trainer)
 
 
-def end(trainer: GRPOTrainer) -> None:
+def end_training(trainer: GRPOTrainer) -> None:
     """End training on all ranks; on gloo end the processes as well, without Python's shutdown.
 
     gloo's threads take the GIL to drop the tensors of the last collective, and abort a process that is shutting down.

@@ -1,9 +1,14 @@
 """Benchmarks of LightEval as commands: one for each benchmark, to read, to run, or to send to Slurm."""
 
+import argparse
 import re
 import shlex
-from collections.abc import Sequence
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from rich.console import Console
 
 
 def build_lighteval_command(
@@ -50,3 +55,46 @@ def build_sbatch_command(command: Sequence[str], benchmark: str, output: Path, o
     name = f"lighteval-{re.sub(r'[^A-Za-z0-9_.-]+', '-', benchmark)}"
     log = f"--output={output}/{name}-%j.log"
     return ["sbatch", f"--job-name={name}", log, *options, "--wrap", shlex.join(command)]
+
+
+def run_lighteval(options: argparse.Namespace, console: Console) -> None:
+    """Print, run or submit one LightEval command for each model and benchmark.
+
+    Raises:
+        ValueError: if the program that is needed is not installed, or once all have run, if one failed.
+    """
+    program = "sbatch" if options.submit else "lighteval"
+    if not options.dry_run and shutil.which(program) is None:
+        hint = "" if options.submit else " (pip install 'lighteval[math]')"
+        raise ValueError(
+            f"Expected {program} to be installed{hint}, got none on PATH; --dry-run prints the commands."
+        )
+    failures = []
+    for name, command in _list_commands(options):
+        console.print(shlex.join(command), soft_wrap=True, highlight=False, markup=False)
+        if not options.dry_run:
+            options.output.mkdir(parents=True, exist_ok=True)
+            if code := subprocess.run(command, check=False).returncode:
+                failures.append(f"{name} (exit code {code})")
+    if failures:
+        raise ValueError(f"Expected all benchmarks to run, got failures: {', '.join(failures)}.")
+
+
+def _list_commands(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of each evaluation and its command; LightEval keeps its own settings unless others are given."""
+    sampling = {name: getattr(options, name) for name in ("max_new_tokens", "temperature")}
+    sampling = {name: value for name, value in sampling.items() if value is not None}
+    for model in options.models:
+        for benchmark in options.lighteval:
+            command = build_lighteval_command(
+                benchmark,
+                model,
+                options.output,
+                revision=options.revision,
+                backend=options.backend,
+                custom_tasks=options.custom_tasks,
+                **sampling,
+            )
+            if options.submit:
+                command = build_sbatch_command(command, benchmark, options.output, shlex.split(options.sbatch))
+            yield f"{benchmark} of {model}", command

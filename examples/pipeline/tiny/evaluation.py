@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from maxent_grpo.pipeline.frontiers import read_frontier
+from maxent_grpo.pipeline.tasks.answers import Verdict
 from maxent_grpo.pipeline.tasks.metrics import sample_metrics
-from maxent_grpo.pipeline.tiny.sampling import Task, Verdict, sample
+from maxent_grpo.pipeline.tiny.sampling import Task, sample
 
 Row = dict[str, float]
 

@@ -79,7 +79,7 @@ def _plot_groups(part: Any, groups: Sequence[dict[str, dict[str, Any]]]) -> None
     for (above, below), rows_by_arm in zip(panels.T, groups, strict=True):
         any_row = next(iter(rows_by_arm.values()))
         rewards, texts = any_row["rewards"], any_row["texts"]
-        order = sorted(range(len(texts)), key=lambda i, rewards=rewards, texts=texts: (-rewards[i], texts[i]))
+        order = [i for *_, i in sorted((-reward, texts[i], i) for i, reward in enumerate(rewards))]
         above.plot([any_row["q"][i] for i in order], "k_", label="q")
         for panel, column in ((above, "weights"), (below, "coefficients")):
             _plot_bars(panel, {arm: [row[column][i] for i in order] for arm, row in rows_by_arm.items()})

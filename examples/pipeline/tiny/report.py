@@ -72,7 +72,7 @@ def write_table(rows: Sequence[dict[str, Any]], guesser: Row, folder: Path, *, n
     headers = ["method", *COLUMNS, f"coverage@8{level}"]
     cells = []
     for arm, frontier in all_frontiers.items():
-        coverages = [coverage[arm] for _, coverage in matched.values() if coverage.get(arm) is not None]
+        coverages = [value for _, coverage in matched.values() if (value := coverage.get(arm)) is not None]
         at_level = f"{sum(coverages) / len(coverages):.3f}" if coverages else "–"
         cells.append([NAMES[arm], *(f"{frontier[1.0][column]:.3f}" for column in COLUMNS), at_level])
     cells.append([NAMES["guesser"], *(f"{guesser[name]:.3f}" if name in guesser else "–" for name in COLUMNS), "–"])

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -56,7 +57,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where its metrics, state and checkpoint go."""
-        return self.options.output / f"seed{self.seed}" / self.arm
+        return Path(self.options.output) / f"seed{self.seed}" / self.arm
 
     @property
     def warm_folder(self) -> Path:
@@ -102,7 +103,8 @@ def train(job: Job, report: Report, stopped: Stopped) -> None:
     evaluation: Row = {}
     while loop.step < options.steps and not stopped():
         samples, statistics = loop.update(problems.train)
-        row = {"arm": job.arm, "seed": job.seed, "step": loop.step, **_measure_update(samples, statistics)}
+        row: dict[str, Any] = {"arm": job.arm, "seed": job.seed, "step": loop.step}
+        row |= _measure_update(samples, statistics)
         if loop.step % options.eval_every == 0 or loop.step == options.steps:
             evaluation = _evaluate(loop.model, problems.held_out[:128], 1.0, num_samples=8, seed=loop.step)
             row |= evaluation

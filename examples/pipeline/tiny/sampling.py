@@ -2,18 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-
-class Verdict(Protocol):
-    """What a task says of an answer."""
-
-    correct: bool
-    mode: str | None
+from maxent_grpo.pipeline.tasks.answers import Verdict
 
 
 @dataclass(frozen=True)
@@ -113,7 +108,8 @@ def completion_logits(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> T
     inputs = torch.cat([prompts, ids], dim=1)
     attention = torch.cat([prompts != pad, torch.ones_like(ids, dtype=torch.bool)], dim=1).long()
     positions = (attention.cumsum(-1) - 1).clamp(min=0)
-    logits = model(
+    output = model(
         input_ids=inputs, attention_mask=attention, position_ids=positions, logits_to_keep=ids.shape[1] + 1
-    ).logits[:, :-1]
-    return logits.float()
+    )
+    logits: Tensor = output.logits[:, :-1].float()
+    return logits

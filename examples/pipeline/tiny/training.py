@@ -107,15 +107,16 @@ class Reinforcement:
     def learn(self, samples: Samples) -> Statistics:
         """Take the optimizer steps on what was drawn."""
         self.model.train()
-        constants = None
+        constants: RolloutConstants | None = None
         for _ in range(self.settings.passes):
             loss, constants = self._loss(samples, constants)
             if loss is None:
                 break
             self.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
         self.step += 1
+        assert constants is not None  # there is at least one pass
         return constants.statistics
 
     def prepare(self, samples: Samples, policy_logps: Tensor | None = None) -> RolloutConstants:

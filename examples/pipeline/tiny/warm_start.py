@@ -74,7 +74,7 @@ def warm_start(
         targets = answer_ids.masked_fill(~answer_mask, -100)
         loss = cross_entropy(logits[:, prompt_ids.shape[1] - 1 : -1].flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         yield loss.item()
