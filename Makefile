@@ -94,12 +94,13 @@ lint: $(INSTALLED)  ## ruff, what breaks the house style, code that is written t
 	$(BIN)/python docs/tools/find_duplicates.py
 	$(BIN)/python docs/tools/house_style.py
 
-# mypy does not follow the import hook of an editable install, so it is shown the two source folders as the one
+# mypy does not follow the import hook of an editable install, so it is shown the three source folders as the one
 # package that they are when installed.
-types: $(INSTALLED)  ## mypy --strict on the package and the adapters
+types: $(INSTALLED)  ## mypy --strict on the package, the adapters and the pipeline
 	rm -rf $(TYPES) && mkdir -p $(TYPES)/maxent_grpo
 	ln -s $(CURDIR)/maxent_grpo/* $(TYPES)/maxent_grpo/
 	ln -s $(CURDIR)/adapters $(TYPES)/maxent_grpo/adapters
+	ln -s $(CURDIR)/examples/pipeline $(TYPES)/maxent_grpo/pipeline
 	MYPYPATH=$(TYPES) $(BIN)/mypy --config-file pyproject.toml -p maxent_grpo
 
 clean:  ## remove the environment, builds and runs

@@ -7,9 +7,9 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from maxent_grpo import answer_keys
+from maxent_grpo.adapters import KeyFunction
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
 from maxent_grpo.pipeline.data.sources import Source, list_eval_sources, list_train_sources, load_source
-from maxent_grpo.pipeline.key_functions import KeyFunction
 from maxent_grpo.pipeline.rewards import Reward
 from maxent_grpo.pipeline.run import Run
 
