@@ -13,56 +13,24 @@ once with `MaxEntLoss.prepare` and take the loss of any of its rows with `Rollou
 """
 
 import dataclasses
-import math
-import numbers
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from maxent_grpo._checks import expect, expect_mask, expect_shape, expect_tensor
-from maxent_grpo._masked import upcast
+from maxent_grpo._checks import expect_shape, expect_tensor
 from maxent_grpo._statistics import Statistics
-from maxent_grpo.adapters._groups import Groups, SkipWarning, build_keys, expect_texts, read_rewards, weigh_rewards
+from maxent_grpo.adapters._groups import SkipWarning
 from maxent_grpo.adapters._head import gather_head
+from maxent_grpo.adapters._rollout import Rollout, expect_ids, expect_rows, pad_rollout
 from maxent_grpo.config import MaxEntConfig
-from maxent_grpo.groups import flatten_groups, pad_groups
+from maxent_grpo.groups import flatten_groups
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, token_logps
 from maxent_grpo.objective import MaxEntObjective, Target
 
-
-@dataclass(frozen=True)
-class Rollout:
-    """N sampled completions with their rewards; the completions of a group are consecutive rows.
-
-    Attributes:
-        rewards: [N] numbers or truth values; None or NaN where there is no verdict: it leaves its group.
-        mask: [N, T] bool, True where a completion token counts.
-        group_sizes: K, or the size of each group.
-        ids: [N, T] completion tokens; needed with logits or hidden states, and with dedup > 0 unless there are keys.
-        keys: [N] integers or texts, equal where two completions are the same answer; without any, and where a text is
-            None, completions of equal tokens are.
-        ref_logps: [N, T] token log-probabilities of the frozen reference; needed if β > 0.
-        old_logps: [N, T] those of the rollout policy. Given, updates are clipped; without them the policy in
-            training is taken to be the rollout policy.
-        num_groups: prompts of the whole optimiser step over ranks and micro-batches; by default those of this
-            rollout, summed over ranks.
-        generator: for pruning, seeded by (seed, step).
-    """
-
-    rewards: Tensor | Sequence[float | None]
-    mask: Tensor
-    _: KW_ONLY
-    group_sizes: int | Sequence[int] | Tensor
-    ids: Tensor | None = None
-    keys: Tensor | Sequence[str | None] | None = None
-    ref_logps: Tensor | None = None
-    old_logps: Tensor | None = None
-    num_groups: int | None = None
-    generator: torch.Generator | None = None
+__all__ = ["MaxEntLoss", "Rollout", "RolloutConstants"]
 
 
 @dataclass(frozen=True)
@@ -160,9 +128,9 @@ class MaxEntLoss(nn.Module):
         """
         expect_tensor("logps", logps)
         if logps.ndim == 3:
-            ids = _expect_ids(rollout, "logits [N, T, V]")
+            ids = expect_ids(rollout, "logits [N, T, V]")
             logps = token_logps(logps, ids, mask=rollout.mask, temperature=temperature)
-        _expect_rows(rollout.mask)
+        expect_rows(rollout.mask)
         expect_shape("logps", logps, rollout.mask.shape)
         constants = self.prepare(rollout, policy_logps=logps.detach())
         return constants.loss(logps), constants.statistics
@@ -196,7 +164,7 @@ class MaxEntLoss(nn.Module):
         Raises:
             ValueError: as `forward`; for a head that is quantised or has an adapter that is not merged.
         """
-        ids, mask, clipped = _expect_ids(rollout, "hidden states"), rollout.mask, rollout.old_logps is not None
+        ids, mask, clipped = expect_ids(rollout, "hidden states"), rollout.mask, rollout.old_logps is not None
         head: dict[str, Any] = {"temperature": temperature, "logit_scale": logit_scale, "softcap": softcap}
         with gather_head(lm_head, hidden.dtype, until_backward=clipped) as (weight, bias):
             head |= {"bias": bias, "mask": mask}
@@ -222,88 +190,31 @@ class MaxEntLoss(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
-        mask = rollout.mask
-        _expect_rows(mask)
-        rewards = read_rewards(rollout.rewards, mask.device)
-        expect_shape("rewards", rewards, mask.shape[:1])
-        utilities = weigh_rewards(rewards.unsqueeze(-1), rewards.new_ones(1), ["rewards"])
-        sizes = _list_sizes(rollout.group_sizes, len(mask))
-        rows, present = pad_groups(torch.arange(len(mask), device=mask.device), sizes)
-        padded = utilities[rows].masked_fill(~present, math.nan)
-        policy_sums = _sum_tokens("policy_logps", policy_logps, mask, rows)
-        old_sums = _sum_tokens("old_logps", rollout.old_logps, mask, rows)
-        groups = Groups(
-            lengths=mask.sum(-1)[rows],
-            ref_logps=_sum_tokens("ref_logps", rollout.ref_logps, mask, rows),
-            old_logps=policy_sums if old_sums is None else old_sums,
-            keys=_pad_keys(rollout, rows),
-        )
-        target = groups.build_target(self.objective, padded)
-        self._skip_warning.check_rollout(self.objective, target, padded)
-        coefficients = self.objective.coefficients(target, old_logps=groups.old_logps, generator=rollout.generator)
+        # Whole groups first: the target is a distribution over all candidates of a prompt.
+        whole = pad_rollout(rollout, policy_logps)
+        old_logps = whole.groups.old_logps
+        target = whole.groups.build_target(self.objective, whole.utilities)
+        self._skip_warning.check_rollout(self.objective, target, whole.utilities)
+        coefficients = self.objective.coefficients(target, old_logps=old_logps, generator=rollout.generator)
         statistics = self.objective.statistics(
-            target, policy_logps=groups.old_logps if policy_sums is None else policy_sums
+            target, policy_logps=old_logps if whole.policy_logps is None else whole.policy_logps
         )
+        unscored = whole.utilities[whole.present].isnan()
+        # Prompts are counted over all ranks, so that the losses of any split add up to that of the whole.
         ranks = dist.get_world_size(self.process_group) if dist.is_available() and dist.is_initialized() else 1
         num_groups = rollout.num_groups
         if num_groups is None:
-            num_groups = _sum_over_ranks(len(sizes), ranks, mask.device, self.process_group)
+            num_groups = _sum_over_ranks(len(whole.present), ranks, rollout.mask.device, self.process_group)
         return RolloutConstants(
-            coefficients=flatten_groups(coefficients, present),
-            mask=mask,
+            coefficients=flatten_groups(coefficients, whole.present),
+            mask=rollout.mask,
             old_logps=rollout.old_logps,
             target=target,
-            statistics=dataclasses.replace(statistics, frac_unscored=utilities.isnan().to(utilities.dtype).mean()),
+            statistics=dataclasses.replace(statistics, frac_unscored=unscored.to(whole.utilities.dtype).mean()),
             num_groups=num_groups,
             rank_scale=ranks if self.gradients_averaged else 1,
             objective=self.objective,
         )
-
-
-def _expect_ids(rollout: Rollout, source: str) -> Tensor:
-    """Return the tokens of a rollout whose log-probabilities are to be looked up."""
-    if rollout.ids is None:
-        raise ValueError(f"Expected ids with {source}, got ids=None.")
-    return rollout.ids
-
-
-def _expect_rows(mask: Tensor) -> None:
-    expect_tensor("mask", mask)
-    if mask.ndim != 2:
-        raise ValueError(f"Expected mask of shape [N, T], got mask of shape {list(mask.shape)}.")
-    expect_mask("mask", mask, mask.shape)
-
-
-def _list_sizes(group_sizes: int | Sequence[int] | Tensor, rows: int) -> Sequence[int] | Tensor:
-    """Return the size of each group of `rows` completions."""
-    size: Any = group_sizes
-    if isinstance(size, Tensor) and size.ndim == 0:
-        size = size.item()
-    if isinstance(size, (Tensor, Sequence)):
-        return size
-    whole: bool = isinstance(size, numbers.Integral)
-    expect(whole and size >= 1 and rows % size == 0, f"group_sizes that divide the {rows} rows", group_sizes=size)
-    return [int(size)] * (rows // size)
-
-
-def _sum_tokens(name: str, logps: Tensor | None, mask: Tensor, rows: Tensor) -> Tensor | None:
-    """Return token log-probabilities [N, T] summed over each completion, [G, K]."""
-    if logps is None:
-        return None
-    expect_shape(name, logps, mask.shape)
-    return upcast(logps).masked_fill(~mask, 0.0).sum(-1)[rows]
-
-
-def _pad_keys(rollout: Rollout, rows: Tensor) -> Tensor | None:
-    """Return the key of each candidate, [G, K], or None if nothing says which answers are the same."""
-    keys = rollout.keys
-    if not isinstance(keys, Tensor):
-        expect_texts("keys", keys or ())
-        keys = build_keys(keys, rollout.ids, rollout.mask)
-    if keys is None:
-        return None
-    expect_shape("keys", keys, rollout.mask.shape[:1])
-    return keys[rows]
 
 
 def _sum_over_ranks(groups: int, ranks: int, device: torch.device, process_group: dist.ProcessGroup | None) -> int:

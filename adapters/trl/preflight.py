@@ -10,12 +10,11 @@ from transformers import AutoConfig, AutoProcessor
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
+from maxent_grpo.adapters.trl.fitting import PROMPTS_READ, expect_fitting, pick_text_config, read_prompts
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.objective import MaxEntObjective
 
 logger = logging.getLogger(__name__)
-
-_PROMPTS_READ = 64
 
 
 def check_run(
@@ -71,106 +70,67 @@ def write_preflight(
     Raises:
         ValueError: if a prompt and its completion cannot fit the model's context.
     """
-    config = args.maxent_config()
-    candidates, rows, size = args.num_generations, args.generation_batch_size, args.per_device_train_batch_size
+    config, text_config = args.maxent_config(), pick_text_config(model_config)
     lines = [
-        f"MaxEnt-GRPO: {rows // candidates} prompts x {candidates} candidates per rollout "
-        f"({args.steps_per_generation} micro-batches of {size} on {args.world_size} ranks), "
-        f"{size * args.world_size * args.gradient_accumulation_steps / candidates:g} prompts per optimiser step, "
-        f"updates {'clipped' if args.updates_off_policy else 'on-policy'}",
-        _describe_target(config, candidates),
+        _describe_batches(args),
+        _describe_target(config, args.num_generations),
         _describe_scale(config),
+        _warn_about_listwise(config),
+        "prompts are streamed: a run that is resumed after its first epoch sees them in another order"
+        if isinstance(dataset, IterableDataset)
+        else None,
     ]
-    if config.projection == "listwise" and config.skip == "none" and (config.anchor != "old" or config.beta == 0):
-        lines.append(
-            "listwise without an anchor at the rollout policy levels the candidates of groups whose rewards are all "
-            "equal, which can diverge: set maxent_anchor='old' with init_kl_coeff > 0, or maxent_skip='equal'"
-        )
-    if isinstance(dataset, IterableDataset):
-        lines.append("prompts are streamed: a run that is resumed after its first epoch sees them in another order")
-    text_config = _pick_text_config(model_config)
-    context = getattr(text_config, "max_position_embeddings", None)
-    if context is not None and args.max_completion_length is not None:
+    if args.max_completion_length is not None:
+        context = getattr(text_config, "max_position_embeddings", None)
         lines.append(
             _describe_tokens(context, args.max_completion_length, _measure_longest_prompt(dataset, tokenizer))
         )
-    vocabulary = getattr(text_config, "vocab_size", None)
-    if vocabulary is not None and args.max_completion_length is not None:
-        memory = size * args.max_completion_length * vocabulary * 4 / 2**30
-        lines.append(f"logits of a micro-batch would be {memory:.2f} GiB in float32, the fused head holds a chunk")
-    return "\n  ".join(lines)
+        lines.append(_describe_logits(args, getattr(text_config, "vocab_size", None)))
+    return "\n  ".join(line for line in lines if line is not None)
 
 
-def expect_fitting(
-    args: MaxEntGRPOConfig, model_config: Any, *, reward_funcs: Any, train: Any, evaluation: Any, adapter: bool
-) -> None:
-    """Refuse, by name, arguments that do not go with what the trainer is given beside them.
-
-    Args:
-        args: the trainer's arguments.
-        model_config: the model's configuration.
-        reward_funcs: one or several, or None.
-        train: dataset of prompts, or None.
-        evaluation: dataset, dict of datasets, or None.
-        adapter: whether an adapter of PEFT is trained.
-    """
-    functions = len(reward_funcs) if isinstance(reward_funcs, list) else 1
-    expect(
-        reward_funcs is None or args.reward_weights is None or len(args.reward_weights) == functions,
-        f"a weight for each of {functions} reward functions",
-        reward_weights=args.reward_weights,
-    )
-    expect(
-        not (adapter and args.sync_ref_model),
-        "sync_ref_model=False with PEFT (its reference is the model without the adapter)",
-        sync_ref_model=args.sync_ref_model,
-    )
-    expect(
-        args.reward_weights is None or any(weight != 0 for weight in args.reward_weights),
-        "a reward function with a weight other than 0 (the others never count)",
-        reward_weights=args.reward_weights,
-    )
-    _expect_router(args, _pick_text_config(model_config))
-    for dataset in (train, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])):
-        _expect_text(dataset)
-    candidates = args.num_generations_eval or args.num_generations
-    expect(
-        evaluation is None or args.per_device_eval_batch_size * args.world_size % candidates == 0,
-        f"an evaluation batch over {args.world_size} ranks to hold whole groups of {candidates} candidates",
-        per_device_eval_batch_size=args.per_device_eval_batch_size,
+def _describe_batches(args: MaxEntGRPOConfig) -> str:
+    """Return how many prompts make a rollout and an update."""
+    candidates, size = args.num_generations, args.per_device_train_batch_size
+    return (
+        f"MaxEnt-GRPO: {args.generation_batch_size // candidates} prompts x {candidates} candidates per rollout "
+        f"({args.steps_per_generation} micro-batches of {size} on {args.world_size} ranks), "
+        f"{size * args.world_size * args.gradient_accumulation_steps / candidates:g} prompts per optimiser step, "
+        f"updates {'clipped' if args.updates_off_policy else 'on-policy'}"
     )
 
 
-def _expect_router(args: MaxEntGRPOConfig, text_config: Any) -> None:
-    """Check the coefficient of a router's auxiliary loss, which is the model's own unless the arguments set it."""
-    own, routed = getattr(text_config, "router_aux_loss_coef", 0.0), hasattr(text_config, "output_router_logits")
-    coefficient = own if args.router_aux_loss_coef is None else args.router_aux_loss_coef
-    expect(
-        routed or not args.router_aux_loss_coef,
-        "router_aux_loss_coef=None with a model that has no router",
-        router_aux_loss_coef=args.router_aux_loss_coef,
-    )
-    expect(
-        not (routed and coefficient) or args.maxent_config().keep_fraction is None,
-        "router_aux_loss_coef=0 with maxent_keep_fraction (the router's loss needs the candidates that it drops)",
-        router_aux_loss_coef=coefficient,
+def _warn_about_listwise(config: MaxEntConfig) -> str | None:
+    """Return a warning if groups whose candidates are equally good would still move, and nothing holds them."""
+    anchored = config.anchor == "old" and config.beta != 0
+    if config.projection != "listwise" or config.skip != "none" or anchored:
+        return None
+    return (
+        "listwise without an anchor at the rollout policy levels the candidates of groups whose rewards are all "
+        "equal, which can diverge: set maxent_anchor='old' with init_kl_coeff > 0, or maxent_skip='equal'"
     )
 
 
-def _pick_text_config(model_config: Any) -> Any:
-    return model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
-
-
-def _describe_tokens(context: int, completion: int, prompt: int | None) -> str:
+def _describe_tokens(context: int | None, completion: int, prompt: int | None) -> str | None:
     """Return how the longest prompt and completion fit the model's context, once they do."""
+    if context is None:
+        return None
     expect(
         (prompt or 0) + completion <= context,
-        f"a prompt ({prompt} tokens among the first {_PROMPTS_READ}) and max_completion_length to fit the "
+        f"a prompt ({prompt} tokens among the first {PROMPTS_READ}) and max_completion_length to fit the "
         f"model's context of {context} tokens",
         max_completion_length=completion,
     )
     measured = "(not measured)" if prompt is None else prompt
     return f"tokens: prompt {measured} + completion {completion} <= context {context}"
+
+
+def _describe_logits(args: MaxEntGRPOConfig, vocabulary: int | None) -> str | None:
+    """Return the memory that logits would take, which the fused head never holds at once."""
+    if vocabulary is None:
+        return None
+    memory = args.per_device_train_batch_size * args.max_completion_length * vocabulary * 4 / 2**30
+    return f"logits of a micro-batch would be {memory:.2f} GiB in float32, the fused head holds a chunk"
 
 
 def _describe_target(config: MaxEntConfig, candidates: int) -> str:
@@ -214,28 +174,12 @@ def _describe_scale(config: MaxEntConfig) -> str:
     )
 
 
-def _expect_text(dataset: Dataset | IterableDataset | None) -> None:
-    columns = set(getattr(dataset, "column_names", None) or ())
-    expect(not columns & {"image", "images"}, "a dataset of text (images are not supported)", columns=sorted(columns))
-    messages = [message for prompt in _read_prompts(dataset) if not isinstance(prompt, str) for message in prompt]
-    contents = [message["content"] for message in messages if isinstance(message.get("content"), list)]
-    parts = {part["type"] for content in contents for part in content}
-    expect(parts <= {"text"}, "messages with parts of text (images are not supported)", parts=sorted(parts))
-
-
-def _read_prompts(dataset: Dataset | IterableDataset | None) -> list[Any]:
-    """Return the first prompts; none where they cannot be read twice."""
-    if not isinstance(dataset, Dataset) or "prompt" not in dataset.column_names:
-        return []
-    return list(dataset[:_PROMPTS_READ]["prompt"])
-
-
 def _measure_longest_prompt(dataset: Dataset | IterableDataset | None, tokenizer: Any | None) -> int | None:
     """Return the number of tokens of the longest of the first prompts; None where that cannot be told."""
     if tokenizer is None:
         return None
     lengths, words = [], getattr(tokenizer, "tokenizer", tokenizer)
-    for prompt in _read_prompts(dataset):
+    for prompt in read_prompts(dataset):
         if isinstance(prompt, str):
             lengths.append(len(words(text=prompt)["input_ids"]))
         elif getattr(words, "chat_template", None):

@@ -127,13 +127,16 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Rows:
         """Return TRL's rollout with a coefficient for each candidate in place of its advantage."""
         rows: Rows = super()._generate_and_score_completions(inputs)
+        # Scores of the rollout policy, where TRL did not need any.
         is_measured, old = self._meter.is_due(), rows.get("old_per_token_logps")
         if old is None and (is_measured or self.objective.config.needs_old_logps):
             old = self.score_rows(rows)
+        # Whole groups of all ranks, and their target: the only place where candidates meet.
         groups = gather_rows(self.accelerator, rows, old, self._count_generations(), self._answers)
         weights = self.reward_weights.to(self._raw_rewards.device)
         utilities = weigh_rewards(self._raw_rewards, weights, self.reward_func_names).view(groups.lengths.shape)
         target = groups.build_target(self.objective, utilities)
+        # One constant per candidate, which travels with its row from here on.
         generator = groups.seed_generator(self.args.seed, self.state.global_step)
         coefficients = self.objective.coefficients(target, old_logps=groups.old_logps, generator=generator)
         kept = coefficients.flatten() != 0
@@ -142,6 +145,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._log_rollout(groups, utilities, target, coefficients, kept)
         if is_measured:
             self._meter.measure_before(rows, target, groups.old_logps)
+        # This rank's part, in place of TRL's advantages and of what the loss does not read.
         first = self.accelerator.process_index * len(rows["prompt_ids"])
         rows["maxent_coefficients"] = coefficients.flatten()[first : first + len(rows["prompt_ids"])]
         rows.pop("advantages")

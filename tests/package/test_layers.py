@@ -21,9 +21,8 @@ HELPERS = {"torch", "maxent_grpo._checks", "maxent_grpo._masked"}
 FUNCTIONS = HELPERS | {f"maxent_grpo.{name}" for name in ("target", "loss", "potential", "groups", "config")}
 OBJECTIVE = FUNCTIONS | {"maxent_grpo.objective", "maxent_grpo._statistics"}
 KERNELS = HELPERS | {"maxent_grpo.kernels"}
-ADAPTERS = (
-    OBJECTIVE | KERNELS | {f"maxent_grpo.adapters.{name}" for name in ("_groups", "_head", "_require", "_settings")}
-)
+SHARED = ("_groups", "_head", "_require", "_rollout", "_settings")
+ADAPTERS = OBJECTIVE | KERNELS | {f"maxent_grpo.adapters.{name}" for name in SHARED}
 TRL = {"trl", "transformers", "datasets", "accelerate"}
 MAY_IMPORT = {  # the longest name that a module's begins with decides
     "maxent_grpo": OBJECTIVE,
