@@ -17,27 +17,27 @@ DEFAULT = MaxEntConfig(nll_reduction="max_length", max_length=trl_tiny.COMPLETIO
 Completion = list[int]
 
 
-def groups() -> list[list[tuple[list[int], Completion]]]:
+def list_groups() -> list[list[tuple[list[int], Completion]]]:
     """Return the (prompt, completion) ids of the replayed groups of one optimiser step."""
-    words = trl_tiny.tokenizer()
+    words = trl_tiny.build_tokenizer()
     return [
-        [(words(prompt)["input_ids"], trl_tiny.completion_of(prompt, number)) for number in range(K)]
-        for prompt in trl_tiny.prompts(PROMPTS)["prompt"]
+        [(words(prompt)["input_ids"], trl_tiny.make_completion(prompt, number)) for number in range(K)]
+        for prompt in trl_tiny.make_prompts(PROMPTS)["prompt"]
     ]
 
 
-def utilities(score: Callable[[Completion], float] | None = None) -> np.ndarray:
+def compute_utilities(score: Callable[[Completion], float] | None = None) -> np.ndarray:
     """Return each candidate's utility, [PROMPTS, K]."""
     score = score or (lambda ids: trl_tiny.reward([ids])[0])
-    return np.array([[score(completion) for _, completion in group] for group in groups()])
+    return np.array([[score(completion) for _, completion in group] for group in list_groups()])
 
 
-def token_logps(model: Any, prompt: list[int], completion: Completion, temperature: float = 1.0) -> Tensor:
+def compute_token_logps(model: Any, prompt: list[int], completion: Completion, temperature: float = 1.0) -> Tensor:
     logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / temperature
     return logits.log_softmax(-1).gather(-1, torch.tensor(completion).unsqueeze(-1)).squeeze(-1)
 
 
-def coefficients(config: MaxEntConfig, u: np.ndarray, sums: np.ndarray, refs: np.ndarray, lengths: np.ndarray,
+def compute_coefficients(config: MaxEntConfig, u: np.ndarray, sums: np.ndarray, refs: np.ndarray, lengths: np.ndarray,
                  names: list[int]) -> np.ndarray:  # fmt: skip
     """Return a group's coefficients [K] with the oracle; a NaN utility leaves the group."""
     mask = ~np.isnan(u) & (lengths > 0)
@@ -64,7 +64,7 @@ def coefficients(config: MaxEntConfig, u: np.ndarray, sums: np.ndarray, refs: np
     return weights * u[mask].mean() ** config.success_power
 
 
-def expected_gradient(
+def compute_gradient(
     policy: Any,
     frozen: Any,
     config: MaxEntConfig,
@@ -90,14 +90,16 @@ def expected_gradient(
     policy, frozen = copy.deepcopy(policy).double(), copy.deepcopy(frozen).double()
     sampled_by = policy if rollout_policy is None else copy.deepcopy(rollout_policy).double()
     loss = torch.zeros((), dtype=torch.float64)
-    for group, u in zip(groups(), rewards, strict=True):
+    for group, u in zip(list_groups(), rewards, strict=True):
         kept = [torch.tensor(counted(completion)) for _, completion in group]
 
         def logps(model: Any, group: Any = group, kept: Any = kept) -> list[Tensor]:
-            return [token_logps(model, *pair, temperature)[mask] for pair, mask in zip(group, kept, strict=True)]
+            return [
+                compute_token_logps(model, *pair, temperature)[mask] for pair, mask in zip(group, kept, strict=True)
+            ]
 
         old, refs = [one.detach() for one in logps(sampled_by)], [one.detach() for one in logps(frozen)]
-        c = coefficients(
+        c = compute_coefficients(
             config,
             u,
             np.array([one.sum().item() for one in old]),
@@ -122,14 +124,14 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected).norm() / expected.norm())
 
 
-def fields(config: MaxEntConfig) -> dict[str, Any]:
+def make_fields(config: MaxEntConfig) -> dict[str, Any]:
     """Return the trainer's arguments for these settings."""
     settings = {f"maxent_{name}": value for name, value in vars(config).items() if name != "beta"}
     return {**settings, "init_kl_coeff": config.beta}
 
 
-def policy_and_reference(tmp_path: Any) -> tuple[Any, Any]:
+def build_policy_and_reference(tmp_path: Any) -> tuple[Any, Any]:
     """Return a policy whose reference, which TRL loads by name, is another model."""
-    policy = trl_tiny.model(0)
-    policy.config._name_or_path = trl_tiny.saved(tmp_path / "reference", seed=1)
-    return policy, trl_tiny.model(1)
+    policy = trl_tiny.build_model(0)
+    policy.config._name_or_path = trl_tiny.save_model(tmp_path / "reference", seed=1)
+    return policy, trl_tiny.build_model(1)

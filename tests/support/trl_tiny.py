@@ -29,7 +29,7 @@ PAD, EOS = 0, 1
 COMPLETION = 6
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {"<pad>": PAD, "<eos>": EOS, "<unk>": 2} | {letter: 3 + i for i, letter in enumerate(LETTERS)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -38,7 +38,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
+def build_model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=3 + len(LETTERS),
@@ -57,7 +57,7 @@ def model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def mixture_of_experts() -> Qwen2MoeForCausalLM:
+def build_mixture_of_experts() -> Qwen2MoeForCausalLM:
     torch.manual_seed(0)
     return Qwen2MoeForCausalLM(
         Qwen2MoeConfig(
@@ -69,26 +69,26 @@ def mixture_of_experts() -> Qwen2MoeForCausalLM:
     )  # fmt: skip
 
 
-def with_adapter(base: Any) -> PeftModel:
+def add_adapter(base: Any) -> PeftModel:
     """Return the model with an adapter that already does something."""
     torch.manual_seed(0)
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     return get_peft_model(base, lora)
 
 
-def saved(path: Path, seed: int = 0) -> str:
+def save_model(path: Path, seed: int = 0) -> str:
     """Return a folder that a trainer can load model and tokenizer from."""
-    model(seed).save_pretrained(path)
-    tokenizer().save_pretrained(path)
+    build_model(seed).save_pretrained(path)
+    build_tokenizer().save_pretrained(path)
     return str(path)
 
 
-def prompts(count: int, first: int = 0) -> Dataset:
+def make_prompts(count: int, first: int = 0) -> Dataset:
     words = [LETTERS[i % 8] + LETTERS[(3 * i) % 8] * (1 + i % 3) for i in range(first, first + count)]
     return Dataset.from_dict({"prompt": words})
 
 
-def completion_of(prompt: str, copy: int) -> list[int]:
+def make_completion(prompt: str, copy: int) -> list[int]:
     """Return a completion that depends on nothing but its prompt and its number in the group; some are alike."""
     copy = 0 if copy == 3 and len(prompt) == 2 else copy
     chance = torch.Generator().manual_seed(1 + sum(map(ord, prompt)) * 31 + len(prompt) * 7 + copy)
@@ -97,11 +97,11 @@ def completion_of(prompt: str, copy: int) -> list[int]:
     return [*ids[:-1], EOS] if length > 1 and copy % 3 else ids
 
 
-def replayed(prompts: list[str], trainer: Any) -> dict[str, Any]:
+def replay_completions(prompts: list[str], trainer: Any) -> dict[str, Any]:
     """Return fixed completions, whatever the layout: a `rollout_func`."""
     generations = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
     first = trainer.accelerator.process_index * len(prompts)
-    completions = [completion_of(prompt, (first + row) % generations) for row, prompt in enumerate(prompts)]
+    completions = [make_completion(prompt, (first + row) % generations) for row, prompt in enumerate(prompts)]
     return {
         "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
         "completion_ids": completions,
@@ -113,7 +113,7 @@ def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [round(sum(ids) % 5 / 4, 2) for ids in completion_ids]
 
 
-def arguments(path: Any, **settings: Any) -> MaxEntGRPOConfig:
+def build_arguments(path: Any, **settings: Any) -> MaxEntGRPOConfig:
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 8,
         "num_generations": 4,
@@ -155,32 +155,32 @@ class Gradients(TrainerCallback):
         return torch.stack([torch.cat([g.flatten() for g in step.values()]) for step in self.steps]).sum(0)
 
 
-def trainer(
+def build_trainer(
     path: Any,
     *,
     rewards: Callable[..., Any] | list[Callable[..., Any]] = reward,
     count: int = 64,
     first: int = 0,
     policy: Any = None,
-    rollout: Callable[..., Any] | None = replayed,
+    rollout: Callable[..., Any] | None = replay_completions,
     callbacks: list[TrainerCallback] | None = None,
     extra: dict[str, Any] | None = None,
     **settings: Any,
 ) -> MaxEntGRPOTrainer:
     return MaxEntGRPOTrainer(
-        model() if policy is None else policy,
+        build_model() if policy is None else policy,
         rewards,
-        arguments(path, **settings),
-        prompts(count, first),
-        processing_class=tokenizer(),
+        build_arguments(path, **settings),
+        make_prompts(count, first),
+        processing_class=build_tokenizer(),
         rollout_func=rollout,
         callbacks=callbacks,
         **(extra or {}),
     )
 
 
-def gradient(path: Any, **settings: Any) -> Tensor:
+def measure_gradient(path: Any, **settings: Any) -> Tensor:
     """Return the gradient of a real training run that leaves the parameters where they are."""
     kept = Gradients()
-    trainer(path, callbacks=[kept], **settings).train()
+    build_trainer(path, callbacks=[kept], **settings).train()
     return kept.total()

@@ -48,7 +48,7 @@ def test_every_option_of_trl_is_honoured_refused_or_beside_the_loss() -> None:
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_an_option_that_would_change_the_method_is_refused_by_name(name: str, tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=rf"Expected {name}=.*got {name}="):
-        trl_tiny.arguments(tmp_path, **{name: OTHER_VALUES[name]})
+        trl_tiny.build_arguments(tmp_path, **{name: OTHER_VALUES[name]})
 
 
 def test_every_refused_option_is_tried() -> None:
@@ -56,12 +56,12 @@ def test_every_refused_option_is_tried() -> None:
 
 
 def test_unset_fields_are_the_published_method_on_the_scale_of_grpo(tmp_path: Any) -> None:
-    args = trl_tiny.arguments(tmp_path)
+    args = trl_tiny.build_arguments(tmp_path)
     assert args.maxent_config() == DEFAULT
 
 
 def test_the_clip_is_that_of_trl_unless_the_method_sets_its_own(tmp_path: Any) -> None:
-    config = trl_tiny.arguments(tmp_path, epsilon=0.1, epsilon_high=0.28, maxent_clip_high=0.3).maxent_config()
+    config = trl_tiny.build_arguments(tmp_path, epsilon=0.1, epsilon_high=0.28, maxent_clip_high=0.3).maxent_config()
     assert (config.clip_low, config.clip_high) == (0.1, 0.3)
 
 
@@ -94,17 +94,17 @@ def test_flags_are_read(tmp_path: Any) -> None:
     "names", [{"init_kl_coeff": 0.1}, {"maxent_beta": 0.1}, {"maxent_beta": 0.1, "init_kl_coeff": 0.1}]
 )
 def test_the_targets_beta_goes_by_either_of_its_names(names: dict[str, float], tmp_path: Any) -> None:
-    args = trl_tiny.arguments(tmp_path, **names)
+    args = trl_tiny.build_arguments(tmp_path, **names)
     assert (args.maxent_config().beta, args.init_kl_coeff, args.beta) == (0.1, 0.1, 0.0)
 
 
 def test_names_of_the_targets_beta_that_disagree_are_refused(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="init_kl_coeff and maxent_beta to agree"):
-        trl_tiny.arguments(tmp_path, maxent_beta=0.0, init_kl_coeff=0.1)
+        trl_tiny.build_arguments(tmp_path, maxent_beta=0.0, init_kl_coeff=0.1)
 
 
 def test_trls_beta_is_not_the_targets(tmp_path: Any) -> None:
-    args = trl_tiny.arguments(tmp_path, beta=0.04)
+    args = trl_tiny.build_arguments(tmp_path, beta=0.04)
     assert (args.maxent_config().beta, args.beta) == (0.0, 0.04)
 
 
@@ -122,7 +122,7 @@ def test_trls_beta_is_not_the_targets(tmp_path: Any) -> None:
 def test_trl_is_asked_for_a_reference_exactly_when_one_is_needed(
     settings: dict[str, Any], expected: float, tmp_path: Any
 ) -> None:
-    assert trl_tiny.arguments(tmp_path, **settings).reference_beta == expected
+    assert trl_tiny.build_arguments(tmp_path, **settings).reference_beta == expected
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_trl_is_asked_for_a_reference_exactly_when_one_is_needed(
     ],
 )
 def test_arguments_can_be_built_again_from_what_they_became(settings: dict[str, Any], tmp_path: Any) -> None:
-    args = trl_tiny.arguments(tmp_path, **settings)
+    args = trl_tiny.build_arguments(tmp_path, **settings)
     shown = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
     shown |= {"generation_batch_size": None}
     again = MaxEntGRPOConfig(**shown)
@@ -158,34 +158,40 @@ def test_arguments_can_be_built_again_from_what_they_became(settings: dict[str, 
 def test_a_preset_is_a_whole_recipe_that_fields_beside_it_override(
     settings: dict[str, Any], expected: MaxEntConfig, tmp_path: Any
 ) -> None:
-    assert trl_tiny.arguments(tmp_path, **settings).maxent_config() == expected
+    assert trl_tiny.build_arguments(tmp_path, **settings).maxent_config() == expected
 
 
 def test_the_environment_beats_the_defaults_and_is_beaten_by_a_preset(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAXENT_TAU", "0.4375")
-    assert trl_tiny.arguments(tmp_path).maxent_config() == dataclasses.replace(DEFAULT, tau=0.4375)
-    assert trl_tiny.arguments(tmp_path, maxent_preset="published").maxent_config().tau == MaxEntConfig().tau
-    assert trl_tiny.arguments(tmp_path, maxent_preset="published", maxent_tau=0.3).maxent_config().tau == 0.3
+    assert trl_tiny.build_arguments(tmp_path).maxent_config() == dataclasses.replace(DEFAULT, tau=0.4375)
+    assert trl_tiny.build_arguments(tmp_path, maxent_preset="published").maxent_config().tau == MaxEntConfig().tau
+    assert trl_tiny.build_arguments(tmp_path, maxent_preset="published", maxent_tau=0.3).maxent_config().tau == 0.3
 
 
 @pytest.mark.parametrize("settings", [{"beta": 0.1}, {"entropy_coef": 0.1}])
 def test_pruning_is_refused_beside_what_needs_every_candidate(settings: dict[str, Any], tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="with maxent_keep_fraction"):
-        trl_tiny.arguments(tmp_path, maxent_keep_fraction=0.5, **settings)
+        trl_tiny.build_arguments(tmp_path, maxent_keep_fraction=0.5, **settings)
 
 
 def test_a_checkpoint_that_cannot_wait_for_the_end_of_a_rollout_is_refused(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="updates end in mid-rollout"):
-        trl_tiny.arguments(tmp_path, num_iterations=2, save_strategy="best", eval_strategy="steps", do_eval=True,
-                           metric_for_best_model="loss")  # fmt: skip
+        trl_tiny.build_arguments(
+            tmp_path,
+            num_iterations=2,
+            save_strategy="best",
+            eval_strategy="steps",
+            do_eval=True,
+            metric_for_best_model="loss",
+        )
 
 
 def test_a_checkpoint_at_any_moment_is_refused_where_it_could_fall_in_mid_rollout(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"updates end in mid-rollout .*enable_jit_checkpoint=True"):
-        trl_tiny.arguments(tmp_path, num_iterations=2, enable_jit_checkpoint=True)
-    assert trl_tiny.arguments(tmp_path, enable_jit_checkpoint=True).enable_jit_checkpoint
+        trl_tiny.build_arguments(tmp_path, num_iterations=2, enable_jit_checkpoint=True)
+    assert trl_tiny.build_arguments(tmp_path, enable_jit_checkpoint=True).enable_jit_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -209,11 +215,11 @@ def test_values_that_could_not_have_their_effect_are_refused_by_name(
     settings: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        trl_tiny.arguments(tmp_path, **settings)
+        trl_tiny.build_arguments(tmp_path, **settings)
 
 
 def test_a_reference_may_move_with_the_policy_where_only_the_kl_term_needs_it(tmp_path: Path) -> None:
-    assert trl_tiny.arguments(tmp_path, sync_ref_model=True, beta=0.1).reference_beta == 0.1
+    assert trl_tiny.build_arguments(tmp_path, sync_ref_model=True, beta=0.1).reference_beta == 0.1
 
 
 @pytest.mark.parametrize(
@@ -225,12 +231,12 @@ def test_a_reference_may_move_with_the_policy_where_only_the_kl_term_needs_it(tm
 )
 def test_batches_that_hold_no_whole_groups_are_refused(settings: dict[str, Any], message: str, tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=message):
-        trl_tiny.arguments(tmp_path, **settings)
+        trl_tiny.build_arguments(tmp_path, **settings)
 
 
 def test_too_high_a_floor_for_the_group_is_refused(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="maxent_q_eps <= 1/K with K=4"):
-        trl_tiny.arguments(tmp_path, maxent_q_eps=0.3)
+        trl_tiny.build_arguments(tmp_path, maxent_q_eps=0.3)
 
 
 def test_arguments_of_trl_itself_are_refused_before_a_model_is_loaded(tmp_path: Any) -> None:
@@ -239,7 +245,7 @@ def test_arguments_of_trl_itself_are_refused_before_a_model_is_loaded(tmp_path: 
 
 
 def test_options_set_after_construction_are_refused_before_a_model_is_loaded(tmp_path: Any) -> None:
-    args = trl_tiny.arguments(tmp_path)
+    args = trl_tiny.build_arguments(tmp_path)
     args.delta = 2.0
     with pytest.raises(ValueError, match=r"got delta=2\.0"):
         MaxEntGRPOTrainer("no/such-model", trl_tiny.reward, args)

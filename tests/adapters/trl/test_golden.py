@@ -10,7 +10,7 @@ from torch import Tensor
 from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
 from support import trl_tiny
 from support.golden_table import GoldenRow, load_golden
-from support.trl_formulas import fields
+from support.trl_formulas import make_fields
 
 pytestmark = pytest.mark.numerical
 GOLDEN = load_golden()
@@ -47,7 +47,7 @@ def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
     }
 
 
-def scored_by(function: int) -> Any:
+def make_reward(function: int) -> Any:
     def reward(place: list[int], **_: Any) -> list[float]:
         return [math.nan if row == FILLER else GOLDEN.rewards[row, function].item() for row in place]
 
@@ -78,11 +78,11 @@ class Tabled(MaxEntGRPOTrainer):
         if torch.is_grad_enabled():
             logps = self.policy[self.order]
         else:
-            logps = on_places(GOLDEN.reference_logps if model is self.ref_model else GOLDEN.old_logps)
+            logps = place_rows(GOLDEN.reference_logps if model is self.ref_model else GOLDEN.old_logps)
         return logps, torch.zeros_like(logps), None
 
 
-def on_places(table: Tensor) -> Tensor:
+def place_rows(table: Tensor) -> Tensor:
     rows = table.float()[torch.tensor(PLACES)]
     return rows.masked_fill((torch.tensor(PLACES) == FILLER).unsqueeze(-1), 0.0)
 
@@ -92,23 +92,23 @@ def test_loss_and_gradient_are_those_of_the_golden_table(
     name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row: GoldenRow = GOLDEN.rows[name]
-    policy = trl_tiny.model()
+    policy = trl_tiny.build_model()
     if row.config.needs_reference:
-        policy.config._name_or_path = trl_tiny.saved(tmp_path / "reference")
+        policy.config._name_or_path = trl_tiny.save_model(tmp_path / "reference")
     monkeypatch.setattr(trl_tiny, "MaxEntGRPOTrainer", Tabled)
-    run = trl_tiny.trainer(
+    run = trl_tiny.build_trainer(
         tmp_path,
         policy=policy,
-        rewards=[scored_by(0), scored_by(1)],
+        rewards=[make_reward(0), make_reward(1)],
         reward_weights=GOLDEN.reward_weights.tolist(),
         rollout=rollout,
         per_device_train_batch_size=len(PLACES),
         num_generations=K,
         max_completion_length=GOLDEN.max_length,
         num_iterations=2 if row.clipped else 1,
-        **fields(row.config),
+        **make_fields(row.config),
     )
-    run.policy, run.losses = on_places(GOLDEN.policy_logps).requires_grad_(), []
+    run.policy, run.losses = place_rows(GOLDEN.policy_logps).requires_grad_(), []
     run.train()
     kept = torch.tensor(PLACES) != FILLER
     assert run.policy.grad is not None

@@ -22,12 +22,12 @@ from maxent_grpo.adapters.trl.head import _logit_settings
 from support import trl_tiny
 from support.trl_formulas import (
     DEFAULT,
-    expected_gradient,
-    fields,
-    groups,
-    policy_and_reference,
+    build_policy_and_reference,
+    compute_gradient,
+    compute_utilities,
+    list_groups,
+    make_fields,
     relative_error,
-    utilities,
 )
 
 pytestmark = pytest.mark.numerical
@@ -56,14 +56,14 @@ def no_reward_for_six_tokens(completion_ids: list[list[int]], **_: Any) -> list[
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
 @HEADS
 def test_the_gradient_is_that_of_the_formula(config: MaxEntConfig, fused: bool, tmp_path: Any) -> None:
-    policy, frozen = policy_and_reference(tmp_path)
-    expected = expected_gradient(policy, frozen, config, utilities())
-    got = trl_tiny.gradient(tmp_path, policy=policy, maxent_fused_head=fused, **fields(config))
+    policy, frozen = build_policy_and_reference(tmp_path)
+    expected = compute_gradient(policy, frozen, config, compute_utilities())
+    got = trl_tiny.measure_gradient(tmp_path, policy=policy, maxent_fused_head=fused, **make_fields(config))
     assert relative_error(got, expected) < 1e-5
 
 
 def test_groups_hold_duplicates_for_the_discount_to_find() -> None:
-    assert any(len({tuple(completion) for _, completion in group}) < len(group) for group in groups())
+    assert any(len({tuple(completion) for _, completion in group}) < len(group) for group in list_groups())
 
 
 def length_of_even_completions(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
@@ -81,13 +81,13 @@ def test_rewards_are_weighted_and_a_missing_one_masks_its_candidate(tmp_path: An
         (first,), (second,) = no_reward_for_six_tokens([ids]), second_reward([ids])
         return math.nan if first is None or second is None else 2.0 * first + 0.5 * second
 
-    policy = trl_tiny.model()
-    rewards = utilities(weighted)
+    policy = trl_tiny.build_model()
+    rewards = compute_utilities(weighted)
     assert 0 < np.isnan(rewards).sum() < rewards.size
-    expected = expected_gradient(policy, policy, DEFAULT, rewards)
+    expected = compute_gradient(policy, policy, DEFAULT, rewards)
     functions = [no_reward_for_six_tokens, second_reward, length_of_even_completions, nothing_finite]
     kept = trl_tiny.Gradients()
-    run = trl_tiny.trainer(
+    run = trl_tiny.build_trainer(
         tmp_path, policy=policy, rewards=functions, reward_weights=[2.0, 0.5, 0.0, 0.0], callbacks=[kept]
     )
     run.train()
@@ -97,15 +97,15 @@ def test_rewards_are_weighted_and_a_missing_one_masks_its_candidate(tmp_path: An
 
 def test_an_infinite_reward_is_refused_by_its_functions_name(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"None without a verdict, got nothing_finite=-?inf"):
-        trl_tiny.trainer(tmp_path, rewards=[trl_tiny.reward, nothing_finite]).train()
+        trl_tiny.build_trainer(tmp_path, rewards=[trl_tiny.reward, nothing_finite]).train()
 
 
 def test_a_candidate_that_no_function_scores_has_no_weight(tmp_path: Any) -> None:
-    policy = trl_tiny.model()
-    rewards = utilities(lambda ids: np.nan if len(ids) == 6 else trl_tiny.reward([ids])[0])
+    policy = trl_tiny.build_model()
+    rewards = compute_utilities(lambda ids: np.nan if len(ids) == 6 else trl_tiny.reward([ids])[0])
     assert np.isnan(rewards).any()
-    expected = expected_gradient(policy, policy, DEFAULT, rewards)
-    got = trl_tiny.gradient(tmp_path, policy=policy, rewards=no_reward_for_six_tokens)
+    expected = compute_gradient(policy, policy, DEFAULT, rewards)
+    got = trl_tiny.measure_gradient(tmp_path, policy=policy, rewards=no_reward_for_six_tokens)
     assert relative_error(got, expected) < 1e-5
 
 
@@ -114,28 +114,28 @@ def test_a_skipped_group_moves_nothing_and_still_counts(tmp_path: Any) -> None:
         pairs = zip(prompts, completion_ids, strict=True)
         return [0.0 if prompt == "aa" else float(len(ids) > 3) for prompt, ids in pairs]
 
-    policy, config = trl_tiny.model(), MaxEntConfig(skip="all_min")
-    rewards = utilities(lambda ids: float(len(ids) > 3)) * np.array([[0.0], [1.0]])
-    expected = expected_gradient(policy, policy, config, rewards)
-    got = trl_tiny.gradient(tmp_path, policy=policy, rewards=first_group_fails, **fields(config))
+    policy, config = trl_tiny.build_model(), MaxEntConfig(skip="all_min")
+    rewards = compute_utilities(lambda ids: float(len(ids) > 3)) * np.array([[0.0], [1.0]])
+    expected = compute_gradient(policy, policy, config, rewards)
+    got = trl_tiny.measure_gradient(tmp_path, policy=policy, rewards=first_group_fails, **make_fields(config))
     assert relative_error(got, expected) < 1e-5
 
 
 def test_log_probabilities_are_those_of_the_sampling_temperature(tmp_path: Any) -> None:
-    policy, config = trl_tiny.model(), MaxEntConfig(projection="listwise")
-    expected = expected_gradient(policy, policy, config, utilities(), temperature=0.7)
-    got = trl_tiny.gradient(tmp_path, policy=policy, temperature=0.7, **fields(config))
+    policy, config = trl_tiny.build_model(), MaxEntConfig(projection="listwise")
+    expected = compute_gradient(policy, policy, config, compute_utilities(), temperature=0.7)
+    got = trl_tiny.measure_gradient(tmp_path, policy=policy, temperature=0.7, **make_fields(config))
     assert relative_error(got, expected) < 1e-5
 
 
 @HEADS
 def test_truncated_completions_leave_their_group_when_they_are_masked(fused: bool, tmp_path: Any) -> None:
-    policy, config = trl_tiny.model(), MaxEntConfig(center=True)
-    rewards = utilities(lambda ids: trl_tiny.reward([ids])[0] if ids[-1] == trl_tiny.EOS else np.nan)
+    policy, config = trl_tiny.build_model(), MaxEntConfig(center=True)
+    rewards = compute_utilities(lambda ids: trl_tiny.reward([ids])[0] if ids[-1] == trl_tiny.EOS else np.nan)
     assert np.isnan(rewards).any()
-    expected = expected_gradient(policy, policy, config, rewards)
-    settings = {"mask_truncated_completions": True, "maxent_fused_head": fused, **fields(config)}
-    got = trl_tiny.gradient(tmp_path, policy=policy, **settings)
+    expected = compute_gradient(policy, policy, config, rewards)
+    settings = {"mask_truncated_completions": True, "maxent_fused_head": fused, **make_fields(config)}
+    got = trl_tiny.measure_gradient(tmp_path, policy=policy, **settings)
     assert relative_error(got, expected) < 1e-5
 
 
@@ -145,14 +145,14 @@ def test_tokens_of_tools_are_neither_scored_nor_trained_on(config: MaxEntConfig,
         return [place != 1 for place in range(len(ids))]
 
     def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        output = trl_tiny.replayed(prompts, trainer)
+        output = trl_tiny.replay_completions(prompts, trainer)
         return output | {
             "env_mask": [[int(kept) for kept in written_by_policy(ids)] for ids in output["completion_ids"]]
         }
 
-    policy = trl_tiny.model()
-    expected = expected_gradient(policy, policy, config, utilities(), counted=written_by_policy)
-    got = trl_tiny.gradient(tmp_path, policy=policy, rollout=rollout, **fields(config))
+    policy = trl_tiny.build_model()
+    expected = compute_gradient(policy, policy, config, compute_utilities(), counted=written_by_policy)
+    got = trl_tiny.measure_gradient(tmp_path, policy=policy, rollout=rollout, **make_fields(config))
     assert relative_error(got, expected) < 1e-5
 
 
@@ -160,17 +160,17 @@ def test_tokens_of_tools_are_neither_scored_nor_trained_on(config: MaxEntConfig,
     "config", [MaxEntConfig(clip_low=0.1, clip_high=0.1), SETTINGS["listwise"], SETTINGS["surrogate"]]
 )
 def test_the_second_update_on_a_rollout_is_clipped(config: MaxEntConfig, tmp_path: Any) -> None:
-    before, rate = trl_tiny.model(), 0.01
-    first = expected_gradient(before, before, config, utilities())
-    after = trl_tiny.model()
+    before, rate = trl_tiny.build_model(), 0.01
+    first = compute_gradient(before, before, config, compute_utilities())
+    after = trl_tiny.build_model()
     torch.nn.utils.vector_to_parameters(
         torch.nn.utils.parameters_to_vector(after.parameters()).detach() - rate * first.float(), after.parameters()
     )
-    expected = expected_gradient(after, after, config, utilities(), rollout_policy=before)
-    unclipped = expected_gradient(after, after, config, utilities())
+    expected = compute_gradient(after, after, config, compute_utilities(), rollout_policy=before)
+    unclipped = compute_gradient(after, after, config, compute_utilities())
     kept = trl_tiny.Gradients()
-    settings = {"num_iterations": 2, "max_steps": 2, "learning_rate": rate, **fields(config)}
-    trl_tiny.trainer(tmp_path, policy=before, callbacks=[kept], **settings).train()
+    settings = {"num_iterations": 2, "max_steps": 2, "learning_rate": rate, **make_fields(config)}
+    trl_tiny.build_trainer(tmp_path, policy=before, callbacks=[kept], **settings).train()
     got = torch.cat([gradient.flatten() for gradient in kept.steps[1].values()])
     assert relative_error(got, expected) < 1e-4
     assert relative_error(got, unclipped) > 1e-2
@@ -188,10 +188,10 @@ REDUCTIONS = {
 def test_the_kl_term_is_divided_like_the_nll_and_the_entropy_bonus_is_a_mean_over_tokens(
     reduction: Any, corrected: bool, tmp_path: Any
 ) -> None:
-    policy, frozen = policy_and_reference(tmp_path)
+    policy, frozen = build_policy_and_reference(tmp_path)
     config = MaxEntConfig(nll_reduction=reduction, max_length=trl_tiny.COMPLETION)
-    plain = expected_gradient(policy, frozen, config, utilities())
-    candidates = list(itertools.chain(*groups()))
+    plain = compute_gradient(policy, frozen, config, compute_utilities())
+    candidates = list(itertools.chain(*list_groups()))
     kl, entropies = torch.zeros(()), []
     for prompt, completion in candidates:
         ids, chosen = torch.tensor([prompt + completion]), torch.tensor(completion).unsqueeze(-1)
@@ -204,8 +204,8 @@ def test_the_kl_term_is_divided_like_the_nll_and_the_entropy_bonus_is_a_mean_ove
     loss = 0.3 * kl - 0.2 * torch.cat(entropies).mean()
     terms = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
     kept = trl_tiny.Gradients()
-    settings = {"beta": 0.3, "entropy_coef": 0.2, "use_bias_correction_kl": corrected, **fields(config)}
-    run = trl_tiny.trainer(tmp_path, policy=policy, callbacks=[kept], **settings)
+    settings = {"beta": 0.3, "entropy_coef": 0.2, "use_bias_correction_kl": corrected, **make_fields(config)}
+    run = trl_tiny.build_trainer(tmp_path, policy=policy, callbacks=[kept], **settings)
     run.train()
     assert relative_error(kept.total(), plain + terms) < 1e-5
     assert run.state.log_history[0]["entropy_coef"] == 0.2
@@ -213,10 +213,10 @@ def test_the_kl_term_is_divided_like_the_nll_and_the_entropy_bonus_is_a_mean_ove
 
 def test_the_targets_reference_adds_no_kl_term(tmp_path: Any) -> None:
     """TRL's own beta is not 0 then, so that it scores the reference; the loss multiplies by that of the arguments."""
-    policy, frozen = policy_and_reference(tmp_path)
+    policy, frozen = build_policy_and_reference(tmp_path)
     config = MaxEntConfig(beta=0.5)
-    expected, kept = expected_gradient(policy, frozen, config, utilities()), trl_tiny.Gradients()
-    run = trl_tiny.trainer(tmp_path, policy=policy, callbacks=[kept], **fields(config))
+    expected, kept = compute_gradient(policy, frozen, config, compute_utilities()), trl_tiny.Gradients()
+    run = trl_tiny.build_trainer(tmp_path, policy=policy, callbacks=[kept], **make_fields(config))
     run.train()
     assert (run.beta, run.args.beta) == (0.5, 0.0)
     assert relative_error(kept.total(), expected) < 1e-5
@@ -241,7 +241,7 @@ def test_the_one_pass_head_makes_logits_as_the_model_does(
     def gradient(fused: bool) -> torch.Tensor:
         torch.manual_seed(0)
         policy = made(configured(**SMALL, **settings)).float()
-        return trl_tiny.gradient(tmp_path, policy=policy, maxent_fused_head=fused)
+        return trl_tiny.measure_gradient(tmp_path, policy=policy, maxent_fused_head=fused)
 
     assert relative_error(gradient(True), gradient(False)) < 1e-6
 

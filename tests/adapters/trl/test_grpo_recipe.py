@@ -85,10 +85,10 @@ def test_a_training_script_for_grpo_runs_with_the_two_names_changed(tmp_path: Pa
     }  # fmt: skip
     for trainer, arguments in ((GRPOTrainer, GRPOConfig), (MaxEntGRPOTrainer, MaxEntGRPOConfig)):
         run = trainer(
-            trl_tiny.saved(tmp_path / "start"),
+            trl_tiny.save_model(tmp_path / "start"),
             trl_tiny.reward,
             arguments(str(tmp_path / "run"), **settings),
-            trl_tiny.prompts(16),
+            trl_tiny.make_prompts(16),
         )
         run.train()
         assert run.state.global_step == 2

@@ -33,7 +33,7 @@ def test_under_fsdp2_the_head_is_gathered_in_the_precision_it_projects_in(float3
         whole = [getattr(gradient, "full_tensor", lambda own=gradient: own)() for gradient in gradients]
         return [result.loss.detach(), result.log_probs, *whole]
 
-    sharded, plain = trl_tiny.model(), trl_tiny.model()
+    sharded, plain = trl_tiny.build_model(), trl_tiny.build_model()
     for parameter in (plain.model if float32 else plain).parameters():
         parameter.data = parameter.data.bfloat16()  # and no buffer, as FSDP2
     for model in (sharded, plain):

@@ -10,35 +10,35 @@ import pytest
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from support import trl_tiny
-from support.trl_formulas import coefficients, groups, utilities
+from support.trl_formulas import compute_coefficients, compute_utilities, list_groups
 
 pytestmark = pytest.mark.numerical
 
 CONFIG = MaxEntConfig(center=True, dedup=1.0)
 
 
-def trained(path: Path, key_func: Any) -> tuple[np.ndarray, dict[str, float]]:
+def train_with(path: Path, key_func: Any) -> tuple[np.ndarray, dict[str, float]]:
     """Return each candidate's coefficient, [PROMPTS, K], and what the update logged."""
-    run = trl_tiny.trainer(
+    run = trl_tiny.build_trainer(
         path, log_completions=True, maxent_center=True, maxent_dedup=1.0, extra={"key_func": key_func}
     )
     run.train()
     table = pd.read_parquet(next((path / "completions").glob("*.parquet")))
-    return table["coefficient"].to_numpy().reshape(utilities().shape), run.state.log_history[0]
+    return table["coefficient"].to_numpy().reshape(compute_utilities().shape), run.state.log_history[0]
 
 
-def by_formula(names: list[list[int]]) -> np.ndarray:
+def compute_by_formula(names: list[list[int]]) -> np.ndarray:
     rows = []
-    for group, u, named in zip(groups(), utilities(), names, strict=True):
+    for group, u, named in zip(list_groups(), compute_utilities(), names, strict=True):
         lengths = np.array([len(completion) for _, completion in group])
-        rows.append(coefficients(CONFIG, u, 0.0 * u, 0.0 * u, lengths, named))
+        rows.append(compute_coefficients(CONFIG, u, 0.0 * u, 0.0 * u, lengths, named))
     return np.array(rows)
 
 
-def names(of: Any) -> list[list[int]]:
+def number_answers(of: Any) -> list[list[int]]:
     """Return a number for each candidate, equal where `of` says the same of two completions."""
     numbers: dict[Any, int] = {}
-    return [[numbers.setdefault(of(ids), len(numbers)) for _, ids in group] for group in groups()]
+    return [[numbers.setdefault(of(ids), len(numbers)) for _, ids in group] for group in list_groups()]
 
 
 def test_a_key_function_is_called_as_a_reward_is_and_says_what_counts_as_the_same(tmp_path: Path) -> None:
@@ -48,15 +48,15 @@ def test_a_key_function_is_called_as_a_reward_is_and_says_what_counts_as_the_sam
         called.append(given)
         return ["even" if len(ids) % 2 == 0 else "odd" for ids in completion_ids]
 
-    found, logged = trained(tmp_path / "keys", parity)
+    found, logged = train_with(tmp_path / "keys", parity)
     assert {"prompts", "completions"} <= called[0].keys()
-    shared = names(lambda ids: len(ids) % 2)
-    np.testing.assert_allclose(found, by_formula(shared), rtol=1e-5, atol=1e-6)
+    shared = number_answers(lambda ids: len(ids) % 2)
+    np.testing.assert_allclose(found, compute_by_formula(shared), rtol=1e-5, atol=1e-6)
     distinct = np.mean([len(set(group)) / len(group) for group in shared])
     assert logged["maxent/frac_distinct"] == pytest.approx(distinct)
     assert distinct < 1
-    by_tokens, _ = trained(tmp_path / "tokens", None)
-    np.testing.assert_allclose(by_tokens, by_formula(names(tuple)), rtol=1e-5, atol=1e-6)
+    by_tokens, _ = train_with(tmp_path / "tokens", None)
+    np.testing.assert_allclose(by_tokens, compute_by_formula(number_answers(tuple)), rtol=1e-5, atol=1e-6)
     assert not np.allclose(found, by_tokens)
 
 
@@ -64,8 +64,8 @@ def test_where_no_answer_is_told_the_tokens_count(tmp_path: Path) -> None:
     def first_only(completion_ids: list[list[int]], **_: Any) -> list[str | None]:
         return ["even" if len(ids) % 2 == 0 else None for ids in completion_ids]
 
-    found, _ = trained(tmp_path, first_only)
-    expected = by_formula(names(lambda ids: "even" if len(ids) % 2 == 0 else tuple(ids)))
+    found, _ = train_with(tmp_path, first_only)
+    expected = compute_by_formula(number_answers(lambda ids: "even" if len(ids) % 2 == 0 else tuple(ids)))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -85,4 +85,4 @@ def test_what_is_no_function_is_refused_before_a_model_loads() -> None:
 )
 def test_answers_that_are_too_few_or_no_texts_are_refused(tmp_path: Path, answers: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        trained(tmp_path, lambda **_: answers)
+        train_with(tmp_path, lambda **_: answers)

@@ -56,8 +56,8 @@ def layout(rows: int, accumulation: int = 1, per_generation: int | None = None, 
 def test_accumulation_leaves_the_gradient_alone(
     split: dict[str, Any], settings: dict[str, Any], tmp_path: Any
 ) -> None:
-    expected = trl_tiny.gradient(tmp_path, **layout(8), **settings)
-    assert relative_error(trl_tiny.gradient(tmp_path, **split, **settings), expected) < 1e-5
+    expected = trl_tiny.measure_gradient(tmp_path, **layout(8), **settings)
+    assert relative_error(trl_tiny.measure_gradient(tmp_path, **split, **settings), expected) < 1e-5
 
 
 @pytest.mark.parametrize("settings", [{}, DIVERSE, LISTWISE, {"beta": 0.1}])
@@ -66,33 +66,33 @@ def test_rollouts_of_half_or_twice_an_update_leave_the_gradient_alone(
     split: dict[str, Any], settings: dict[str, Any], tmp_path: Any
 ) -> None:
     def policy() -> Any:
-        model = trl_tiny.model()
+        model = trl_tiny.build_model()
         model.config._name_or_path = reference
         return model
 
-    reference = trl_tiny.saved(tmp_path / "reference", seed=1)
-    expected = trl_tiny.gradient(tmp_path, policy=policy(), **layout(8), **settings)
+    reference = trl_tiny.save_model(tmp_path / "reference", seed=1)
+    expected = trl_tiny.measure_gradient(tmp_path, policy=policy(), **layout(8), **settings)
     # Two updates on half of the prompts each are divided by half of the groups each.
-    got = trl_tiny.gradient(tmp_path, policy=policy(), **split, **settings) / split["max_steps"]
+    got = trl_tiny.measure_gradient(tmp_path, policy=policy(), **split, **settings) / split["max_steps"]
     assert relative_error(got, expected) < 1e-5
 
 
 def test_the_entropy_bonus_of_an_update_is_the_mean_over_its_rollouts(tmp_path: Any) -> None:
     """The tokens of its later rollouts are not known at its first backward; those of each rollout are."""
     bonus = {"entropy_coef": 0.1}
-    first, second = (trl_tiny.gradient(tmp_path, first=number, **layout(4), **bonus) for number in range(2))
-    both = trl_tiny.gradient(tmp_path, **layout(2, 4, 2), **bonus)
+    first, second = (trl_tiny.measure_gradient(tmp_path, first=number, **layout(4), **bonus) for number in range(2))
+    both = trl_tiny.measure_gradient(tmp_path, **layout(2, 4, 2), **bonus)
     assert relative_error(both, (first + second) / 2) < 1e-5
-    two_updates = trl_tiny.gradient(tmp_path, **layout(4, 1, 2, steps=2), **bonus)
-    assert relative_error(two_updates / 2, trl_tiny.gradient(tmp_path, **layout(8), **bonus)) < 1e-5
+    two_updates = trl_tiny.measure_gradient(tmp_path, **layout(4, 1, 2, steps=2), **bonus)
+    assert relative_error(two_updates / 2, trl_tiny.measure_gradient(tmp_path, **layout(8), **bonus)) < 1e-5
 
 
 def test_the_last_update_of_an_epoch_counts_the_prompts_that_it_has(tmp_path: Any) -> None:
     kept = trl_tiny.Gradients()
-    trl_tiny.trainer(tmp_path, count=6, callbacks=[kept], **layout(4, 4, 2, steps=2)).train()
+    trl_tiny.build_trainer(tmp_path, count=6, callbacks=[kept], **layout(4, 4, 2, steps=2)).train()
     four, two = (torch.cat([g.flatten() for g in step.values()]) for step in kept.steps)
-    assert relative_error(two, trl_tiny.gradient(tmp_path, first=4, **layout(8))) < 1e-5
-    assert relative_error(four, trl_tiny.gradient(tmp_path, **layout(16))) < 1e-5
+    assert relative_error(two, trl_tiny.measure_gradient(tmp_path, first=4, **layout(8))) < 1e-5
+    assert relative_error(four, trl_tiny.measure_gradient(tmp_path, **layout(16))) < 1e-5
 
 
 TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -137,7 +137,7 @@ RESUMED: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
-    reference = trl_tiny.saved(tmp_path / "reference", seed=1)
+    reference = trl_tiny.save_model(tmp_path / "reference", seed=1)
 
     def given(settings: dict[str, Any]) -> dict[str, Any]:
         return {name: reference if name == "reference" else value for name, value in settings.items()}
@@ -149,10 +149,10 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
     errors = {}
     for name, (split, settings) in TWO_RANKS.items():
         alone = {key: value for key, value in settings.items() if key not in ("zero", "tied", "reference", "adapter")}
-        policy = trl_tiny.model(tie_word_embeddings=settings.get("tied", False))
+        policy = trl_tiny.build_model(tie_word_embeddings=settings.get("tied", False))
         policy.config._name_or_path = reference
-        policy = trl_tiny.with_adapter(policy) if "adapter" in settings else policy
-        expected = trl_tiny.gradient(tmp_path, policy=policy, **layout(8) | alone)
+        policy = trl_tiny.add_adapter(policy) if "adapter" in settings else policy
+        expected = trl_tiny.measure_gradient(tmp_path, policy=policy, **layout(8) | alone)
         errors[name] = relative_error(results[name]["gradient"] / split["max_steps"], expected)
     assert {name: error for name, error in errors.items() if not error < 1e-5} == {}
     for name in RESUMED:
@@ -163,7 +163,7 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
         assert sum(rows) in (3, 4, 5)  # half of 8, up to the rounding of one draw
         assert max(rows) - min(rows) <= 1
         assert len(rows) == 2 * 2  # as many forwards as without pruning
-    alone = trl_tiny.trainer(tmp_path, **layout(8), **LISTWISE)
+    alone = trl_tiny.build_trainer(tmp_path, **layout(8), **LISTWISE)
     alone.train()
     statistics = {name: value for name, value in alone.state.log_history[0].items() if name.startswith("maxent/")}
     assert len(statistics) == 11

@@ -12,13 +12,13 @@ from transformers import TrainerCallback
 from maxent_grpo import MaxEntConfig, MaxEntObjective
 from support import trl_tiny
 from support.trl_formulas import (
-    coefficients,
-    expected_gradient,
-    fields,
-    groups,
-    policy_and_reference,
-    token_logps,
-    utilities,
+    build_policy_and_reference,
+    compute_coefficients,
+    compute_gradient,
+    compute_token_logps,
+    compute_utilities,
+    list_groups,
+    make_fields,
 )
 
 HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
@@ -29,17 +29,19 @@ SURROGATE = MaxEntConfig(
 
 def test_the_logged_statistics_are_those_of_the_whole_batch(tmp_path: Any) -> None:
     config = MaxEntConfig(projection="listwise")
-    run = trl_tiny.trainer(
+    run = trl_tiny.build_trainer(
         tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, maxent_projection="listwise"
     )
     run.train()
     logged = run.state.log_history[0]
-    policy = trl_tiny.model()
-    sums = torch.tensor([[token_logps(policy, *pair).sum().item() for pair in group] for group in groups()])
-    lengths = torch.tensor([[len(completion) for _, completion in group] for group in groups()])
+    policy = trl_tiny.build_model()
+    sums = torch.tensor(
+        [[compute_token_logps(policy, *pair).sum().item() for pair in group] for group in list_groups()]
+    )
+    lengths = torch.tensor([[len(completion) for _, completion in group] for group in list_groups()])
     objective = MaxEntObjective(config)
     target = objective.target(
-        torch.tensor(utilities(), dtype=torch.float32),
+        torch.tensor(compute_utilities(), dtype=torch.float32),
         mask=torch.ones_like(lengths, dtype=torch.bool),
         lengths=lengths,
     )
@@ -47,23 +49,23 @@ def test_the_logged_statistics_are_those_of_the_whole_batch(tmp_path: Any) -> No
         assert logged[name] == pytest.approx(float(value), rel=1e-4), name
 
 
-def token_entropies(model: Any, prompt: list[int], completion: list[int]) -> list[float]:
+def list_entropies(model: Any, prompt: list[int], completion: list[int]) -> list[float]:
     logps = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
     return (-(logps.exp() * logps).sum(-1)).tolist()
 
 
 def test_gap_and_forward_kl_are_measured_before_and_after_an_update_on_the_same_candidates(tmp_path: Any) -> None:
-    policy = trl_tiny.model()
+    policy = trl_tiny.build_model()
     settings = {"maxent_projection": "listwise", "learning_rate": 1e-4, "maxent_measure_every": 2, "max_steps": 3}
-    run = trl_tiny.trainer(tmp_path, policy=policy, **settings)
+    run = trl_tiny.build_trainer(tmp_path, policy=policy, **settings)
     after: list[float] = []
 
     class Measure(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            after.append(mean_forward_kl(policy))
+            after.append(average_forward_kl(policy))
 
     run.add_callback(Measure())
-    before = mean_forward_kl(trl_tiny.model())
+    before = average_forward_kl(trl_tiny.build_model())
     run.train()
     logs = [entry for entry in run.state.log_history if "loss" in entry]
     assert logs[0]["maxent/forward_kl_before"] == pytest.approx(before, rel=1e-4)
@@ -90,7 +92,7 @@ def test_an_update_that_moves_nothing_measures_the_same_before_and_after(
     logging_steps: int, layout: dict[str, Any], tmp_path: Any
 ) -> None:
     settings = {"maxent_projection": "listwise", "maxent_measure_every": 4, "max_steps": 8, **layout}
-    run = trl_tiny.trainer(tmp_path, logging_steps=logging_steps, **settings)
+    run = trl_tiny.build_trainer(tmp_path, logging_steps=logging_steps, **settings)
     run.train()
     logs = [entry for entry in run.state.log_history if f"{MEASURED[0]}_before" in entry]
     assert len(logs) == 2
@@ -101,7 +103,7 @@ def test_an_update_that_moves_nothing_measures_the_same_before_and_after(
 def test_a_log_of_several_steps_holds_the_mean_of_what_they_measured(tmp_path: Any) -> None:
     def logs(logging_steps: int) -> list[dict[str, float]]:
         settings = {"maxent_measure_every": 2, "max_steps": 4, "learning_rate": 1e-3, "maxent_projection": "listwise"}
-        run = trl_tiny.trainer(tmp_path, logging_steps=logging_steps, **settings)
+        run = trl_tiny.build_trainer(tmp_path, logging_steps=logging_steps, **settings)
         run.train()
         return [entry for entry in run.state.log_history if "loss" in entry]
 
@@ -112,9 +114,9 @@ def test_a_log_of_several_steps_holds_the_mean_of_what_they_measured(tmp_path: A
 
 @HEADS
 def test_entropy_is_the_mean_over_the_tokens_that_are_trained_on(fused: bool, tmp_path: Any) -> None:
-    run = trl_tiny.trainer(tmp_path, maxent_tau=0.0, maxent_q_eps=0.0, maxent_fused_head=fused)
+    run = trl_tiny.build_trainer(tmp_path, maxent_tau=0.0, maxent_q_eps=0.0, maxent_fused_head=fused)
     run.train()
-    assert run.state.log_history[0]["entropy"] == pytest.approx(mean_entropy(best=True), rel=1e-4)
+    assert run.state.log_history[0]["entropy"] == pytest.approx(average_entropy(best=True), rel=1e-4)
 
 
 @pytest.mark.parametrize(("fused", "best"), [(False, False), (True, True)])
@@ -122,25 +124,27 @@ def test_entropy_in_evaluation_is_over_all_tokens_or_those_that_the_one_pass_hea
     fused: bool, best: bool, tmp_path: Any
 ) -> None:
     settings = {"maxent_tau": 0.0, "maxent_q_eps": 0.0, "maxent_fused_head": fused, "per_device_eval_batch_size": 8}
-    run = trl_tiny.trainer(tmp_path, extra={"eval_dataset": trl_tiny.prompts(2)}, **settings)
-    assert run.evaluate()["eval_entropy"] == pytest.approx(mean_entropy(best=best), rel=1e-4)
+    run = trl_tiny.build_trainer(tmp_path, extra={"eval_dataset": trl_tiny.make_prompts(2)}, **settings)
+    assert run.evaluate()["eval_entropy"] == pytest.approx(average_entropy(best=best), rel=1e-4)
 
 
-def mean_entropy(*, best: bool) -> float:
+def average_entropy(*, best: bool) -> float:
     """Return the mean entropy of the tokens of all candidates, or of the best of each group only."""
-    counted = utilities() == utilities().max(-1, keepdims=True) if best else np.ones((2, 4), dtype=bool)
-    pairs = [pair for pair, counts in zip(itertools.chain(*groups()), counted.flatten(), strict=True) if counts]
-    return float(np.mean([entropy for pair in pairs for entropy in token_entropies(trl_tiny.model(), *pair)]))
+    counted = (
+        compute_utilities() == compute_utilities().max(-1, keepdims=True) if best else np.ones((2, 4), dtype=bool)
+    )
+    pairs = [pair for pair, counts in zip(itertools.chain(*list_groups()), counted.flatten(), strict=True) if counts]
+    return float(np.mean([entropy for pair in pairs for entropy in list_entropies(trl_tiny.build_model(), *pair)]))
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
 def test_kl_to_the_reference_is_logged_wherever_there_is_one(fused: bool, tmp_path: Any) -> None:
-    policy, frozen = policy_and_reference(tmp_path)
+    policy, frozen = build_policy_and_reference(tmp_path)
     values = []
-    for pair in itertools.chain(*groups()):
-        gap = (token_logps(frozen, *pair) - token_logps(policy, *pair)).detach()
+    for pair in itertools.chain(*list_groups()):
+        gap = (compute_token_logps(frozen, *pair) - compute_token_logps(policy, *pair)).detach()
         values.extend((gap.exp() - gap - 1).tolist())
-    run = trl_tiny.trainer(tmp_path, policy=policy, init_kl_coeff=0.1, maxent_fused_head=fused)
+    run = trl_tiny.build_trainer(tmp_path, policy=policy, init_kl_coeff=0.1, maxent_fused_head=fused)
     run.train()
     assert run.state.log_history[0]["kl"] == pytest.approx(np.mean(values), rel=1e-4)
 
@@ -151,23 +155,23 @@ def test_kl_to_the_reference_is_logged_wherever_there_is_one(fused: bool, tmp_pa
 def test_clip_ratios_are_shares_of_tokens_out_of_bounds_in_the_direction_of_their_gain(
     config: MaxEntConfig, tmp_path: Any
 ) -> None:
-    before, after = trl_tiny.model(), trl_tiny.model()
-    step = 0.05 * expected_gradient(before, before, config, utilities()).float()
+    before, after = trl_tiny.build_model(), trl_tiny.build_model()
+    step = 0.05 * compute_gradient(before, before, config, compute_utilities()).float()
     start = torch.nn.utils.parameters_to_vector(before.parameters()).detach()
     torch.nn.utils.vector_to_parameters(start - step, after.parameters())
     low, high = [], []
-    for group, u in zip(groups(), utilities(), strict=True):
-        old = [token_logps(before, *pair).detach() for pair in group]
+    for group, u in zip(list_groups(), compute_utilities(), strict=True):
+        old = [compute_token_logps(before, *pair).detach() for pair in group]
         lengths = np.array([len(one) for one in old])
-        gains = coefficients(config, u, lengths, lengths, lengths, [0] * 4)
+        gains = compute_coefficients(config, u, lengths, lengths, lengths, [0] * 4)
         for pair, then, gain in zip(group, old, gains, strict=True):
-            ratio = (token_logps(after, *pair).detach() - then).exp().numpy()
+            ratio = (compute_token_logps(after, *pair).detach() - then).exp().numpy()
             low.extend(((ratio < 1 - config.clip_low) & (gain < 0)).tolist())
             high.extend(((ratio > 1 + config.clip_high) & (gain > 0)).tolist())
     assert any(low)
     assert any(high)
-    run = trl_tiny.trainer(
-        tmp_path, policy=before, num_iterations=2, max_steps=2, learning_rate=0.05, **fields(config)
+    run = trl_tiny.build_trainer(
+        tmp_path, policy=before, num_iterations=2, max_steps=2, learning_rate=0.05, **make_fields(config)
     )
     run.train()
     first, second = run.state.log_history[:2]
@@ -178,7 +182,7 @@ def test_clip_ratios_are_shares_of_tokens_out_of_bounds_in_the_direction_of_thei
 
 
 def test_a_rollout_that_nothing_scores_logs_no_statistics_of_a_target(tmp_path: Any) -> None:
-    run = trl_tiny.trainer(tmp_path, rewards=lambda completion_ids, **_: [None] * len(completion_ids))
+    run = trl_tiny.build_trainer(tmp_path, rewards=lambda completion_ids, **_: [None] * len(completion_ids))
     run.train()
     log = run.state.log_history[0]
     assert log["grad_norm"] == 0.0
@@ -189,7 +193,7 @@ def test_metrics_reach_what_report_to_names(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = trl_tiny.trainer(tmp_path, report_to="tensorboard")
+    run = trl_tiny.build_trainer(tmp_path, report_to="tensorboard")
     run.train()
     (events,) = tmp_path.rglob("events.out.tfevents.*")
     written = EventAccumulator(str(events)).Reload()
@@ -197,12 +201,12 @@ def test_metrics_reach_what_report_to_names(tmp_path: Path) -> None:
     assert scalar.value == pytest.approx(run.state.log_history[0]["maxent/ess"])
 
 
-def mean_forward_kl(model: Any) -> float:
+def average_forward_kl(model: Any) -> float:
     """Return the mean over groups of KL(π*‖p) at the published settings, by the oracle."""
     values = []
-    for group, u in zip(groups(), utilities(), strict=True):
-        scores = np.array([token_logps(model, *pair).sum().item() for pair in group])
-        weights = coefficients(MaxEntConfig(), u, scores, scores, np.full(4, 1), [])
+    for group, u in zip(list_groups(), compute_utilities(), strict=True):
+        scores = np.array([compute_token_logps(model, *pair).sum().item() for pair in group])
+        weights = compute_coefficients(MaxEntConfig(), u, scores, scores, np.full(4, 1), [])
         log_p = scores - np.logaddexp.reduce(scores)
         values.append((weights * (np.log(weights) - log_p)).sum())
     return float(np.mean(values))

@@ -25,7 +25,11 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> GRPOTrainer:
     """TRL's own trainer, as constructed."""
     args = GRPOConfig(str(tmp_path_factory.mktemp("run")), use_cpu=True, bf16=False, report_to="none")
     return GRPOTrainer(
-        trl_tiny.model(), trl_tiny.reward, args, trl_tiny.prompts(8), processing_class=trl_tiny.tokenizer()
+        trl_tiny.build_model(),
+        trl_tiny.reward,
+        args,
+        trl_tiny.make_prompts(8),
+        processing_class=trl_tiny.build_tokenizer(),
     )
 
 

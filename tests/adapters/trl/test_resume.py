@@ -50,11 +50,11 @@ def losses(run: Any) -> list[float]:
 def test_a_run_resumed_at_a_checkpoint_goes_on_bit_by_bit(
     settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = trl_tiny.trainer(tmp_path / "whole", **GENERATING | settings)
+    whole = trl_tiny.build_trainer(tmp_path / "whole", **GENERATING | settings)
     whole.train()
     checkpoint = tmp_path / "whole" / "checkpoint-4"
-    policy = trl_tiny.model(seed=9)
-    resumed = trl_tiny.trainer(tmp_path / "resumed", policy=policy, **GENERATING | settings)
+    policy = trl_tiny.build_model(seed=9)
+    resumed = trl_tiny.build_trainer(tmp_path / "resumed", policy=policy, **GENERATING | settings)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert losses(resumed) == losses(whole)
     for mine, other in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
@@ -63,7 +63,7 @@ def test_a_run_resumed_at_a_checkpoint_goes_on_bit_by_bit(
 
 
 def test_a_checkpoint_in_mid_rollout_waits_for_its_end(tmp_path: Path) -> None:
-    run = trl_tiny.trainer(tmp_path, **GENERATING | {"num_iterations": 2, "save_steps": 3, "max_steps": 8})
+    run = trl_tiny.build_trainer(tmp_path, **GENERATING | {"num_iterations": 2, "save_steps": 3, "max_steps": 8})
     run.train()
     assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*")) == [
         "checkpoint-4",
@@ -75,22 +75,22 @@ def test_a_checkpoint_in_mid_rollout_waits_for_its_end(tmp_path: Path) -> None:
 def test_a_run_that_ends_in_mid_rollout_says_that_its_last_checkpoint_is_missing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trl_tiny.trainer(tmp_path, **GENERATING | {"num_iterations": 2, "save_steps": 2, "max_steps": 3}).train()
+    trl_tiny.build_trainer(tmp_path, **GENERATING | {"num_iterations": 2, "save_steps": 2, "max_steps": 3}).train()
     assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
     assert "Training will end in mid-rollout, at step 3" in caplog.text
     assert "checkpoint of step 3 is not saved" in caplog.text
 
 
 def test_a_checkpoint_in_mid_rollout_is_not_resumed(tmp_path: Path) -> None:
-    trl_tiny.trainer(tmp_path / "other", **GENERATING | {"save_steps": 3, "max_steps": 3}).train()
-    run = trl_tiny.trainer(tmp_path, **GENERATING | {"num_iterations": 2})
+    trl_tiny.build_trainer(tmp_path / "other", **GENERATING | {"save_steps": 3, "max_steps": 3}).train()
+    run = trl_tiny.build_trainer(tmp_path, **GENERATING | {"num_iterations": 2})
     message = "a checkpoint between rollouts, of 2 micro-batches each .*, got global_step=3"
     with pytest.raises(ValueError, match=message):
         run.train(resume_from_checkpoint=str(tmp_path / "other" / "checkpoint-3"))
 
 
 def test_checkpoints_stay_where_they_are_if_updates_end_with_their_rollout(tmp_path: Path) -> None:
-    trl_tiny.trainer(tmp_path, **GENERATING | {"save_steps": 3}).train()
+    trl_tiny.build_trainer(tmp_path, **GENERATING | {"save_steps": 3}).train()
     assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
 
 

@@ -13,12 +13,19 @@ from peft import LoraConfig, PromptTuningConfig
 
 from maxent_grpo import MaxEntConfig, reference
 from support import trl_tiny
-from support.trl_formulas import coefficients, groups, policy_and_reference, relative_error, token_logps, utilities
+from support.trl_formulas import (
+    build_policy_and_reference,
+    compute_coefficients,
+    compute_token_logps,
+    compute_utilities,
+    list_groups,
+    relative_error,
+)
 
 HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
 
 
-def forwarded_rows(run: Any) -> list[int]:
+def record_forwards(run: Any) -> list[int]:
     """Return a list that fills with the number of rows of every training forward."""
     rows: list[int] = []
 
@@ -35,8 +42,8 @@ def test_pruned_candidates_see_no_forward_and_survivors_are_spread_over_micro_ba
     fused: bool, tmp_path: Any
 ) -> None:
     settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "maxent_fused_head": fused}
-    run = trl_tiny.trainer(tmp_path, maxent_keep_fraction=0.5, **settings)
-    rows = forwarded_rows(run)
+    run = trl_tiny.build_trainer(tmp_path, maxent_keep_fraction=0.5, **settings)
+    rows = record_forwards(run)
     run.train()
     assert sum(rows) in (15, 16, 17)  # half of 32, up to the rounding of one draw
     assert max(rows) - min(rows) <= 1
@@ -44,20 +51,20 @@ def test_pruned_candidates_see_no_forward_and_survivors_are_spread_over_micro_ba
 
 
 def test_a_micro_batch_without_survivors_still_runs_one_row(tmp_path: Any) -> None:
-    run = trl_tiny.trainer(
+    run = trl_tiny.build_trainer(
         tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, maxent_keep_fraction=0.13
     )
-    rows = forwarded_rows(run)
+    rows = record_forwards(run)
     run.train()
     assert rows == [1, 1, 1, 1]
     assert run.state.log_history[0]["maxent/frac_trained_on"] in (1 / 8, 2 / 8)
 
 
 def test_skipped_groups_see_no_forward(tmp_path: Any) -> None:
-    run = trl_tiny.trainer(
+    run = trl_tiny.build_trainer(
         tmp_path, rewards=lambda completion_ids, **_: [0.0] * len(completion_ids), maxent_skip="equal"
     )
-    rows = forwarded_rows(run)
+    rows = record_forwards(run)
     run.train()
     assert rows == [1]
     assert run.state.log_history[0]["grad_norm"] == 0.0
@@ -65,7 +72,7 @@ def test_skipped_groups_see_no_forward(tmp_path: Any) -> None:
 
 def test_a_rollout_in_which_every_group_is_skipped_warns(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Successes at 0 and failures at -1, with the highest utility of a failure left at 0."""
-    run = trl_tiny.trainer(
+    run = trl_tiny.build_trainer(
         tmp_path,
         rewards=lambda completion_ids, **_: [-float(number % 2) for number in range(len(completion_ids))],
         maxent_preset="diverse",
@@ -77,23 +84,23 @@ def test_a_rollout_in_which_every_group_is_skipped_warns(tmp_path: Any, caplog: 
 
 
 def test_candidates_without_weight_see_no_forward(tmp_path: Any) -> None:
-    run = trl_tiny.trainer(tmp_path, maxent_tau=0.0, maxent_q_eps=0.0)
-    rows = forwarded_rows(run)
+    run = trl_tiny.build_trainer(tmp_path, maxent_tau=0.0, maxent_q_eps=0.0)
+    rows = record_forwards(run)
     run.train()
-    assert rows == [sum(int((u == u.max()).sum()) for u in utilities())]
+    assert rows == [sum(int((u == u.max()).sum()) for u in compute_utilities())]
     assert run.state.log_history[0]["maxent/frac_trained_on"] == rows[0] / 8
 
 
 @pytest.mark.parametrize("settings", [{"maxent_projection": "surrogate"}, {"maxent_center": True}])
 def test_candidates_without_an_advantage_see_no_forward(settings: dict[str, Any], tmp_path: Any) -> None:
     """One group is right altogether: its four candidates have no gradient, and were half of all forwards."""
-    run = trl_tiny.trainer(
+    run = trl_tiny.build_trainer(
         tmp_path,
         rewards=lambda completion_ids, **_: [0.1] * 4 + [float(number == 0) for number in range(4)],
         maxent_anchor="none",
         **settings,
     )
-    rows = forwarded_rows(run)
+    rows = record_forwards(run)
     run.train()
     assert rows == [4]
     assert run.state.log_history[0]["maxent/frac_trained_on"] == 4 / 8
@@ -101,17 +108,17 @@ def test_candidates_without_an_advantage_see_no_forward(settings: dict[str, Any]
 
 @pytest.mark.parametrize("settings", [{"beta": 0.1}, {"entropy_coef": 0.1}])
 def test_every_candidate_is_trained_on_beside_a_penalty(settings: dict[str, Any], tmp_path: Any) -> None:
-    policy, _ = policy_and_reference(tmp_path)
-    run = trl_tiny.trainer(tmp_path, policy=policy, maxent_tau=0.0, maxent_q_eps=0.0, **settings)
-    rows = forwarded_rows(run)
+    policy, _ = build_policy_and_reference(tmp_path)
+    run = trl_tiny.build_trainer(tmp_path, policy=policy, maxent_tau=0.0, maxent_q_eps=0.0, **settings)
+    rows = record_forwards(run)
     run.train()
     assert rows == [8]
     assert run.state.log_history[0]["maxent/frac_trained_on"] == 1.0
 
 
 def test_every_candidate_is_trained_on_where_nothing_is_dropped(tmp_path: Any) -> None:
-    run = trl_tiny.trainer(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
-    rows = forwarded_rows(run)
+    run = trl_tiny.build_trainer(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    rows = record_forwards(run)
     run.train()
     assert rows == [4, 4]
 
@@ -127,22 +134,28 @@ def test_every_candidate_is_trained_on_where_nothing_is_dropped(tmp_path: Any) -
     ],
 )
 def test_evaluation_takes_the_same_loss_of_its_own_groups(settings: dict[str, Any], tmp_path: Any) -> None:
-    extra = {"eval_dataset": trl_tiny.prompts(2)}
-    run = trl_tiny.trainer(tmp_path, extra=extra, per_device_eval_batch_size=8, num_generations_eval=2, **settings)
+    extra = {"eval_dataset": trl_tiny.make_prompts(2)}
+    run = trl_tiny.build_trainer(
+        tmp_path, extra=extra, per_device_eval_batch_size=8, num_generations_eval=2, **settings
+    )
     metrics = run.evaluate()
-    again = trl_tiny.trainer(tmp_path, extra=extra, per_device_eval_batch_size=2, num_generations_eval=2, **settings)
+    again = trl_tiny.build_trainer(
+        tmp_path, extra=extra, per_device_eval_batch_size=2, num_generations_eval=2, **settings
+    )
     assert again.evaluate()["eval_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
     assert 1 <= metrics["eval_maxent/ess"] <= 2
 
 
 def test_the_evaluation_loss_is_that_of_training(tmp_path: Any) -> None:
-    run = trl_tiny.trainer(tmp_path, extra={"eval_dataset": trl_tiny.prompts(2)}, per_device_eval_batch_size=8)
+    run = trl_tiny.build_trainer(
+        tmp_path, extra={"eval_dataset": trl_tiny.make_prompts(2)}, per_device_eval_batch_size=8
+    )
     run.train()
     assert run.evaluate()["eval_loss"] == pytest.approx(run.state.log_history[0]["loss"], rel=1e-4)
 
 
 def test_the_table_of_completions_holds_rewards_target_weights_and_coefficients(tmp_path: Path) -> None:
-    trl_tiny.trainer(tmp_path, log_completions=True, maxent_center=True).train()
+    trl_tiny.build_trainer(tmp_path, log_completions=True, maxent_center=True).train()
     table = pd.read_parquet(next((tmp_path / "completions").glob("*.parquet")))
     assert len(table) == 8
     for group in np.split(np.arange(8), 2):
@@ -155,25 +168,25 @@ def test_the_table_of_completions_holds_rewards_target_weights_and_coefficients(
 
 def test_candidates_of_a_group_must_share_their_prompt(tmp_path: Any) -> None:
     def torn(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        output = trl_tiny.replayed(prompts, trainer)
+        output = trl_tiny.replay_completions(prompts, trainer)
         return output | {"prompt_ids": [[3 + row] for row in range(len(prompts))]}
 
     with pytest.raises(ValueError, match="candidates of a group to share their prompt, got torn_groups=2"):
-        trl_tiny.trainer(tmp_path, rollout=torn).train()
+        trl_tiny.build_trainer(tmp_path, rollout=torn).train()
 
 
 @HEADS
 def test_gradient_checkpointing_leaves_the_gradient_alone(fused: bool, tmp_path: Any) -> None:
-    plain = trl_tiny.gradient(tmp_path)
-    got = trl_tiny.gradient(tmp_path, gradient_checkpointing=True, maxent_fused_head=fused)
+    plain = trl_tiny.measure_gradient(tmp_path)
+    got = trl_tiny.measure_gradient(tmp_path, gradient_checkpointing=True, maxent_fused_head=fused)
     assert relative_error(got, plain) < 1e-5
 
 
 @HEADS
 def test_a_lora_is_anchored_at_the_model_without_it(fused: bool, tmp_path: Any) -> None:
-    base = trl_tiny.model()
+    base = trl_tiny.build_model()
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    run = trl_tiny.trainer(
+    run = trl_tiny.build_trainer(
         tmp_path, policy=base, extra={"peft_config": lora}, init_kl_coeff=0.5, maxent_fused_head=fused
     )
     kept = trl_tiny.Gradients()
@@ -181,14 +194,14 @@ def test_a_lora_is_anchored_at_the_model_without_it(fused: bool, tmp_path: Any) 
     run.train()
     assert run.ref_model is None
     config, loss = MaxEntConfig(beta=0.5), torch.zeros(())
-    for group, u in zip(groups(), utilities(), strict=True):
+    for group, u in zip(list_groups(), compute_utilities(), strict=True):
         with run.model.disable_adapter(), torch.no_grad():
-            refs = np.array([token_logps(run.model, *pair).sum().item() for pair in group])
-        logps = [token_logps(run.model, *pair).sum() for pair in group]
+            refs = np.array([compute_token_logps(run.model, *pair).sum().item() for pair in group])
+        logps = [compute_token_logps(run.model, *pair).sum() for pair in group]
         lengths = np.array([len(completion) for _, completion in group])
-        weights = coefficients(config, u, refs, refs, lengths, [])
+        weights = compute_coefficients(config, u, refs, refs, lengths, [])
         terms = sum(weight * one for weight, one in zip(weights, logps, strict=True))
-        loss = loss - terms / trl_tiny.COMPLETION / len(groups())
+        loss = loss - terms / trl_tiny.COMPLETION / len(list_groups())
     trained = {name: parameter for name, parameter in run.model.named_parameters() if parameter.requires_grad}
     expected = torch.autograd.grad(loss, list(trained.values()))
     assert set(kept.steps[0]) == set(trained)
@@ -203,12 +216,12 @@ def test_a_lora_is_anchored_at_the_model_without_it(fused: bool, tmp_path: Any) 
 def test_the_routers_auxiliary_loss_is_that_of_every_candidate_added_once_per_update(
     settings: dict[str, Any], tmp_path: Any
 ) -> None:
-    policy = trl_tiny.mixture_of_experts
+    policy = trl_tiny.build_mixture_of_experts
 
     def gradient(coefficient: float, **settings: Any) -> torch.Tensor:
-        return trl_tiny.gradient(tmp_path, policy=policy(), router_aux_loss_coef=coefficient, **settings)
+        return trl_tiny.measure_gradient(tmp_path, policy=policy(), router_aux_loss_coef=coefficient, **settings)
 
-    model, pairs = policy(), [pair for group in groups() for pair in group]
+    model, pairs = policy(), [pair for group in list_groups() for pair in group]
     width, tail = max(len(prompt) for prompt, _ in pairs), max(len(completion) for _, completion in pairs)
     ids = torch.tensor([[0] * (width - len(p)) + p + c + [0] * (tail - len(c)) for p, c in pairs])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p + c) + [0] * (tail - len(c)) for p, c in pairs])
@@ -221,23 +234,25 @@ def test_the_routers_auxiliary_loss_is_that_of_every_candidate_added_once_per_up
 
 @HEADS
 def test_the_head_is_projected_in_float32_on_request(fused: bool, tmp_path: Any) -> None:
-    policy = trl_tiny.model().to(torch.bfloat16)
-    run = trl_tiny.trainer(tmp_path, policy=policy, cast_lm_head_to_fp32=True, maxent_fused_head=fused)
+    policy = trl_tiny.build_model().to(torch.bfloat16)
+    run = trl_tiny.build_trainer(tmp_path, policy=policy, cast_lm_head_to_fp32=True, maxent_fused_head=fused)
     kept = trl_tiny.Gradients()
     run.add_callback(kept)
     run.train()
     head = kept.steps[0]["lm_head.weight"]
     assert head.dtype == torch.float32
     exact = trl_tiny.Gradients()
-    trl_tiny.trainer(tmp_path, policy=trl_tiny.model().to(torch.bfloat16).float(), callbacks=[exact]).train()
+    trl_tiny.build_trainer(
+        tmp_path, policy=trl_tiny.build_model().to(torch.bfloat16).float(), callbacks=[exact]
+    ).train()
     assert relative_error(head, exact.steps[0]["lm_head.weight"]) < 2e-2
 
 
 def test_the_reference_can_follow_the_policy(tmp_path: Any) -> None:
-    policy = trl_tiny.model()
-    policy.config._name_or_path = trl_tiny.saved(tmp_path / "reference")
+    policy = trl_tiny.build_model()
+    policy.config._name_or_path = trl_tiny.save_model(tmp_path / "reference")
     settings = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 1.0, "init_kl_coeff": 0.1}
-    run = trl_tiny.trainer(tmp_path, policy=policy, learning_rate=1e-3, max_steps=2, **settings)
+    run = trl_tiny.build_trainer(tmp_path, policy=policy, learning_rate=1e-3, max_steps=2, **settings)
     run.train()
     for mine, reference_parameter in zip(policy.parameters(), run.ref_model.parameters(), strict=True):
         torch.testing.assert_close(mine, reference_parameter)
@@ -258,8 +273,8 @@ def test_the_reference_can_follow_the_policy(tmp_path: Any) -> None:
 def test_the_one_pass_head_says_once_why_it_is_not_used(
     settings: dict[str, Any], reason: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    policy, _ = policy_and_reference(tmp_path)
-    run = trl_tiny.trainer(tmp_path, policy=policy, maxent_fused_head=True, **settings)
+    policy, _ = build_policy_and_reference(tmp_path)
+    run = trl_tiny.build_trainer(tmp_path, policy=policy, maxent_fused_head=True, **settings)
     run.train()
     (message,) = [record.getMessage() for record in caplog.records if "falls back" in record.getMessage()]
     assert reason in message
@@ -267,14 +282,14 @@ def test_the_one_pass_head_says_once_why_it_is_not_used(
 
 
 def test_prompts_can_be_streamed(tmp_path: Any) -> None:
-    run = trl_tiny.trainer(tmp_path)
+    run = trl_tiny.build_trainer(tmp_path)
     streamed = trl_tiny.MaxEntGRPOTrainer(
-        trl_tiny.model(),
+        trl_tiny.build_model(),
         trl_tiny.reward,
-        trl_tiny.arguments(tmp_path),
-        trl_tiny.prompts(8).to_iterable_dataset(),
-        processing_class=trl_tiny.tokenizer(),
-        rollout_func=trl_tiny.replayed,
+        trl_tiny.build_arguments(tmp_path),
+        trl_tiny.make_prompts(8).to_iterable_dataset(),
+        processing_class=trl_tiny.build_tokenizer(),
+        rollout_func=trl_tiny.replay_completions,
     )
     run.train()
     streamed.train()
@@ -282,11 +297,11 @@ def test_prompts_can_be_streamed(tmp_path: Any) -> None:
 
 
 def test_chats_are_prompts_too(tmp_path: Any) -> None:
-    words = trl_tiny.tokenizer()
+    words = trl_tiny.build_tokenizer()
     words.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     dataset = Dataset.from_dict({"prompt": [[{"role": "user", "content": letter * 3}] for letter in "abcd"]})
     run = trl_tiny.MaxEntGRPOTrainer(
-        trl_tiny.model(), trl_tiny.reward, trl_tiny.arguments(tmp_path), dataset, processing_class=words
+        trl_tiny.build_model(), trl_tiny.reward, trl_tiny.build_arguments(tmp_path), dataset, processing_class=words
     )
     run.train()
     assert math.isfinite(run.state.log_history[0]["loss"])

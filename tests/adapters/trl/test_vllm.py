@@ -9,7 +9,14 @@ from trl.trainer import grpo_trainer
 
 from maxent_grpo import MaxEntConfig
 from support import trl_tiny
-from support.trl_formulas import DEFAULT, expected_gradient, fields, relative_error, token_logps, utilities
+from support.trl_formulas import (
+    DEFAULT,
+    compute_gradient,
+    compute_token_logps,
+    compute_utilities,
+    make_fields,
+    relative_error,
+)
 
 pytestmark = pytest.mark.numerical
 
@@ -32,9 +39,9 @@ def surplus(ids: list[int]) -> Tensor:
 
 
 def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
-    output, policy = trl_tiny.replayed(prompts, trainer), trl_tiny.model()
+    output, policy = trl_tiny.replay_completions(prompts, trainer), trl_tiny.build_model()
     pairs = zip(output["prompt_ids"], output["completion_ids"], strict=True)
-    return output | {"logprobs": [(token_logps(policy, *pair) - surplus(pair[1])).tolist() for pair in pairs]}
+    return output | {"logprobs": [(compute_token_logps(policy, *pair) - surplus(pair[1])).tolist() for pair in pairs]}
 
 
 def factors(mode: str, ids: list[int]) -> Tensor:
@@ -51,9 +58,9 @@ def test_vllms_correction_scales_tokens_after_the_coefficients(
     mode: str, config: MaxEntConfig, fused: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeEngine)
-    policy = trl_tiny.model()
-    expected = expected_gradient(
-        policy, policy, config, utilities(), token_scale=lambda ids: factors(mode, ids).double()
+    policy = trl_tiny.build_model()
+    expected = compute_gradient(
+        policy, policy, config, compute_utilities(), token_scale=lambda ids: factors(mode, ids).double()
     )
     settings = {
         "vllm_importance_sampling_mode": mode,
@@ -61,14 +68,16 @@ def test_vllms_correction_scales_tokens_after_the_coefficients(
         "vllm_importance_sampling_clip_max": HIGH,
         "maxent_fused_head": fused,
     }
-    got = trl_tiny.gradient(tmp_path, policy=policy, rollout=rollout, use_vllm=True, **settings, **fields(config))
+    got = trl_tiny.measure_gradient(
+        tmp_path, policy=policy, rollout=rollout, use_vllm=True, **settings, **make_fields(config)
+    )
     assert relative_error(got, expected) < 1e-5
 
 
 def test_the_correction_can_be_switched_off(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeEngine)
-    policy = trl_tiny.model()
-    expected = expected_gradient(policy, policy, DEFAULT, utilities())
+    policy = trl_tiny.build_model()
+    expected = compute_gradient(policy, policy, DEFAULT, compute_utilities())
     settings = {"use_vllm": True, "vllm_importance_sampling_correction": False}
-    got = trl_tiny.gradient(tmp_path, policy=policy, rollout=rollout, **settings)
+    got = trl_tiny.measure_gradient(tmp_path, policy=policy, rollout=rollout, **settings)
     assert relative_error(got, expected) < 1e-5

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from support.trl_tiny import trainer
+from support.trl_tiny import build_trainer
 
 
 class Kill(TrainerCallback):
@@ -33,7 +33,7 @@ def main() -> None:
     settings = {"learning_rate": 1e-3, "optim": "adamw_torch", "max_steps": 6}
     checkpoints = {"save_strategy": "steps", "save_steps": 2}
     callbacks = [Kill(options.kill_at)] if options.kill_at else []
-    run = trainer(options.folder, rollout=None, callbacks=callbacks, **settings, **checkpoints)
+    run = build_trainer(options.folder, rollout=None, callbacks=callbacks, **settings, **checkpoints)
     last = get_last_checkpoint(str(options.folder)) if options.folder.exists() else None
     run.train(resume_from_checkpoint=last)
     torch.save([entry["loss"] for entry in run.state.log_history if "loss" in entry], options.folder / "losses.pt")

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from support.ranks import leave_together
-from support.trl_tiny import Gradients, model, trainer, with_adapter
+from support.trl_tiny import Gradients, add_adapter, build_model, build_trainer
 
 torch.set_num_threads(1)
 
@@ -47,7 +47,7 @@ def whole(run: Any, names: list[str]) -> Tensor:
     return torch.cat([state[name].flatten().float().cpu() for name in names])
 
 
-def forwarded_rows(run: Any) -> list[int]:
+def record_forwards(run: Any) -> list[int]:
     """Return a list that fills with the number of rows of every training forward."""
     rows: list[int] = []
 
@@ -59,35 +59,37 @@ def forwarded_rows(run: Any) -> list[int]:
     return rows
 
 
-def result_of(path: str, settings: dict[str, Any]) -> dict[str, Any]:
+def measure_layout(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     stage = settings.pop("zero", None)
-    kept, policy = Gradients(), model(tie_word_embeddings=settings.pop("tied", False))
+    kept, policy = Gradients(), build_model(tie_word_embeddings=settings.pop("tied", False))
     if "reference" in settings:
         policy.config._name_or_path = settings.pop("reference")
     if settings.pop("adapter", False):
-        policy = with_adapter(policy)
+        policy = add_adapter(policy)
     names = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     before = torch.cat([dict(policy.named_parameters())[name].detach().flatten().clone() for name in names])
     if stage is None:
-        run = trainer(path, policy=policy, callbacks=[kept], **settings)
+        run = build_trainer(path, policy=policy, callbacks=[kept], **settings)
     else:
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
         deepspeed = zero(stage, settings.get("gradient_accumulation_steps", 1))
-        run = trainer(path, policy=policy, deepspeed=deepspeed, learning_rate=1.0, **settings)
-    rows = forwarded_rows(run)
+        run = build_trainer(path, policy=policy, deepspeed=deepspeed, learning_rate=1.0, **settings)
+    rows = record_forwards(run)
     run.train()
     after = whole(run, names) if stage else before
     gradient = kept.total() if stage is None else before - after if len(after) else after
     return {"gradient": gradient, "rows": gather_object([rows]), "log": run.state.log_history[0]}
 
 
-def losses_of(path: str, settings: dict[str, Any]) -> dict[str, list[float]]:
+def list_losses(path: str, settings: dict[str, Any]) -> dict[str, list[float]]:
     """Return the losses of a run that generates, and of one that goes on from the checkpoint in its middle."""
     generating = {"rollout": None, "learning_rate": 1e-3, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     losses = {}
     for name, checkpoint in (("whole", None), ("resumed", f"{path}/whole/checkpoint-2")):
-        run = trainer(f"{path}/{name}", policy=model(seed=9 if checkpoint else 0), **generating, **settings)
+        run = build_trainer(
+            f"{path}/{name}", policy=build_model(seed=9 if checkpoint else 0), **generating, **settings
+        )
         run.train(resume_from_checkpoint=checkpoint)
         losses[name] = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
     return losses
@@ -97,7 +99,7 @@ def main() -> None:
     out, layouts = sys.argv[1], json.loads(sys.argv[2])
     path, results = str(Path(out).with_suffix("")), {}
     for name, settings in layouts:
-        result = losses_of if settings.pop("resumed", False) else result_of
+        result = list_losses if settings.pop("resumed", False) else measure_layout
         results[name] = result(f"{path}/{name}", settings)
     if int(os.environ.get("RANK", "0")) == 0:
         torch.save(results, out)
