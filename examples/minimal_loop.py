@@ -1,7 +1,7 @@
 """The whole method in one file: a tiny model learns to write digits that add up to a given number.
 
-    python examples/minimal_loop.py             # half a minute on a CPU, no downloads
-    python examples/minimal_loop.py --kappa 0   # the method as published: as often right, always the same answer
+    python examples/minimal_loop.py             # under a minute on a CPU, no downloads: about four answers per prompt
+    python examples/minimal_loop.py --kappa 0   # the method as published: right sooner, with one answer per prompt
 
 Most numbers have many right answers: for 12 they are 57, 93, 444 and so on. At each step the policy samples K
 candidates for each of G prompts. Their rewards u become a target distribution π* over the K candidates, and the
@@ -17,6 +17,7 @@ Everything a trainer needs besides (groups of unequal size, several updates per 
 """
 
 import argparse
+from copy import deepcopy
 
 import torch
 from torch import Tensor
@@ -87,9 +88,8 @@ def score_tokens(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> Tensor
 def train(steps: int, kappa: float, seed: int = 0) -> list[float]:
     """Train a model from scratch; return the mean reward of every step."""
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # the model is so small that threads would only wait for each other
-    policy, reference = build_model(), build_model()
-    reference.load_state_dict(policy.state_dict())  # it stays as it is
+    policy = build_model()
+    reference = deepcopy(policy)  # it stays as it is
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
     history = []
     for step in range(1, steps + 1):
@@ -124,13 +124,14 @@ def train(steps: int, kappa: float, seed: int = 0) -> list[float]:
         optimizer.step()
 
         history.append(rewards.mean().item())
-        if step == 1 or step % 20 == 0:
-            print_progress(step, rewards, target, ids.view(G, K, -1))
+        print_progress(step, rewards, target, ids.view(G, K, -1))
     return history
 
 
 def print_progress(step: int, rewards: Tensor, target: Tensor, ids: Tensor) -> None:
-    """Print the share of right candidates, the different right answers in a group, and how even the target is."""
+    """Print now and then how many candidates are right, how many right answers differ, and how even the target is."""
+    if step > 1 and step % 20:
+        return
     distinct = sum(len(group[right].unique(dim=0)) for group, right in zip(ids, rewards > 0, strict=True)) / G
     print(
         f"step {step:3d}   reward {rewards.mean():.2f}   different right answers per prompt {distinct:.1f}", end="   "
@@ -140,7 +141,8 @@ def print_progress(step: int, rewards: Tensor, target: Tensor, ids: Tensor) -> N
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200, help="updates (%(default)s)")
+    parser.add_argument("--steps", type=int, default=250, help="updates (%(default)s)")
     parser.add_argument("--kappa", type=float, default=1.0, help="κ, from 0 to 1 (%(default)s)")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the model is so small that threads would only wait for each other
     train(options.steps, options.kappa)

@@ -39,7 +39,7 @@ def _import_module(name: str, folder: Path) -> ModuleType:
         return importlib.import_module(name)
     # What is loaded under that name (an installed package, a script of ours) makes room and is put back after.
     package = name.partition(".")[0]
-    namesakes = {} if _is_of(folder, sys.modules.get(package)) else _take_modules(package)
+    namesakes = {} if _comes_from(sys.modules.get(package), folder) else _take_modules(package)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
@@ -61,7 +61,7 @@ def _has_module(folder: Path, name: str) -> bool:
     return file.with_name(f"{parts[-1]}.py").is_file() or (file / "__init__.py").is_file()
 
 
-def _is_of(folder: Path, module: ModuleType | None) -> bool:
+def _comes_from(module: ModuleType | None, folder: Path) -> bool:
     if module is None:
         return False
     places = list(getattr(module, "__path__", [])) or [getattr(module, "__file__", None) or ""]

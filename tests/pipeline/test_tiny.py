@@ -139,7 +139,7 @@ def test_the_policy_in_training_is_the_model_at_the_sampling_temperature() -> No
 def test_a_second_pass_is_clipped_at_the_policy_that_sampled() -> None:
     config, (samples, _) = MaxEntConfig(tau=1.0, clip_high=0.0, clip_low=0.0), scripted_samples()
     once, twice = (learner(config, num_samples=2, passes=passes, learning_rate=0.01) for passes in (1, 2))
-    old = once._score_frozen(once.model, samples)
+    old = once._score_without_grad(once.model, samples)
     once.learn(samples)
     logps = once._log_probs(once.model, samples, slice(None)).gather(-1, samples.ids.unsqueeze(-1)).squeeze(-1)
     rollout = Rollout(samples.rewards, samples.mask, group_sizes=2, old_logps=old, ids=samples.ids)

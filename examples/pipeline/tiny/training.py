@@ -127,7 +127,7 @@ class Reinforcement:
         """
         if policy_logps is None and self._needs_policy_logps:
             raise ValueError("Expected policy_logps with these settings, got policy_logps=None.")
-        ref_logps = self._score_frozen(self.reference, samples)
+        ref_logps = self._score_without_grad(self.reference, samples)
         rollout = Rollout(
             samples.rewards,
             samples.mask,
@@ -153,7 +153,7 @@ class Reinforcement:
             # The coefficients come first, so that only completions that have one are scored with a gradient.
             if constants is None:
                 scored = self.model if self._needs_policy_logps else None
-                constants = self.prepare(samples, self._score_frozen(scored, samples))
+                constants = self.prepare(samples, self._score_without_grad(scored, samples))
             rows = constants.token_coefficients().any(-1).nonzero().squeeze(-1)
             if len(rows) == 0:
                 return None, constants
@@ -178,7 +178,7 @@ class Reinforcement:
         return (logits / self.settings.temperature).log_softmax(-1)
 
     @torch.no_grad()
-    def _score_frozen(self, model: PreTrainedModel | None, samples: Samples) -> Tensor | None:
+    def _score_without_grad(self, model: PreTrainedModel | None, samples: Samples) -> Tensor | None:
         """Return a model's token log-probabilities [N, T] as constants."""
         return None if model is None else _gather_logps(self._log_probs(model, samples, slice(None)), samples.ids)
 
