@@ -75,6 +75,13 @@ def test_every_field_of_the_method_has_a_flag_that_says_what_it_is(tmp_path: Any
     assert "--maxent_q_temperature" in parser.format_help()
 
 
+def test_a_recipe_with_every_field_of_ours_can_be_read_without_trl(tmp_path: Any) -> None:
+    args = trl_tiny.build_arguments(tmp_path, maxent_preset="diverse", maxent_measure_every=5, init_kl_coeff=0.1)
+    ours = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if "maxent_" in field.name}
+    recipe = {name: value for name, value in ours.items() if value is not None} | {"init_kl_coeff": 0.1}
+    assert MaxEntConfig.from_recipe(recipe) == dataclasses.replace(MaxEntConfig.diverse(), beta=0.1)
+
+
 def test_help_says_whose_mean_the_entropy_bonus_is() -> None:
     described = {action.dest: action.help for action in HfArgumentParser(MaxEntGRPOConfig)._actions}
     assert "mean over the tokens of a rollout" in str(described["entropy_coef"])
