@@ -33,7 +33,7 @@ PUBLISHED = ["--maxent_preset", "published"]
 RUNS: dict[str, tuple[list[str], str, list[str]]] = {
     "maxent": (["python"], "maxent", PUBLISHED),
     "grpo": (["python"], "grpo", []),
-    "maxent recipe, --task grpo": (["python"], "maxent", ["--task", "grpo"]),
+    "maxent, diverse": (["python"], "maxent", ["--maxent_preset", "diverse"]),
     "maxent, DDP, 2 processes": (["accelerate", "launch", "--config_file", "cpu_ddp"], "maxent", PUBLISHED + HALVES),
     "maxent, ZeRO-3, 2 processes": (
         ["accelerate", "launch", "--config_file", "cpu_zero3"],
@@ -138,7 +138,7 @@ def main() -> None:
         print(runs[-1], flush=True)
     result = {
         "task": "3-number Countdown, 2..20; evaluated on 128 prompts that are never trained on",
-        "threads a process": 1,
+        "threads per process": 1,
         "cores": os.cpu_count(),
         "seed": 0,
         "versions": {each.__name__: each.__version__ for each in (torch, transformers, trl, accelerate, deepspeed)},
