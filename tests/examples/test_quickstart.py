@@ -72,18 +72,18 @@ CHANGED = ["--tau", "0.3", "--beta", "0.1", "--dedup", "0.25", "--success-power"
 
 @pytest.mark.parametrize("option", [None, *CHANGED[::2]])
 def test_every_method_trains_with_its_own_settings_and_the_flags_that_concern_it(option: str | None) -> None:
-    given = {"tau": 0.2, "beta": 0.0, "dedup": 1.0, "success_power": 0.0}  # as published, and as measured
+    expected = {"tau": 0.2, "beta": 0.0, "dedup": 1.0, "success_power": 0.0}  # as published, and as measured
     flags: list[str] = []
     if option is not None:
         value = CHANGED[CHANGED.index(option) + 1]
         flags = [option, value]
-        given[option.removeprefix("--").replace("-", "_")] = float(value)
+        expected[option.removeprefix("--").replace("-", "_")] = float(value)
     options = parse(flags)
     longest = MAX_NEW_TOKENS
     assert build_config("dr_grpo", options) == MaxEntConfig(projection="surrogate", max_length=longest)
-    assert build_config("maxent", options) == MaxEntConfig(tau=given["tau"], beta=given["beta"])
+    assert build_config("maxent", options) == MaxEntConfig(tau=expected["tau"], beta=expected["beta"])
     assert build_config("maxent_diverse", options) == MaxEntConfig(
-        **given, center=True, skip="all_min", nll_reduction="max_length", max_length=longest
+        **expected, center=True, skip="all_min", nll_reduction="max_length", max_length=longest
     )
 
 

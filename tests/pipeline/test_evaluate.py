@@ -39,7 +39,7 @@ def ignore(entry: object) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A warm start of the demo, evaluated by the demo."""
     folder = tmp_path_factory.mktemp("demo")
-    small = ["--warm-steps", "150", "--eval-prompts", str(PROMPTS), "--eval-samples", str(SAMPLES), "--seed", "3"]
+    small = ["--warm-steps", "110", "--eval-prompts", str(PROMPTS), "--eval-samples", str(SAMPLES), "--seed", "3"]
     job = Job(parse_options([*small, "--output", str(folder)], None), "warm_start", seed=3)
     warm_up(job, ignore, lambda: False)
     return job
@@ -140,10 +140,10 @@ def test_the_environment_says_how_long_a_prompt_may_be_unless_a_flag_does(
 
 def test_a_reward_that_cannot_tell_gives_no_verdict() -> None:
     rows = Dataset.from_dict({"prompt": ["a", "b"], "solution": ["1", "2"]})
-    told = {("1", "1"): 1.0, ("1", "x"): 0.5, ("2", "1"): None, ("2", "x"): 0.0}
+    scores = {("1", "1"): 1.0, ("1", "x"): 0.5, ("2", "1"): None, ("2", "x"): 0.0}
 
     def judge(completions: list[str], solution: list[str], **_: Any) -> list[float | None]:
-        return [told[pair] for pair in zip(solution, completions, strict=True)]
+        return [scores[pair] for pair in zip(solution, completions, strict=True)]
 
     subject = build_dataset_subject("s", rows, Reward(judge, ("solution",)))
     right = Verdict(correct=True, mode="right")
@@ -242,14 +242,14 @@ def test_a_chat_goes_through_the_template_once() -> None:
 def test_vllm_is_asked_for_samples_of_the_model_itself(
     demo: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, Any] = {}
+    settings_seen: dict[str, Any] = {}
 
     class Engine:
         def __init__(self, **settings: Any) -> None:
-            asked.update(settings)
+            settings_seen.update(settings)
 
         def generate(self, prompts: list[str], settings: dict[str, Any]) -> list[Any]:
-            asked.update(settings)
+            settings_seen.update(settings)
             answers = [SimpleNamespace(text=text) for text in ("2+3", "3+2", "5", "2+3")]
             return [SimpleNamespace(outputs=answers) for _ in prompts]
 
@@ -263,7 +263,7 @@ def test_vllm_is_asked_for_samples_of_the_model_itself(
     evaluate.main(
         [str(demo.folder), *flags, "--samples", "4", "--temperature", "0.7", "--output", str(tmp_path / "o")]
     )
-    assert {"n": 4, "temperature": 0.7, "top_p": 1.0, "top_k": 0}.items() <= asked.items()
+    assert {"n": 4, "temperature": 0.7, "top_p": 1.0, "top_k": 0}.items() <= settings_seen.items()
     assert report(tmp_path / "o")["results"][0]["mean@k"]["value"][0] == 3 / 4
 
 

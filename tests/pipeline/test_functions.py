@@ -9,9 +9,8 @@ import pytest
 
 from maxent_grpo.pipeline.functions import find_function
 from maxent_grpo.pipeline.rewards import find_reward
-from support.recipes import write_recipe
+from support.recipes import write_recipe, write_rewards
 
-ROOT = Path(__file__).parents[2]
 REWARD = "def score(completions, **columns):\n    return [{value} for _ in completions]\n"
 NAMES = ("rewards", "tasks", "train", "evaluation", "numpy", "random")  # ours, installed, the standard library's
 
@@ -67,26 +66,14 @@ def test_a_file_that_cannot_be_imported_is_named_with_the_reason(folder: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "launch",
-    [
-        [str(ROOT / "examples/train.py")],
-        ["-m", "maxent_grpo.pipeline.train"],
-        [
-            *("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "examples/accelerate/cpu_ddp.yaml")),
-            *("--num_processes", "1", str(ROOT / "examples/train.py")),
-        ],
-    ],
-    ids=["script", "module", "accelerate"],
-)
-def test_every_way_to_start_training_finds_them(launch: list[str], folder: Path) -> None:
-    paths = [f"{name}.score" for name in ("rewards", "tasks", "train", "evaluation")]
-    for path in paths:
-        (folder / f"{path.removesuffix('.score')}.py").write_text(REWARD.format(value=1.0))
+def test_training_that_is_started_as_a_module_finds_them(folder: Path) -> None:
+    """As a script and under accelerate: see the runs of test_train.py."""
+    paths = write_rewards(folder)
     (folder / "prompts.jsonl").write_text('{"prompt": "2 3 = 5 :"}\n')
-    write_recipe(folder, reward_funcs=paths, dataset_name="prompts.jsonl", do_eval=False)
+    recipe = write_recipe(folder, reward_funcs=paths, dataset_name="prompts.jsonl", do_eval=False)
+    command = [sys.executable, "-m", "maxent_grpo.pipeline.train", "--config", str(recipe), "--preflight-only"]
     done = subprocess.run(
-        [sys.executable, *launch, "--config", "recipe.yaml", "--preflight-only", "--gpus", "1"],
+        [*command, "--gpus", "1"],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,

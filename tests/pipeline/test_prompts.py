@@ -21,17 +21,17 @@ def make_prompts(folder: Path, **fields: Any) -> tuple[Dataset, Dataset | None]:
 
 
 def test_local_files_of_every_kind_give_the_same_prompts(tmp_path: Path) -> None:
-    given = Dataset.from_dict({"problem": ["1+1", "1+2"], "answer": ["2", "3"]})
-    given.to_json(tmp_path / "a.jsonl")
-    given.to_parquet(tmp_path / "a.parquet")
-    given.to_csv(tmp_path / "a.csv", index=False)
-    given.save_to_disk(tmp_path / "one")
-    DatasetDict({"train": given}).save_to_disk(tmp_path / "several")
+    source = Dataset.from_dict({"problem": ["1+1", "1+2"], "answer": ["2", "3"]})
+    source.to_json(tmp_path / "a.jsonl")
+    source.to_parquet(tmp_path / "a.parquet")
+    source.to_csv(tmp_path / "a.csv", index=False)
+    source.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": source}).save_to_disk(tmp_path / "several")
     columns = {"prompt_column": "problem", "solution_column": "answer", "system_prompt": "Think."}
     for name in ("a.jsonl", "a.parquet", "a.csv", "one", "several"):
-        made, _ = make_prompts(tmp_path, **MATH | columns | {"dataset_name": str(tmp_path / name)})
-        assert [str(row["solution"]) for row in made] == ["2", "3"]
-        assert made[1]["prompt"] == [
+        train, _ = make_prompts(tmp_path, **MATH | columns | {"dataset_name": str(tmp_path / name)})
+        assert [str(row["solution"]) for row in train] == ["2", "3"]
+        assert train[1]["prompt"] == [
             {"content": "Think.", "role": "system"},
             {"content": "1+2", "role": "user"},
         ]
@@ -40,8 +40,8 @@ def test_local_files_of_every_kind_give_the_same_prompts(tmp_path: Path) -> None
 def test_chats_keep_their_messages(tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1"}]
     file = write_rows(tmp_path, prompt=[chat], solution=["2"])
-    made, _ = make_prompts(tmp_path, **MATH | {"dataset_name": file, "system_prompt": "Think."})
-    assert made[0]["prompt"] == chat
+    train, _ = make_prompts(tmp_path, **MATH | {"dataset_name": file, "system_prompt": "Think."})
+    assert train[0]["prompt"] == chat
 
 
 def test_a_mixture_has_its_weights_and_one_name_for_each_column(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_a_prompt_that_is_none_is_named_with_its_row(prompt: Any, shown: str, ki
 
 def test_rows_without_a_solution_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = write_rows(tmp_path, prompt=["a", "b", "c"], solution=["1", None, "3"])
-    made, _ = make_prompts(tmp_path, **MATH | {"dataset_name": file})
-    assert made["solution"][:] == ["1", "3"]
+    train, _ = make_prompts(tmp_path, **MATH | {"dataset_name": file})
+    assert train["solution"][:] == ["1", "3"]
     assert "1 of 3 rows" in caplog.text
     none = write_rows(tmp_path, "none.jsonl", prompt=["a"], solution=[None])
     with pytest.raises(ValueError, match=r"Expected solution in dataset .*none\.jsonl', got none in all 1 rows"):
@@ -113,19 +113,19 @@ def test_evaluation_on_what_is_trained_on_is_refused(tmp_path: Path) -> None:
 
 def test_a_share_that_is_held_out_is_never_trained_on(tmp_path: Path) -> None:
     file = write_rows(tmp_path, prompt=[f"p{i % 100}" for i in range(200)], solution=["1"] * 200)
-    held = MATH | {
+    fields = MATH | {
         "do_eval": True,
         "dataset_name": file,
         "eval_share": 0.25,
         "eval_limit": 0,
         "prompt_format": "text",
     }
-    trained, evaluated = make_prompts(tmp_path, **held)
+    trained, evaluated = make_prompts(tmp_path, **fields)
     assert evaluated is not None
     assert len(trained) + len(evaluated) == 200
     assert 25 <= len(evaluated) <= 75
     assert not set(evaluated["prompt"]) & set(trained["prompt"])
-    other = make_prompts(tmp_path, **held | {"seed": 1})[1]
+    other = make_prompts(tmp_path, **fields | {"seed": 1})[1]
     assert other is not None
     assert set(other["prompt"]) != set(evaluated["prompt"])
 
@@ -135,8 +135,8 @@ def test_long_prompts_are_cut_with_one_warning_that_counts_them(
 ) -> None:
     file = write_rows(tmp_path, prompt=["a" * 2048, "b" * 2049, "c" * 9000], solution=["1"] * 3)
     with caplog.at_level(logging.WARNING, logger="maxent_grpo.pipeline.data.prompts"):
-        made, _ = make_prompts(tmp_path, **MATH | {"dataset_name": file, "max_prompt_chars": None})
-    assert [len(row["prompt"][-1]["content"]) for row in made] == [MAX_PROMPT_CHARS] * 3
+        train, _ = make_prompts(tmp_path, **MATH | {"dataset_name": file, "max_prompt_chars": None})
+    assert [len(row["prompt"][-1]["content"]) for row in train] == [MAX_PROMPT_CHARS] * 3
     (warning,) = [
         record.getMessage() for record in caplog.records if record.name == "maxent_grpo.pipeline.data.prompts"
     ]
@@ -153,8 +153,10 @@ def test_the_warning_of_long_prompts_is_one_for_all_datasets_and_ranks(
     for rank in (0, 1):
         args = SimpleNamespace(do_eval=True, seed=0, process_index=rank)
         load_prompts(dataclasses.replace(run, training=args))  # type: ignore[arg-type]
-    told = [record.getMessage() for record in caplog.records if record.name == "maxent_grpo.pipeline.data.prompts"]
-    assert told == ["2 of 3 prompts are longer than max_prompt_chars=2048 and were cut."]
+    messages = [
+        record.getMessage() for record in caplog.records if record.name == "maxent_grpo.pipeline.data.prompts"
+    ]
+    assert messages == ["2 of 3 prompts are longer than max_prompt_chars=2048 and were cut."]
 
 
 def test_evaluation_is_on_a_seeded_sample_of_prompts_that_are_never_trained_on(tmp_path: Path) -> None:

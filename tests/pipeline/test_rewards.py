@@ -106,8 +106,8 @@ def test_an_error_is_none_and_counted_and_a_wrong_answer_is_zero(
     monkeypatch.setattr(rewards, "_VERIFIER", pool)
     monkeypatch.setattr(rewards, "_ERRORS", errors)
     chats = [[{"role": "assistant", "content": rf"so \boxed{{{answer}}}"}] for answer in ("9", HANGING, "8")]
-    given = math_verify([*chats, "nothing"], ["9"] * 4, log_metric=lambda *entry: logged.append(entry))
-    assert given == [1.0, None, 0.0, 0.0]
+    scores = math_verify([*chats, "nothing"], ["9"] * 4, log_metric=lambda *entry: logged.append(entry))
+    assert scores == [1.0, None, 0.0, 0.0]
     assert logged == [("math_verify/errors", 1.0)]
     assert "no verdict on 1 of 4 answers" in caplog.text
     assert errors.total == 1
@@ -151,8 +151,8 @@ def test_errors_that_are_rare_do_not_stop_the_run() -> None:
 
 def test_countdown_and_colouring_rewards_read_their_columns() -> None:
     assert rewards.countdown(["6/4*2", "2*6/4"], [[2, 4, 6]] * 2, [3, 3], [True, True]) == [0.0, 1.0]
-    given = rewards.graph_coloring(["GRB", "RGB"], [[[0, 1], [1, 3]]] * 2, ["R???"] * 2)
-    assert given == [1.0, 0.0]
+    scores = rewards.graph_coloring(["GRB", "RGB"], [[[0, 1], [1, 3]]] * 2, ["R???"] * 2)
+    assert scores == [1.0, 0.0]
 
 
 def test_a_reward_goes_by_its_name_or_its_dotted_path() -> None:

@@ -41,7 +41,7 @@ class Scripted:
 
     def __init__(self, *completions: list[int]) -> None:
         self.completions = torch.tensor(completions)
-        self.asked: dict[str, object] = {}
+        self.settings: dict[str, object] = {}
         self.model = build_model(TOKENIZER)
 
     def __getattr__(self, name: str) -> Any:
@@ -51,7 +51,7 @@ class Scripted:
         return self.model(**inputs)
 
     def generate(self, *, input_ids: torch.Tensor, **settings: object) -> torch.Tensor:
-        self.asked = settings
+        self.settings = settings
         return torch.cat([input_ids, self.completions], dim=1)
 
 
@@ -79,9 +79,9 @@ def test_the_mask_counts_the_end_token_and_nothing_after_it() -> None:
 
 def test_sampling_is_from_the_whole_distribution_at_the_temperature_and_greedy_at_none() -> None:
     _, model = scripted_samples(temperature=0.7)
-    assert model.asked.items() >= {"do_sample": True, "temperature": 0.7, "top_k": 0, "max_new_tokens": 3}.items()
+    assert model.settings.items() >= {"do_sample": True, "temperature": 0.7, "top_k": 0, "max_new_tokens": 3}.items()
     _, model = scripted_samples(temperature=0.0)
-    assert model.asked["do_sample"] is False
+    assert model.settings["do_sample"] is False
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -181,7 +181,9 @@ def row(mean: float, coverage: float) -> dict[str, float]:
 
 
 def final_rows(arm: str, seed: int, frontier: dict[float, dict[str, float]]) -> list[dict[str, Any]]:
-    return [{"arm": arm, "seed": seed, "temperature": heat, **metrics} for heat, metrics in frontier.items()]
+    return [
+        {"arm": arm, "seed": seed, "temperature": temperature, **metrics} for temperature, metrics in frontier.items()
+    ]
 
 
 TRAINED = {"maxent": {0.6: row(0.7, 0.2), 1.0: row(0.5, 0.3)}, "dr_grpo": {0.6: row(0.6, 0.4), 1.0: row(0.4, 0.5)}}

@@ -24,7 +24,7 @@ from maxent_grpo.pipeline.run import parse_run
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
 from maxent_grpo.pipeline.tiny.wide_countdown import TOKENIZER
-from support.recipes import MATH, write_recipe, write_rows
+from support.recipes import MATH, write_recipe, write_rewards, write_rows
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "16", "--eval_limit", "4"]
@@ -258,10 +258,18 @@ def test_chats_without_a_template_are_refused_before_the_model_loads(
     assert train.load_tokenizer(run, str(start / "tiny-countdown")).chat_template == template.read_text()
 
 
-def command(folder: Path, *flags: str, launcher: str = "") -> list[str]:
+@pytest.fixture
+def own_rewards(start: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The rewards of a user's own, in the working directory."""
+    monkeypatch.chdir(start)
+    monkeypatch.setattr("sys.path", sys.path.copy())
+    return write_rewards(start)
+
+
+def build_command(folder: Path, *flags: str, launcher: str = "", **fields: Any) -> list[str]:
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "examples/accelerate" / launcher)]
     start = [sys.executable, *(launch if launcher else []), str(ROOT / "examples/train.py")]
-    return [*start, "--config", str(write_recipe(folder)), *SHORT, *flags]
+    return [*start, "--config", str(write_recipe(folder, **fields)), *SHORT, *flags]
 
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
@@ -292,8 +300,9 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(start: Path) -> None:
-    running = subprocess.Popen(command(start), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(start: Path, own_rewards: list[str]) -> None:
+    command = build_command(start, reward_funcs=own_rewards)
+    running = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
     while not list((start / "run").glob("checkpoint-2/trainer_state.json")):
         assert running.poll() is None, running.stdout.read().decode()[-3000:]
@@ -302,9 +311,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(start: Path) -> Non
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert not (start / "run/trainer_state.json").exists()
-    train.main(command(start, "--resume_from_checkpoint", "last")[2:])
+    train.main([*command[2:], "--resume_from_checkpoint", "last"])
     whole = start / "whole"
-    train.main([*command(start)[2:], "--output_dir", str(whole)])
+    train.main([*command[2:], "--output_dir", str(whole)])
     expected = AutoModelForCausalLM.from_pretrained(whole).state_dict()
     for name, value in AutoModelForCausalLM.from_pretrained(start / "run").state_dict().items():
         assert torch.equal(value, expected[name])
@@ -312,9 +321,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(start: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["cpu_ddp.yaml", "cpu_zero3.yaml"])
-def test_two_processes_train_under_accelerate(launcher: str, start: Path) -> None:
+def test_two_processes_train_under_accelerate(launcher: str, start: Path, own_rewards: list[str]) -> None:
     done = subprocess.run(
-        command(start, "--max_steps", "2", launcher=launcher),
+        build_command(start, "--max_steps", "2", launcher=launcher, reward_funcs=own_rewards),
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -323,5 +332,6 @@ def test_two_processes_train_under_accelerate(launcher: str, start: Path) -> Non
     assert done.returncode == 0, done.stderr[-4000:]
     logged = json.loads((start / "run/trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in logged if "reward" in entry] == [1, 2]
+    assert all("rewards/score/mean" in entry for entry in logged[:2])
     assert "on 2 ranks" in done.stderr
     AutoModelForCausalLM.from_pretrained(start / "run")

@@ -23,17 +23,17 @@ def brute_force_values(order):
     """Every (value, nested sets for + and *) of an expression over the numbers in this order."""
     if len(order) == 1:
         return [(Fraction(order[0]), order[0])]
-    found = []
+    values = []
     for cut in range(1, len(order)):
         pairs = product(brute_force_values(order[:cut]), brute_force_values(order[cut:]))
         for (a, left), (b, right) in pairs:
             either = Counter([left, right])
-            found.append((a + b, ("+", frozenset(either.items()))))
-            found.append((a * b, ("*", frozenset(either.items()))))
-            found.append((a - b, ("-", left, right)))
+            values.append((a + b, ("+", frozenset(either.items()))))
+            values.append((a * b, ("*", frozenset(either.items()))))
+            values.append((a - b, ("-", left, right)))
             if b != 0:
-                found.append((a / b, ("/", left, right)))
-    return found
+                values.append((a / b, ("/", left, right)))
+    return values
 
 
 def brute_force_counts(count, low, high):

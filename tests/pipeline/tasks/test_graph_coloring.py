@@ -31,7 +31,7 @@ def completions(problem):
 
 
 def brute_force_ids(vertices, sizes):
-    found = set()
+    ids = set()
     pairs = list(combinations(range(vertices), 2))
     for chosen in product([False, True], repeat=len(pairs)):
         edges = tuple(pair for pair, taken in zip(pairs, chosen, strict=True) if taken)
@@ -39,15 +39,15 @@ def brute_force_ids(vertices, sizes):
             for partial in map("".join, product("RGB?", repeat=vertices)):
                 problem = Problem(edges, partial, ())
                 if partial.count("?") == 3 and len(completions(problem)) in sizes:
-                    found.add(problem.id)
-    return found
+                    ids.add(problem.id)
+    return ids
 
 
 @pytest.mark.parametrize("sizes", [range(4, 25), range(1, 3)])
 def test_four_vertices_give_exactly_the_problems_of_a_brute_force_enumeration(sizes):
-    found = graph_coloring.problems(4, min_modes=sizes[0], max_modes=sizes[-1])
-    assert len({problem.id for problem in found}) == len(found) > 0
-    assert {problem.id for problem in found} == brute_force_ids(4, sizes)
+    problems = graph_coloring.problems(4, min_modes=sizes[0], max_modes=sizes[-1])
+    assert len({problem.id for problem in problems}) == len(problems) > 0
+    assert {problem.id for problem in problems} == brute_force_ids(4, sizes)
 
 
 def test_five_vertices_give_36210_problems_on_which_guessing_scores_as_published():
