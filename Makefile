@@ -17,7 +17,7 @@ help:  ## list the targets
 
 setup: $(INSTALLED)  ## create .venv with everything that tests, demo and benchmarks need
 
-# torch first and alone, by its exact version: any other request may pull gigabytes of CUDA packages.
+# torch first and alone, by its exact version, so that no other package asks for another one.
 # deepspeed builds against the torch that is there, so without build isolation.
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

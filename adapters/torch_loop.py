@@ -67,6 +67,7 @@ class RolloutConstants:
         Raises:
             ValueError: on logps of another shape than the rows' mask.
         """
+        expect_shape("logps", logps, self.mask[rows].shape)
         old = None if self.old_logps is None else self.old_logps[rows]
         return self.rank_scale * self.objective.loss(
             logps, self.coefficients[rows], self.mask[rows], old_logps=old, num_groups=self.num_groups

@@ -16,6 +16,7 @@ cd "$(dirname "$0")/.."
 out="${OUT:-benchmarks/results}"
 site="$(mktemp -d)"
 trap 'rm -rf "$site"' EXIT
+# A GPU machine without a network has no environment to install into: wheels are laid into a folder, which Python is shown here.
 export PYTHONUNBUFFERED=1 PYTHONPATH="$site:$site/nvidia_cutlass_dsl/dsl_packages:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$out"
 

@@ -1,4 +1,4 @@
-"""Checks of arguments: one expectation a function, told as `Expected tau >= 0, got tau=-1.`.
+"""Checks of arguments: one expectation per function, told as `Expected tau >= 0, got tau=-1.`.
 
 Only shapes, dtypes and Python scalars are looked at. The contents of a tensor never are, because reading
 them would wait for the device; a bad value inside a tensor shows as NaN in its own group instead.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Scalar = float | Tensor
-"""A Python number for every group, or a tensor [...] with one value a group."""
+"""A Python number for every group, or a tensor [...] with one value per group."""
 
 
 def expect(holds: bool, expectation: str, **got: object) -> None:

@@ -230,7 +230,7 @@ class MaxEntConfig:
 PRESETS: dict[str, Callable[[], MaxEntConfig]] = {"published": MaxEntConfig, "diverse": MaxEntConfig.diverse}
 """Whole recipes by the name that `maxent_preset` gives them."""
 
-ADAPTER_ENTRIES = ("maxent_preset", "maxent_fused_head", "maxent_measure_every", "maxent_head_tolerance")
+ADAPTER_ENTRIES = ("maxent_preset", "maxent_fused_head", "maxent_measure_every")
 """Entries of a recipe that are no fields of the method: adapters read them."""
 
 _LARGEST = 1.7976931348623157e308

@@ -38,7 +38,7 @@ def pad_groups(flat: Tensor, group_sizes: Tensor | Sequence[int]) -> tuple[Tenso
         "group_sizes to be a list of whole sizes >= 0",
         group_sizes=listed,
     )
-    expect(sum(listed) == len(flat), f"group_sizes to sum to the {len(flat)} rows of flat", group_sizes=listed)
+    expect(sum(listed) == len(flat), f"group_sizes to sum to the {len(flat)} rows", group_sizes=listed)
     width = max([1, *listed])
     mask = torch.arange(width, device=flat.device) < sizes.unsqueeze(-1)
     padded = flat.new_zeros((len(listed), width, *flat.shape[1:]))

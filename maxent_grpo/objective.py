@@ -89,13 +89,13 @@ class MaxEntObjective:
         self._max_length = config.max_length if divided else None
 
     def expect_utilities(self, utilities: Tensor) -> None:
-        """Check what `target` would only show as NaN. Reads the tensor, so for adapters, once a rollout.
+        """Check what `target` would only show as NaN. Reads the tensor, so for adapters, once per rollout.
 
         Args:
             utilities: [...]; NaN where there is none.
 
         Raises:
-            ValueError: on a negative utility with a group scale, which would turn its group's coefficients around.
+            ValueError: on a negative utility with success_power > 0, which would turn the coefficients around.
         """
         scale = self.config.success_power
         lowest = float(utilities.nan_to_num(nan=0.0).amin()) if scale > 0 and utilities.numel() else 0.0

@@ -290,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--q-temperature", type=float, default=default.q_temperature, help="T (%(default)s)")
     parser.add_argument("--q-eps", type=float, default=default.q_eps, help="ε (%(default)s)")
     parser.add_argument(
-        "--min-utility", type=float, default=default.min_utility, help="reward of a failure (%(default)s)"
+        "--min-utility", type=float, default=default.min_utility, help="highest reward of a failure (%(default)s)"
     )
     parser.add_argument(
         "--ess", type=float, help="effective sample size to suggest τ for (a quarter of the group, at least 2)"

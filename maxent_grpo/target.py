@@ -2,7 +2,7 @@
 
 Everything is over the last dimension, the K candidates of one prompt; any leading batch shape is allowed.
 All calculations are in log-space, in float32 for half-precision inputs; results come back in the input's dtype.
-`tau`, `beta` and `temperature` are Python numbers or tensors [...] with one value a group.
+`tau`, `beta` and `temperature` are Python numbers or tensors [...] with one value per group.
 """
 
 import math
@@ -94,7 +94,7 @@ def tempered_target(
 
     Args:
         q: [..., K], the listwise target.
-        anchor_logps: [..., K], any constant a group may be added; needed if beta > 0.
+        anchor_logps: [..., K], a constant may be added per group; needed if beta > 0.
         tau: >= 0; 0 and inf are exact limits.
         beta: >= 0; 0 and inf are exact limits. tau = beta = 0 shares the weight over the largest q.
         mask: [..., K] bool, True where a candidate counts.
@@ -158,7 +158,7 @@ def center_weights(weights: Tensor, *, mask: Tensor | None = None) -> Tensor:
         mask: [..., K] bool, True where a candidate counts.
 
     Returns:
-        centred weights [..., K]; exactly 0 where masked.
+        centered weights [..., K]; exactly 0 where masked.
 
     Raises:
         ValueError: on a mask of another shape or dtype.
@@ -305,10 +305,10 @@ def standardize_utilities(utilities: Tensor, *, mask: Tensor | None = None) -> T
     """
     expect_candidates("utilities", utilities, mask)
     values = upcast(utilities)
-    centred = values - mean(values, mask)
-    deviation = mean(centred.square(), mask).sqrt()
+    centered = values - mean(values, mask)
+    deviation = mean(centered.square(), mask).sqrt()
     constant = ~informative_groups(utilities, mask=mask).unsqueeze(-1)  # a rounded mean leaves a deviation of 1e-9
-    return fill((centred / deviation).masked_fill(constant, 0.0), mask, 0.0).to(result_dtype(utilities))
+    return fill((centered / deviation).masked_fill(constant, 0.0), mask, 0.0).to(result_dtype(utilities))
 
 
 def tau_for_ess(

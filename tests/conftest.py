@@ -1,4 +1,4 @@
-"""Settings of all tests: hypothesis profiles, one thread a worker, Triton's interpreter where there is no GPU."""
+"""Settings of all tests: hypothesis profiles, one thread per worker, Triton's interpreter where there is no GPU."""
 
 import os
 import signal

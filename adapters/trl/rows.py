@@ -29,7 +29,7 @@ def sum_tokens(logps: Tensor, mask: Tensor) -> Tensor:
 
 
 def select_rows(rows: Rows, index: Tensor | slice) -> Rows:
-    """Return these rows; what is not one entry a row is left as it is."""
+    """Return these rows; what is not one entry per row is left as it is."""
     return {name: value[index] if _is_per_row(value) else value for name, value in rows.items()}
 
 

@@ -8,6 +8,7 @@ make study ARGS="--report-only"                    # tables and pictures of what
 
 import _thread
 import argparse
+import json
 import signal
 import sys
 import threading
@@ -37,7 +38,7 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     add("--runs", type=Path, help="where runs go (runs/diversity/PRESET)")
     add("--workers", type=int, help="processes (the number of cores)")
     add("--minutes", type=float, help="stop in order after so long; the same call goes on")
-    add("--report-only", action="store_true", help="train nothing")
+    add("--report-only", action="store_true", help="train nothing; without runs, report the committed results")
     add("--results", type=Path, default=RESULTS, help="where JSON, tables and pictures go (%(default)s)")
     options = parser.parse_args(argv)
     for name in ("workers", "minutes"):
@@ -76,7 +77,16 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print(f"Interrupted; what was trained is in {options.runs}/. The same call goes on.")
         return 130
-    write_report(analyze_study(options.runs, options.preset), options.results)
+    if options.report_only and not any(options.runs.glob("seed*/*/outcomes.npz")):
+        file = options.results / f"{options.preset}.json"
+        if not file.exists():
+            console.print(f"Expected finished runs in {options.runs}/ or results in {file}, got neither.")
+            return 2
+        console.print(f"No finished runs in {options.runs}/: the report is that of {file}.")
+        result = json.loads(file.read_text())
+    else:
+        result = analyze_study(options.runs, options.preset)
+    write_report(result, options.results)
     if options.results == RESULTS:
         write_page(PAGE, RESULTS)
     console.print(f"Tables and a picture are in {options.results}/.")

@@ -237,7 +237,7 @@ class TestPreset:
 
 
 def test_entries_of_adapters_are_left_alone_and_no_others():
-    entries = {"maxent_fused_head": True, "maxent_measure_every": 10, "maxent_head_tolerance": 1e-3}
+    entries = {"maxent_fused_head": True, "maxent_measure_every": 10}
     assert MaxEntConfig.from_recipe(entries, {}) == MaxEntConfig()
     with pytest.raises(ValueError, match="got entry='maxent_fused_heads'"):
         MaxEntConfig.from_recipe({"maxent_fused_heads": True}, {})

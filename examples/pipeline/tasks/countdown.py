@@ -54,8 +54,9 @@ class Rules:
 
 
 MODEBENCH = Rules()
-"""787 problems, 5 modes in the median."""
+"""The rules of the benchmark ModeBench (PyPI: modebench): 787 problems, 5 modes in the median."""
 MODEBENCH_4 = Rules(count=4)
+"""The same with four numbers."""
 WIDE = Rules(high=20, max_target=99, target_among_numbers=True, whole_steps=True)
 """4,992 problems: two-digit targets, whole steps."""
 
