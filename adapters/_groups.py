@@ -50,14 +50,14 @@ def call_key_function(function: Callable[..., Answers], columns: Mapping[str, An
     """
     answers = function(**columns)
     expect(len(answers) == candidates, f"key_func to return {candidates} answers", answers=len(answers))
-    expect_texts("the answers of key_func", answers)
+    expect_texts("key_func", answers)
     return answers
 
 
 def expect_texts(name: str, answers: Answers) -> None:
-    """Check that each answer is a text or None."""
+    """Check that each answer, of the function or the list of this name, is a text or None."""
     others = [answer for answer in answers if not (answer is None or isinstance(answer, str))]
-    expect(not others, f"{name} to be texts or None", answers=others[:3])
+    expect(not others, f"texts or None of {name}", **{name: others[:3]})
 
 
 def build_keys(answers: Answers | None, ids: Tensor | None, mask: Tensor) -> Tensor | None:

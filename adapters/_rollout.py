@@ -24,8 +24,8 @@ class Rollout:
         mask: [N, T] bool, True where a completion token counts.
         group_sizes: K, or the size of each group.
         ids: [N, T] completion tokens; needed with logits or hidden states, and with dedup > 0 unless there are keys.
-        keys: [N] integers or texts, equal where two completions are the same answer; without any, and where a text is
-            None, completions of equal tokens are.
+        keys: [N] tensor of integers or list of texts, equal where two completions are the same answer. Without any,
+            and where a text is None, completions of equal tokens are.
         ref_logps: [N, T] token log-probabilities of the frozen reference; needed if β > 0.
         old_logps: [N, T] those of the rollout policy. Given, updates are clipped; without them the policy in
             training is taken to be the rollout policy.

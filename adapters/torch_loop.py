@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from maxent_grpo._checks import expect_shape, expect_tensor
+from maxent_grpo._checks import expect, expect_shape, expect_tensor
 from maxent_grpo._statistics import Statistics
 from maxent_grpo.adapters._groups import SkipWarning
 from maxent_grpo.adapters._head import gather_head
@@ -110,7 +110,13 @@ class MaxEntLoss(nn.Module):
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.objective = method if isinstance(method, MaxEntObjective) else MaxEntObjective(method or MaxEntConfig())
+        method = MaxEntConfig() if method is None else method
+        expect(
+            isinstance(method, (MaxEntConfig, MaxEntObjective)),
+            "a MaxEntConfig or a MaxEntObjective",
+            method=type(method).__name__,
+        )
+        self.objective = method if isinstance(method, MaxEntObjective) else MaxEntObjective(method)
         self.gradients_averaged = gradients_averaged
         self.process_group = process_group
         self._skip_warning = SkipWarning(prefix="")

@@ -89,7 +89,7 @@ def test_a_key_function_reads_columns_as_a_reward_does() -> None:
     ("answers", "message"),
     [
         (["a"], "key_func to return 2 answers, got answers=1"),
-        (["a", 3], r"the answers of key_func to be texts or None, got answers=\[3\]"),
+        (["a", 3], r"texts or None of key_func, got key_func=\[3\]"),
     ],
 )
 def test_answers_that_are_too_few_or_no_texts_are_refused(answers: list[Any], message: str) -> None:

@@ -246,7 +246,7 @@ def test_statistics_are_of_the_targets_and_of_the_policy_on_them() -> None:
         ({"group_sizes": [6.5, 5.5]}, r"whole sizes >= 0, got group_sizes=\[6\.5, 5\.5\]"),
         ({"keys": torch.zeros(11, dtype=torch.long)}, r"keys of shape \[12\]"),
         ({"keys": ["a"] * 11}, "keys of 12 candidates, got keys=11"),
-        ({"keys": [1.5] * 12}, r"keys to be texts or None, got answers=\[1\.5, 1\.5, 1\.5\]"),
+        ({"keys": [1.5] * 12}, r"texts or None of keys, got keys=\[1\.5, 1\.5, 1\.5\]"),
         ({"keys": [*["a"] * 11, None]}, "ids, or a text for every candidate"),
         ({"mask": [[True]]}, r"mask to be a torch\.Tensor"),
         ({"mask": torch.ones(12, dtype=torch.bool)}, r"mask of shape \[N, T\], got mask of shape \[12\]"),
@@ -343,6 +343,15 @@ def test_logits_without_ids_are_refused() -> None:
         MaxEntLoss()(model(ids), Rollout(rewards, mask, group_sizes=K))
     with pytest.raises(ValueError, match="Expected ids with hidden states"):
         MaxEntLoss().from_hidden(torch.zeros(12, 6, 5), nn.Linear(5, 11), Rollout(rewards, mask, group_sizes=K))
+
+
+def test_what_is_no_method_and_what_is_no_row_of_log_probabilities_is_named() -> None:
+    with pytest.raises(ValueError, match="a MaxEntConfig or a MaxEntObjective, got method='dict'"):
+        MaxEntLoss({"tau": 1.0})
+    _, mask, rewards = batch()
+    constants = MaxEntLoss().prepare(Rollout(rewards, mask, group_sizes=K))
+    with pytest.raises(ValueError, match=r"logps of shape \[12, 6\], got logps of shape \[12, 6, 11\]"):
+        constants.loss(torch.zeros(12, 6, 11))
 
 
 def test_a_config_without_its_constant_length_is_refused_before_any_training() -> None:

@@ -94,9 +94,7 @@ def test_the_command_writes_json_tables_and_a_picture(study: Path, tmp_path: Pat
     assert format_appendix(result) == (folder / "test.md").read_text()
 
 
-def test_without_runs_the_report_is_that_of_the_committed_results(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_without_runs_the_report_is_that_of_the_committed_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "single.json").write_bytes((RESULTS / "single.json").read_bytes())
     options = ["--report-only", "--runs", str(tmp_path / "none"), "--results", str(tmp_path), "--preset"]
     assert cli.main([*options, "single"]) == 0

@@ -80,7 +80,7 @@ def test_what_is_no_function_is_refused_before_a_model_loads() -> None:
     ("answers", "message"),
     [
         (["one"], "Expected key_func to return 8 answers, got answers=1"),
-        ([3] * 8, "the answers of key_func to be texts or None"),
+        ([3] * 8, "texts or None of key_func, got key_func="),
     ],
 )
 def test_answers_that_are_too_few_or_no_texts_are_refused(tmp_path: Path, answers: list[Any], message: str) -> None:
