@@ -1,7 +1,7 @@
 r"""The memory a run takes on a GPU, estimated before anything is loaded.
 
-With P parameters of which p are trained, N GPUs, h the hidden size, i the intermediate size, L layers, k the width
-of keys and values, V the vocabulary, B rows of a micro-batch of S tokens:
+P is the number of parameters, p of those that are trained, N of GPUs. The model has L layers, hidden size h,
+intermediate size i, keys and values of width k, and a vocabulary of V. A micro-batch has B rows of S tokens.
 
     weights       2P with DeepSpeed; else 4P, and 2P more where autocast copies float32 to bfloat16. DDP is estimated
                   with dtype float32, which it needs (see `list_precision_warnings`), and FSDP 2 makes its weights

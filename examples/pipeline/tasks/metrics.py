@@ -1,8 +1,8 @@
 """How often sampled answers are right, and how many of the right answers they find.
 
 All quantities at k are expectations over the k-subsets of the n samples of a prompt, so they are unbiased
-for k fresh samples; for n = k they are plain counts. With h(c) = 1 - C(n - c, k) / C(n, k), the chance that
-a k-subset holds at least one of c given samples, and n_m the number of right samples of mode m:
+for k fresh samples; for n = k they are plain counts. Let h(c) = 1 - C(n - c, k) / C(n, k) be the chance that k of
+the samples hold at least one of c given ones, and n_m the number of right samples of mode m. Then
 
     mean@k = c / n    pass@k = h(c)    distinct@k = sum_m h(n_m)    coverage@k = distinct@k / total modes
 
@@ -21,7 +21,7 @@ from maxent_grpo.pipeline.tasks.answers import Verdict
 
 @dataclass(frozen=True)
 class SampleMetrics:
-    """Float arrays [P], one entry a prompt, for k samples each."""
+    """Float arrays [P], one entry per prompt, for k samples each."""
 
     k: int
     mean: np.ndarray
@@ -51,7 +51,7 @@ def sample_metrics(verdicts: Sequence[Sequence[Verdict]], total_modes: Sequence[
         k: how many samples the quantities are for.
 
     Raises:
-        ValueError: if there is no prompt, the lengths differ, k is not in 1..n, a correct sample has no mode,
+        ValueError: if there is no prompt, the lengths differ, or k is not in 1..n; if a correct sample has no mode,
             or a prompt shows more modes than it has.
 
     >>> right, other, wrong = Verdict(True, "2*3-4"), Verdict(True, "4-2"), Verdict(False, None)

@@ -18,8 +18,8 @@ Work = Callable[[Any, Report, Stopped], None]
 def run_jobs(work: Work, jobs: Sequence[Any], *, on_news: Callable[[Any], None], workers: int | None = None) -> None:
     """Call work(job, report, stopped) for every job, each in a process with its share of the cores.
 
-    What a job reports reaches `on_news` here. On Ctrl-C every running job sees stopped() turn true and is waited
-    for, so that it can save what it has, before KeyboardInterrupt goes on to the caller.
+    What a job reports reaches `on_news` here. On Ctrl-C every running job sees stopped() turn true, and is waited for
+    so that it can save what it has. Then KeyboardInterrupt goes on to the caller.
 
     Raises:
         RuntimeError: with the traceback of the first job that failed.

@@ -88,8 +88,8 @@ class Reinforcement:
     def draw(self, problems: Sequence[Any]) -> Samples:
         """Return completions of a batch of `problems`, in groups.
 
-        The batch and the samples depend on the seed and the step alone, so that all methods see the same
-        prompts and a resumed run continues as if nothing had happened.
+        The batch depends on the seed and the step alone, so that all methods see the same prompts. So do the samples
+        of a given model: a resumed run continues as if nothing had happened.
         """
         settings = self.settings
         batch = random.Random(f"{settings.seed}/{self.step}").sample(list(problems), settings.prompts_per_step)
