@@ -12,16 +12,16 @@ the processor and its libraries. Over all orders the squares of the partial sums
 `evaluate` carries the errors of all operations through whatever torch computes, a network and its backward included.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 FUNCTION = 4
 """Roundings that exp, log, tanh and their like count for: vector libraries promise 2 units in the last place."""
@@ -75,8 +75,9 @@ def evaluate(compute: Callable[[], Sequence[Tensor]], dtype: torch.dtype = torch
     To first order an error of the result is Σ over operations of ∂result/∂output · (the operation's own error).
     In place of the derivatives every output, in the backward as in the forward, is moved by a random error such as
     its operation has of its own: of size u·|output| for arithmetic, `FUNCTION` times as much for functions, that of
-    the formula above for sums (Parker, Monte Carlo arithmetic, 1997). The root mean square of a few such moves is a
-    standard deviation, of which `DEVIATIONS` are allowed for. It is all float64: no processor has a say in it.
+    the formula above for sums (Parker, Monte Carlo arithmetic, 1997). The root mean square of `SAMPLES` such moves
+    knows a standard deviation to a factor of 2, so that `DEVIATIONS` of twice its size are allowed for. All of it is
+    float64: no processor has a say in it.
 
     Args:
         compute: returns tensors in float64 from operands in float64; what it casts down stays in float64.
@@ -91,67 +92,71 @@ def evaluate(compute: Callable[[], Sequence[Tensor]], dtype: torch.dtype = torch
                 moved = [value.detach() for value in compute()]
             moves = [(one - value).square().sum() for one, value in zip(moved, values, strict=True)]
             squares += torch.stack(moves)
-    errors = DEVIATIONS * (squares / SAMPLES).sqrt()
+    errors = 2 * DEVIATIONS * (squares / SAMPLES).sqrt()
     return [Bounded(value, error) for value, error in zip(values, errors.tolist(), strict=True)]
 
 
-def store(values: Any) -> Tensor:
-    """Return float64 values as a format stores them: within `evaluate` off by one rounding."""
-    return torch.as_tensor(values, dtype=torch.float64) * 1
+def store(values: Any) -> np.ndarray:
+    """Return float64 values as a format stores them: `evaluate` moves what NumPy computes by one rounding here."""
+    stored: np.ndarray = (torch.as_tensor(values, dtype=torch.float64) * 1).numpy()
+    return stored
 
 
 _EXACT = {
-    "_to_copy", "_unsafe_view", "abs", "amax", "amin", "arange", "cat", "clamp", "clamp_min", "clone", "copy_",
-    "embedding", "empty", "empty_like", "fill", "fill_", "full", "full_like", "gather", "index", "index_select",
-    "lift_fresh", "masked_fill", "masked_fill_", "max", "maximum", "min", "minimum", "neg", "new_empty", "new_full",
-    "new_ones", "new_zeros", "ones", "ones_like", "relu", "scalar_tensor", "scatter", "select_backward", "set_",
-    "slice_backward", "stack", "where", "zero_", "zeros", "zeros_like",
+    "_to_copy", "_unsafe_view", "abs", "amax", "amin", "arange", "cat", "ceil", "clamp", "clamp_min", "clone",
+    "copy", "embedding", "empty", "empty_like", "fill", "flip", "floor", "frexp", "full", "full_like", "gather",
+    "index", "index_copy", "index_select", "lift_fresh", "masked_fill", "max", "maximum", "min", "minimum",
+    "neg", "new_empty", "new_full", "new_ones", "new_zeros", "normal", "ones", "ones_like", "rand", "relu",
+    "round", "scalar_tensor", "scatter", "select_backward", "set", "sign", "slice_backward", "sort", "stack",
+    "topk", "uniform", "where", "zero", "zeros", "zeros_like",
 }  # fmt: skip
 _ARITHMETIC = {"add", "div", "mul", "rsub", "sqrt", "sub"}
 _SUMS = {
     "addmm", "baddbmm", "bmm", "cumsum", "dot", "embedding_dense_backward", "index_add", "index_put", "mm", "mv",
-    "scatter_add", "sum",
+    "nansum", "scatter_add", "sum",
 }  # fmt: skip
 
 
 class _InFloat64(TorchDispatchMode):
-    """Runs every operation in float64, where the code asks for a narrower format too, as norms of halves do."""
+    """Runs every operation in float64, also on narrower parameters, and where the code asks for a narrower result."""
 
-    def __torch_dispatch__(
-        self,
-        operation: OpOverload,
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, operation: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
         if isinstance(dtype := options.get("dtype"), torch.dtype) and dtype.is_floating_point:
             options["dtype"] = torch.float64
-        return self.finish(operation, args, options, operation(*args, **options))
+        name = operation._schema.name.removeprefix("aten::").removesuffix("_")
+        aliases = [result.alias_info for result in operation._schema.returns]
+        views = any(alias is not None and not alias.is_write for alias in aliases)
+        if name in _EXACT or views:
+            return operation(*args, **options)
+        if not any(aliases):
+            args = [arg.double() if is_float(arg) else arg for arg in args]
+        return self.finish(operation, name, args, options, operation(*args, **options))
 
-    def finish(self, operation: OpOverload, args: tuple[Any, ...], options: dict[str, Any], output: Any) -> Any:
+    def finish(self, operation: OpOverload, name: str, args: Any, options: dict[str, Any], output: Any) -> Any:
         return output
 
 
 class _Rounded(_InFloat64):
-    """Moves what every operation puts out by an error of its own."""
+    """Moves what every operation puts out by an error of its own; those on lists of tensors are the optimizer's."""
 
     def __init__(self, unit: float, generator: torch.Generator) -> None:
         super().__init__()
         self.unit, self.generator = unit, generator
 
-    def finish(self, operation: OpOverload, args: tuple[Any, ...], options: dict[str, Any], output: Any) -> Any:
-        name, alias = operation._schema.name.removeprefix("aten::"), operation._schema.returns[0].alias_info
-        in_place = alias is not None and alias.is_write
-        if name in _EXACT or (alias is not None and not in_place):  # the latter are views
+    def finish(self, operation: OpOverload, name: str, args: Any, options: dict[str, Any], output: Any) -> Any:
+        if not is_float(output) or output.is_meta:
+            several = isinstance(output, tuple | list) and not name.startswith("_foreach")
+            assert not (several and any(map(is_float, output))), f"The errors of {operation} are not known."
             return output
-        if not (isinstance(output, Tensor) and output.is_floating_point()):
-            assert not isinstance(output, tuple | list), f"The errors of {operation} are not known."
-            return output
-        error = self.unit * count_own_roundings(operation, name.removesuffix("_"), args, options, output)
-        uniform = 2 * torch.rand(output.shape, generator=self.generator, dtype=output.dtype) - 1
-        move = (uniform * error).where(error.isfinite(), 0.0)
-        return output.add_(move) if in_place else output + move
+        roundings = count_own_roundings(operation, name, args, options, output).nan_to_num_(posinf=0.0)
+        uniform = torch.rand(output.shape, generator=self.generator, dtype=output.dtype).mul_(2).sub_(1)
+        move = uniform.mul_(roundings).mul_(self.unit)
+        return output.add_(move) if any(result.alias_info for result in operation._schema.returns) else output + move
+
+
+def is_float(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
 def count_own_roundings(
@@ -159,36 +164,43 @@ def count_own_roundings(
 ) -> Tensor:
     """Return the error of one operation on exact operands, in units of u."""
     if name in _SUMS:
-        terms, squares = (operation(*_map_floats(each, args), **options) for each in (torch.ones_like, torch.square))
-        return sum_roundings(terms, squares, output)
+
+        def repeat(change: Callable[[Tensor], Tensor]) -> Tensor:
+            out = {"out": torch.empty_like(output)} if "out" in options else {}
+            repeated: Tensor = operation(*[change(arg) if is_float(arg) else arg for arg in args], **options | out)
+            return repeated
+
+        return sum_roundings(repeat(torch.ones_like), repeat(torch.square), output)
+    if name == "linalg_vector_norm":
+        return (FUNCTION + args[0].numel() ** 0.5) * output
     if name == "mean":
         number = args[0].numel() // output.numel()
         return sum_roundings(number, operation(args[0].square(), *args[1:], **options) / number, output)
     if name in _OF_SOFTMAX:
-        return _OF_SOFTMAX[name](*args[:-1], output)
+        return _OF_SOFTMAX[name](output, *args)
     assert torch.Tag.pointwise in operation.tags, f"The errors of {operation} are not known."
     return (1 if name in _ARITHMETIC else FUNCTION) * output.abs()
 
 
-def _count_for_softmax(logits: Tensor, dim: int, p: Tensor) -> Tensor:
+def _count_for_softmax(p: Tensor, logits: Tensor, dim: int, *_: Any) -> Tensor:
     """Count the roundings of exp(top − z)/Σ."""
     below = logits.amax(dim, keepdim=True) - logits
     return p * (below + FUNCTION + _count_along(p, dim) + 1)
 
 
-def _count_for_log_softmax(logits: Tensor, dim: int, log_p: Tensor) -> Tensor:
+def _count_for_log_softmax(log_p: Tensor, logits: Tensor, dim: int, *_: Any) -> Tensor:
     """Count the roundings of z − top − log Σ."""
     below, p = logits.amax(dim, keepdim=True) - logits, log_p.exp()
     log_sum = (-below).logsumexp(dim, keepdim=True)
     return below + FUNCTION * (1 + log_sum) + _count_along(p, dim) + log_p.abs()
 
 
-def _count_for_softmax_backward(gradient: Tensor, p: Tensor, dim: int, output: Tensor) -> Tensor:
+def _count_for_softmax_backward(output: Tensor, gradient: Tensor, p: Tensor, dim: int, *_: Any) -> Tensor:
     """Count the roundings of p·(g − Σ p·g)."""
     return output.abs() + p * (gradient.abs() + _count_along(p * gradient, dim))
 
 
-def _count_for_log_softmax_backward(gradient: Tensor, log_p: Tensor, dim: int, output: Tensor) -> Tensor:
+def _count_for_log_softmax_backward(output: Tensor, gradient: Tensor, log_p: Tensor, dim: int, *_: Any) -> Tensor:
     """Count the roundings of g − p·Σ g."""
     total = gradient.sum(dim, keepdim=True).abs()
     return output.abs() + log_p.exp() * (FUNCTION * total + _count_along(gradient, dim))
@@ -200,16 +212,23 @@ def _count_along(terms: Tensor, dim: int) -> Tensor:
     return sum_roundings(terms.shape[dim], squares, total)
 
 
+def _count_for_logsumexp(output: Tensor, logits: Tensor, dim: list[int], *_: Any) -> Tensor:
+    """Count the roundings of top + log Σ."""
+    top = logits.amax(dim)
+    return (
+        (top - output).abs() * FUNCTION
+        + FUNCTION
+        + _count_along(logits.softmax(dim[0]), dim[0]).amax(dim)
+        + output.abs()
+    )
+
+
 _OF_SOFTMAX = {
+    "logsumexp": _count_for_logsumexp,
     "_softmax": _count_for_softmax,
     "_safe_softmax": _count_for_softmax,
+    "softmax": _count_for_softmax,
     "_log_softmax": _count_for_log_softmax,
     "_softmax_backward_data": _count_for_softmax_backward,
     "_log_softmax_backward_data": _count_for_log_softmax_backward,
 }
-
-
-def _map_floats(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    return tree_map(
-        lambda leaf: function(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, tree
-    )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maxent_grpo import MaxEntConfig, reference
 from support import trl_tiny
+from support.precision import Bounded, evaluate, store
 
 K, PROMPTS = 4, 2
 DEFAULT = MaxEntConfig(nll_reduction="max_length", max_length=trl_tiny.COMPLETION)
@@ -45,11 +46,11 @@ def compute_coefficients(config: MaxEntConfig, u: np.ndarray, sums: np.ndarray, 
     scores = sums / np.maximum(lengths, 1) if config.nll_reduction == "mean" else sums
     anchors = {"reference": refs / np.maximum(lengths, 1), "old": scores}.get(config.anchor)
     log_q = reference.listwise_log_q(u, temperature=config.q_temperature, eps=config.q_eps, mask=mask)
-    weights = np.exp(reference.tempered_log_target(log_q, anchors, tau=config.tau, beta=config.beta, mask=mask))
-    advantages = (u - u[mask].mean()) * mask
+    log_target = reference.tempered_log_target(log_q, anchors, tau=config.tau, beta=config.beta, mask=mask)
+    weights, advantages = np.exp(store(log_target)), (u - u[mask].mean()) * mask
     if config.projection == "surrogate":
-        exponents = np.exp(advantages * lengths / config.max_length / config.surrogate_tau) * mask
-        weights = exponents / exponents.sum()
+        powers = np.exp(store(advantages * lengths / config.max_length / config.surrogate_tau)) * mask
+        weights = powers / powers.sum()
     if config.dedup > 0:
         counts = reference.duplicate_counts(names, mask=mask)
         weights = reference.discount_duplicates(weights, counts, strength=config.dedup, mask=mask)
@@ -61,7 +62,7 @@ def compute_coefficients(config: MaxEntConfig, u: np.ndarray, sums: np.ndarray, 
         weights = weights - np.where(mask, np.exp(scores), 0) / np.exp(scores)[mask].sum()
     if config.skip == "all_min" and (u[mask] <= config.min_utility).all():
         weights = 0 * weights
-    return weights * u[mask].mean() ** config.success_power
+    return store(weights * u[mask].mean() ** config.success_power)
 
 
 def compute_gradient(
@@ -88,7 +89,7 @@ def compute_gradient(
         rollout_policy: clips the update if given.
     """
     policy, frozen = copy.deepcopy(policy).double(), copy.deepcopy(frozen).double()
-    sampled_by = policy if rollout_policy is None else copy.deepcopy(rollout_policy).double()
+    sampled_by = None if rollout_policy is None else copy.deepcopy(rollout_policy).double()
     loss = torch.zeros((), dtype=torch.float64)
     for group, u in zip(list_groups(), rewards, strict=True):
         kept = [torch.tensor(counted(completion)) for _, completion in group]
@@ -98,7 +99,9 @@ def compute_gradient(
                 compute_token_logps(model, *pair, temperature)[mask] for pair, mask in zip(group, kept, strict=True)
             ]
 
-        old, refs = [one.detach() for one in logps(sampled_by)], [one.detach() for one in logps(frozen)]
+        current = logps(policy)
+        old = [one.detach() for one in (current if sampled_by is None else logps(sampled_by))]
+        refs = [one.detach() for one in logps(frozen)] if config.needs_reference else old
         c = compute_coefficients(
             config,
             u,
@@ -107,7 +110,7 @@ def compute_gradient(
             np.array([len(one) for one in old]),
             [hash(tuple(completion)) for _, completion in group],
         )
-        for i, now in enumerate(logps(policy)):
+        for i, now in enumerate(current):
             scale = token_scale(group[i][1])[kept[i]]
             reduction = "max_length" if config.projection == "surrogate" else config.nll_reduction
             divisor = {"sum": 1, "mean": max(len(now), 1), "max_length": config.max_length}[reduction]
@@ -118,6 +121,12 @@ def compute_gradient(
             loss = loss - (scale * terms).sum() / divisor
     (loss / PROMPTS).backward()
     return torch.cat([parameter.grad.flatten() for parameter in policy.parameters()])
+
+
+def evaluate_formula(*arguments: Any, **options: Any) -> Bounded:
+    """Return `compute_gradient` of the same arguments, and how far a trainer in float32 may be from it."""
+    (exact,) = evaluate(lambda: [compute_gradient(*arguments, **options)])
+    return exact
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:

@@ -1,5 +1,6 @@
 """A tiny model, tokenizer and rollouts with which the real TRL trains in a second."""
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
+from support.precision import Bounded, evaluate
 
 LETTERS = "abcdefgh"
 PAD, EOS = 0, 1
@@ -59,7 +61,7 @@ def build_model(seed: int = 0, **settings: Any) -> Qwen2ForCausalLM:
 
 def build_mixture_of_experts() -> Qwen2MoeForCausalLM:
     torch.manual_seed(0)
-    return Qwen2MoeForCausalLM(
+    model = Qwen2MoeForCausalLM(
         Qwen2MoeConfig(
             vocab_size=11, hidden_size=16, intermediate_size=16, moe_intermediate_size=8, num_hidden_layers=1,
             shared_expert_intermediate_size=8, num_attention_heads=2, num_key_value_heads=1, num_experts=4,
@@ -67,6 +69,8 @@ def build_mixture_of_experts() -> Qwen2MoeForCausalLM:
             initializer_range=0.5,
         )
     )  # fmt: skip
+    model.set_experts_implementation("eager")  # others have no float64
+    return model
 
 
 def add_adapter(base: Any) -> PeftModel:
@@ -184,3 +188,10 @@ def measure_gradient(path: Any, **settings: Any) -> Tensor:
     kept = Gradients()
     build_trainer(path, callbacks=[kept], **settings).train()
     return kept.total()
+
+
+def evaluate_run(path: Any, *, policy: Any = None, dtype: torch.dtype = torch.float32, **settings: Any) -> Bounded:
+    """Return the gradient of such a run in float64, and how far from it one in `dtype` may be."""
+    policy = copy.deepcopy(build_model() if policy is None else policy).double()
+    (exact,) = evaluate(lambda: [measure_gradient(path, policy=copy.deepcopy(policy), **settings)], dtype)
+    return exact

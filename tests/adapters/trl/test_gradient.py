@@ -1,5 +1,6 @@
 """The gradient of real TRL runs against the formulas, for every setting that has a say in it."""
 
+import copy
 import itertools
 import math
 from types import SimpleNamespace
@@ -20,14 +21,15 @@ from transformers import (
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.trl.head import _logit_settings
 from support import trl_tiny
+from support.precision import evaluate
 from support.trl_formulas import (
     DEFAULT,
     build_policy_and_reference,
     compute_gradient,
     compute_utilities,
+    evaluate_formula,
     list_groups,
     make_fields,
-    relative_error,
 )
 
 pytestmark = pytest.mark.numerical
@@ -42,7 +44,6 @@ SETTINGS = {
     "surrogate": MaxEntConfig(projection="surrogate", surrogate_tau=0.1, max_length=trl_tiny.COMPLETION),
     "Dr.GRPO": MaxEntConfig(projection="surrogate", surrogate_tau=math.inf, max_length=trl_tiny.COMPLETION),
 }
-HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
 
 
 def second_reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
@@ -54,12 +55,12 @@ def no_reward_for_six_tokens(completion_ids: list[list[int]], **_: Any) -> list[
 
 
 @pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
-@HEADS
-def test_the_gradient_is_that_of_the_formula(config: MaxEntConfig, fused: bool, tmp_path: Any) -> None:
+def test_the_gradient_is_that_of_the_formula_with_either_head(config: MaxEntConfig, tmp_path: Any) -> None:
     policy, frozen = build_policy_and_reference(tmp_path)
-    expected = compute_gradient(policy, frozen, config, compute_utilities())
-    got = trl_tiny.measure_gradient(tmp_path, policy=policy, maxent_fused_head=fused, **make_fields(config))
-    assert relative_error(got, expected) < 1e-5
+    exact = evaluate_formula(policy, frozen, config, compute_utilities())
+    for fused in (False, True):
+        settings = {"maxent_fused_head": fused, **make_fields(config)}
+        exact.assert_near(trl_tiny.measure_gradient(tmp_path, policy=policy, **settings))
 
 
 def test_groups_hold_duplicates_for_the_discount_to_find() -> None:
@@ -84,14 +85,14 @@ def test_rewards_are_weighted_and_a_missing_one_masks_its_candidate(tmp_path: An
     policy = trl_tiny.build_model()
     rewards = compute_utilities(weighted)
     assert 0 < np.isnan(rewards).sum() < rewards.size
-    expected = compute_gradient(policy, policy, DEFAULT, rewards)
+    exact = evaluate_formula(policy, policy, DEFAULT, rewards)
     functions = [no_reward_for_six_tokens, second_reward, length_of_even_completions, nothing_finite]
     kept = trl_tiny.Gradients()
     run = trl_tiny.build_trainer(
         tmp_path, policy=policy, rewards=functions, reward_weights=[2.0, 0.5, 0.0, 0.0], callbacks=[kept]
     )
     run.train()
-    assert relative_error(kept.total(), expected) < 1e-5
+    exact.assert_near(kept.total())
     assert run.state.log_history[0]["maxent/frac_unscored"] == pytest.approx(np.isnan(rewards).mean())
 
 
@@ -104,9 +105,8 @@ def test_a_candidate_that_no_function_scores_has_no_weight(tmp_path: Any) -> Non
     policy = trl_tiny.build_model()
     rewards = compute_utilities(lambda ids: np.nan if len(ids) == 6 else trl_tiny.reward([ids])[0])
     assert np.isnan(rewards).any()
-    expected = compute_gradient(policy, policy, DEFAULT, rewards)
-    got = trl_tiny.measure_gradient(tmp_path, policy=policy, rewards=no_reward_for_six_tokens)
-    assert relative_error(got, expected) < 1e-5
+    exact = evaluate_formula(policy, policy, DEFAULT, rewards)
+    exact.assert_near(trl_tiny.measure_gradient(tmp_path, policy=policy, rewards=no_reward_for_six_tokens))
 
 
 def test_a_skipped_group_moves_nothing_and_still_counts(tmp_path: Any) -> None:
@@ -116,27 +116,24 @@ def test_a_skipped_group_moves_nothing_and_still_counts(tmp_path: Any) -> None:
 
     policy, config = trl_tiny.build_model(), MaxEntConfig(skip="all_min")
     rewards = compute_utilities(lambda ids: float(len(ids) > 3)) * np.array([[0.0], [1.0]])
-    expected = compute_gradient(policy, policy, config, rewards)
-    got = trl_tiny.measure_gradient(tmp_path, policy=policy, rewards=first_group_fails, **make_fields(config))
-    assert relative_error(got, expected) < 1e-5
+    exact, settings = evaluate_formula(policy, policy, config, rewards), make_fields(config)
+    exact.assert_near(trl_tiny.measure_gradient(tmp_path, policy=policy, rewards=first_group_fails, **settings))
 
 
 def test_log_probabilities_are_those_of_the_sampling_temperature(tmp_path: Any) -> None:
     policy, config = trl_tiny.build_model(), MaxEntConfig(projection="listwise")
-    expected = compute_gradient(policy, policy, config, compute_utilities(), temperature=0.7)
-    got = trl_tiny.measure_gradient(tmp_path, policy=policy, temperature=0.7, **make_fields(config))
-    assert relative_error(got, expected) < 1e-5
+    exact = evaluate_formula(policy, policy, config, compute_utilities(), temperature=0.7)
+    exact.assert_near(trl_tiny.measure_gradient(tmp_path, policy=policy, temperature=0.7, **make_fields(config)))
 
 
-@HEADS
-def test_truncated_completions_leave_their_group_when_they_are_masked(fused: bool, tmp_path: Any) -> None:
+def test_truncated_completions_leave_their_group_when_they_are_masked(tmp_path: Any) -> None:
     policy, config = trl_tiny.build_model(), MaxEntConfig(center=True)
     rewards = compute_utilities(lambda ids: trl_tiny.reward([ids])[0] if ids[-1] == trl_tiny.EOS else np.nan)
     assert np.isnan(rewards).any()
-    expected = compute_gradient(policy, policy, config, rewards)
-    settings = {"mask_truncated_completions": True, "maxent_fused_head": fused, **make_fields(config)}
-    got = trl_tiny.measure_gradient(tmp_path, policy=policy, **settings)
-    assert relative_error(got, expected) < 1e-5
+    exact = evaluate_formula(policy, policy, config, rewards)
+    for fused in (False, True):
+        settings = {"mask_truncated_completions": True, "maxent_fused_head": fused, **make_fields(config)}
+        exact.assert_near(trl_tiny.measure_gradient(tmp_path, policy=policy, **settings))
 
 
 @pytest.mark.parametrize("config", [MaxEntConfig(nll_reduction="mean"), MaxEntConfig(projection="listwise")])
@@ -151,9 +148,8 @@ def test_tokens_of_tools_are_neither_scored_nor_trained_on(config: MaxEntConfig,
         }
 
     policy = trl_tiny.build_model()
-    expected = compute_gradient(policy, policy, config, compute_utilities(), counted=written_by_policy)
-    got = trl_tiny.measure_gradient(tmp_path, policy=policy, rollout=rollout, **make_fields(config))
-    assert relative_error(got, expected) < 1e-5
+    exact = evaluate_formula(policy, policy, config, compute_utilities(), counted=written_by_policy)
+    exact.assert_near(trl_tiny.measure_gradient(tmp_path, policy=policy, rollout=rollout, **make_fields(config)))
 
 
 @pytest.mark.parametrize(
@@ -161,19 +157,21 @@ def test_tokens_of_tools_are_neither_scored_nor_trained_on(config: MaxEntConfig,
 )
 def test_the_second_update_on_a_rollout_is_clipped(config: MaxEntConfig, tmp_path: Any) -> None:
     before, rate = trl_tiny.build_model(), 0.01
-    first = compute_gradient(before, before, config, compute_utilities())
-    after = trl_tiny.build_model()
-    torch.nn.utils.vector_to_parameters(
-        torch.nn.utils.parameters_to_vector(after.parameters()).detach() - rate * first.float(), after.parameters()
-    )
-    expected = compute_gradient(after, after, config, compute_utilities(), rollout_policy=before)
-    unclipped = compute_gradient(after, after, config, compute_utilities())
+
+    def update_twice() -> list[torch.Tensor]:
+        after, first = copy.deepcopy(before).double(), compute_gradient(before, before, config, compute_utilities())
+        start = torch.nn.utils.parameters_to_vector(after.parameters()).detach()
+        torch.nn.utils.vector_to_parameters(start - rate * first, after.parameters())
+        clipped = compute_gradient(after, after, config, compute_utilities(), rollout_policy=before)
+        return [clipped, compute_gradient(after, after, config, compute_utilities())]
+
+    clipped, unclipped = evaluate(update_twice)
     kept = trl_tiny.Gradients()
     settings = {"num_iterations": 2, "max_steps": 2, "learning_rate": rate, **make_fields(config)}
     trl_tiny.build_trainer(tmp_path, policy=before, callbacks=[kept], **settings).train()
     got = torch.cat([gradient.flatten() for gradient in kept.steps[1].values()])
-    assert relative_error(got, expected) < 1e-4
-    assert relative_error(got, unclipped) > 1e-2
+    clipped.assert_near(got)
+    assert unclipped.distance(got) > 100 * unclipped.error
 
 
 REDUCTIONS = {
@@ -190,24 +188,28 @@ def test_the_kl_term_is_divided_like_the_nll_and_the_entropy_bonus_is_a_mean_ove
 ) -> None:
     policy, frozen = build_policy_and_reference(tmp_path)
     config = MaxEntConfig(nll_reduction=reduction, max_length=trl_tiny.COMPLETION)
-    plain = compute_gradient(policy, frozen, config, compute_utilities())
-    candidates = list(itertools.chain(*list_groups()))
-    kl, entropies = torch.zeros(()), []
-    for prompt, completion in candidates:
-        ids, chosen = torch.tensor([prompt + completion]), torch.tensor(completion).unsqueeze(-1)
-        logps = policy(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-        refs = frozen(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).detach()
-        gap, own = (refs - logps).gather(-1, chosen), logps.gather(-1, chosen)
-        ratio = (own - own.detach()).exp() if corrected else 1.0
-        kl = kl + REDUCTIONS[reduction]((gap.exp() - gap - 1) * ratio) / len(candidates)
-        entropies.append(-(logps.exp() * logps).sum(-1))
-    loss = 0.3 * kl - 0.2 * torch.cat(entropies).mean()
-    terms = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
+
+    def add_terms() -> list[torch.Tensor]:
+        trained, candidates = copy.deepcopy(policy).double(), list(itertools.chain(*list_groups()))
+        kl, entropies = torch.zeros((), dtype=torch.float64), []
+        for prompt, completion in candidates:
+            ids, chosen = torch.tensor([prompt + completion]), torch.tensor(completion).unsqueeze(-1)
+            logps = trained(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            refs = frozen(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).detach()
+            gap, own = (refs - logps).gather(-1, chosen), logps.gather(-1, chosen)
+            ratio = (own - own.detach()).exp() if corrected else 1.0
+            kl = kl + REDUCTIONS[reduction]((gap.exp() - gap - 1) * ratio) / len(candidates)
+            entropies.append(-(logps.exp() * logps).sum(-1))
+        (0.3 * kl - 0.2 * torch.cat(entropies).mean()).backward()
+        terms = torch.cat([parameter.grad.flatten() for parameter in trained.parameters()])
+        return [compute_gradient(policy, frozen, config, compute_utilities()) + terms]
+
+    (exact,) = evaluate(add_terms)
     kept = trl_tiny.Gradients()
     settings = {"beta": 0.3, "entropy_coef": 0.2, "use_bias_correction_kl": corrected, **make_fields(config)}
     run = trl_tiny.build_trainer(tmp_path, policy=policy, callbacks=[kept], **settings)
     run.train()
-    assert relative_error(kept.total(), plain + terms) < 1e-5
+    exact.assert_near(kept.total())
     assert run.state.log_history[0]["entropy_coef"] == 0.2
 
 
@@ -215,11 +217,11 @@ def test_the_targets_reference_adds_no_kl_term(tmp_path: Any) -> None:
     """TRL's own beta is not 0 then, so that it scores the reference; the loss multiplies by that of the arguments."""
     policy, frozen = build_policy_and_reference(tmp_path)
     config = MaxEntConfig(beta=0.5)
-    expected, kept = compute_gradient(policy, frozen, config, compute_utilities()), trl_tiny.Gradients()
+    exact, kept = evaluate_formula(policy, frozen, config, compute_utilities()), trl_tiny.Gradients()
     run = trl_tiny.build_trainer(tmp_path, policy=policy, callbacks=[kept], **make_fields(config))
     run.train()
     assert (run.beta, run.args.beta) == (0.5, 0.0)
-    assert relative_error(kept.total(), expected) < 1e-5
+    exact.assert_near(kept.total())
 
 
 SMALL: dict[str, Any] = {
@@ -238,12 +240,11 @@ LOGIT_SETTINGS = {
 def test_the_one_pass_head_makes_logits_as_the_model_does(
     configured: Any, made: Any, settings: dict[str, Any], tmp_path: Any
 ) -> None:
-    def gradient(fused: bool) -> torch.Tensor:
-        torch.manual_seed(0)
-        policy = made(configured(**SMALL, **settings)).float()
-        return trl_tiny.measure_gradient(tmp_path, policy=policy, maxent_fused_head=fused)
-
-    assert relative_error(gradient(True), gradient(False)) < 1e-6
+    torch.manual_seed(0)
+    policy = made(configured(**SMALL, **settings)).float()
+    exact = trl_tiny.evaluate_run(tmp_path, policy=policy)
+    for fused in (False, True):
+        exact.assert_near(trl_tiny.measure_gradient(tmp_path, policy=policy, maxent_fused_head=fused))
 
 
 def test_a_scale_of_the_logits_comes_before_a_divisor() -> None:

@@ -1,5 +1,6 @@
 """What a real TRL run does beside its gradient: what it skips, logs, evaluates, saves and resumes."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from peft import LoraConfig, PromptTuningConfig
 
 from maxent_grpo import MaxEntConfig, reference
 from support import trl_tiny
+from support.precision import evaluate
 from support.trl_formulas import (
     build_policy_and_reference,
     compute_coefficients,
@@ -175,11 +177,14 @@ def test_candidates_of_a_group_must_share_their_prompt(tmp_path: Any) -> None:
         trl_tiny.build_trainer(tmp_path, rollout=torn).train()
 
 
-@HEADS
-def test_gradient_checkpointing_leaves_the_gradient_alone(fused: bool, tmp_path: Any) -> None:
-    plain = trl_tiny.measure_gradient(tmp_path)
-    got = trl_tiny.measure_gradient(tmp_path, gradient_checkpointing=True, maxent_fused_head=fused)
-    assert relative_error(got, plain) < 1e-5
+def test_gradient_checkpointing_leaves_the_gradient_alone(tmp_path: Any) -> None:
+    exact = trl_tiny.evaluate_run(tmp_path)
+    for settings in (
+        {},
+        {"gradient_checkpointing": True, "maxent_fused_head": True},
+        {"gradient_checkpointing": True},
+    ):
+        exact.assert_near(trl_tiny.measure_gradient(tmp_path, **settings))
 
 
 @HEADS
@@ -193,19 +198,25 @@ def test_a_lora_is_anchored_at_the_model_without_it(fused: bool, tmp_path: Any) 
     run.add_callback(kept)
     run.train()
     assert run.ref_model is None
-    config, loss = MaxEntConfig(beta=0.5), torch.zeros(())
-    for group, u in zip(list_groups(), compute_utilities(), strict=True):
-        with run.model.disable_adapter(), torch.no_grad():
-            refs = np.array([compute_token_logps(run.model, *pair).sum().item() for pair in group])
-        logps = [compute_token_logps(run.model, *pair).sum() for pair in group]
-        lengths = np.array([len(completion) for _, completion in group])
-        weights = compute_coefficients(config, u, refs, refs, lengths, [])
-        terms = sum(weight * one for weight, one in zip(weights, logps, strict=True))
-        loss = loss - terms / trl_tiny.COMPLETION / len(list_groups())
-    trained = {name: parameter for name, parameter in run.model.named_parameters() if parameter.requires_grad}
-    expected = torch.autograd.grad(loss, list(trained.values()))
+    model = run.model.double()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert set(kept.steps[0]) == set(trained)
-    assert relative_error(kept.total(), torch.cat([gradient.flatten() for gradient in expected])) < 1e-5
+
+    def anchor_at_base() -> list[torch.Tensor]:
+        loss = torch.zeros((), dtype=torch.float64)
+        for group, u in zip(list_groups(), compute_utilities(), strict=True):
+            with model.disable_adapter(), torch.no_grad():
+                refs = np.array([compute_token_logps(model, *pair).sum().item() for pair in group])
+            logps = [compute_token_logps(model, *pair).sum() for pair in group]
+            lengths = np.array([len(completion) for _, completion in group])
+            weights = compute_coefficients(MaxEntConfig(beta=0.5), u, refs, refs, lengths, [])
+            terms = sum(weight * one for weight, one in zip(weights, logps, strict=True))
+            loss = loss - terms / trl_tiny.COMPLETION / len(list_groups())
+        gradients = torch.autograd.grad(loss, list(trained.values()))
+        return [torch.cat([gradient.flatten() for gradient in gradients])]
+
+    (exact,) = evaluate(anchor_at_base)
+    exact.assert_near(kept.total())
 
 
 @pytest.mark.parametrize(
@@ -216,20 +227,25 @@ def test_a_lora_is_anchored_at_the_model_without_it(fused: bool, tmp_path: Any) 
 def test_the_routers_auxiliary_loss_is_that_of_every_candidate_added_once_per_update(
     settings: dict[str, Any], tmp_path: Any
 ) -> None:
-    policy = trl_tiny.build_mixture_of_experts
-
-    def gradient(coefficient: float, **settings: Any) -> torch.Tensor:
-        return trl_tiny.measure_gradient(tmp_path, policy=policy(), router_aux_loss_coef=coefficient, **settings)
-
-    model, pairs = policy(), [pair for group in list_groups() for pair in group]
+    policy, pairs = trl_tiny.build_mixture_of_experts(), [pair for group in list_groups() for pair in group]
     width, tail = max(len(prompt) for prompt, _ in pairs), max(len(completion) for _, completion in pairs)
     ids = torch.tensor([[0] * (width - len(p)) + p + c + [0] * (tail - len(c)) for p, c in pairs])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p + c) + [0] * (tail - len(c)) for p, c in pairs])
-    aux = model(ids, attention_mask=mask, output_router_logits=True).aux_loss
-    gradients = torch.autograd.grad(aux, list(model.parameters()), allow_unused=True)
-    zeros = [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), gradients, strict=True)]
-    difference = gradient(0.2, maxent_fused_head=True, **settings) - gradient(0.0, **settings)
-    assert relative_error(difference, 0.2 * torch.cat([g.flatten() for g in zeros])) < 1e-4
+
+    def differentiate_aux() -> list[torch.Tensor]:
+        model = copy.deepcopy(policy).double()
+        aux = 0.2 * model(ids, attention_mask=mask, output_router_logits=True).aux_loss
+        gradients = torch.autograd.grad(aux, list(model.parameters()), allow_unused=True, materialize_grads=True)
+        return [torch.cat([gradient.flatten() for gradient in gradients])]
+
+    (aux,) = evaluate(differentiate_aux)
+    runs = [
+        {"router_aux_loss_coef": 0.2, "maxent_fused_head": True, **settings},
+        {"router_aux_loss_coef": 0.0, **settings},
+    ]
+    with_aux, without = (trl_tiny.measure_gradient(tmp_path, policy=copy.deepcopy(policy), **run) for run in runs)
+    errors = [trl_tiny.evaluate_run(tmp_path, policy=policy, **run).error for run in runs]
+    assert aux.distance(with_aux - without) <= aux.error + sum(errors)
 
 
 @HEADS

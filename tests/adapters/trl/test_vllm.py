@@ -11,16 +11,14 @@ from maxent_grpo import MaxEntConfig
 from support import trl_tiny
 from support.trl_formulas import (
     DEFAULT,
-    compute_gradient,
     compute_token_logps,
     compute_utilities,
+    evaluate_formula,
     make_fields,
-    relative_error,
 )
 
 pytestmark = pytest.mark.numerical
 
-HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
 SURROGATE = MaxEntConfig(projection="surrogate", surrogate_tau=0.1, max_length=trl_tiny.COMPLETION)
 LOW, HIGH = 0.56, 1.5
 
@@ -53,31 +51,29 @@ def factors(mode: str, ids: list[int]) -> Tensor:
 
 @pytest.mark.parametrize("config", [MaxEntConfig(), SURROGATE], ids=["mle", "surrogate"])
 @pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
-@HEADS
 def test_vllms_correction_scales_tokens_after_the_coefficients(
-    mode: str, config: MaxEntConfig, fused: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    mode: str, config: MaxEntConfig, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeEngine)
     policy = trl_tiny.build_model()
-    expected = compute_gradient(
+    exact = evaluate_formula(
         policy, policy, config, compute_utilities(), token_scale=lambda ids: factors(mode, ids).double()
     )
     settings = {
+        "use_vllm": True,
         "vllm_importance_sampling_mode": mode,
         "vllm_importance_sampling_clip_min": LOW,
         "vllm_importance_sampling_clip_max": HIGH,
-        "maxent_fused_head": fused,
+        **make_fields(config),
     }
-    got = trl_tiny.measure_gradient(
-        tmp_path, policy=policy, rollout=rollout, use_vllm=True, **settings, **make_fields(config)
-    )
-    assert relative_error(got, expected) < 1e-5
+    for fused in (False, True):
+        run = {"rollout": rollout, "maxent_fused_head": fused, **settings}
+        exact.assert_near(trl_tiny.measure_gradient(tmp_path, policy=policy, **run))
 
 
 def test_the_correction_can_be_switched_off(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeEngine)
     policy = trl_tiny.build_model()
-    expected = compute_gradient(policy, policy, DEFAULT, compute_utilities())
+    exact = evaluate_formula(policy, policy, DEFAULT, compute_utilities())
     settings = {"use_vllm": True, "vllm_importance_sampling_correction": False}
-    got = trl_tiny.measure_gradient(tmp_path, policy=policy, rollout=rollout, **settings)
-    assert relative_error(got, expected) < 1e-5
+    exact.assert_near(trl_tiny.measure_gradient(tmp_path, policy=policy, rollout=rollout, **settings))

@@ -79,7 +79,12 @@ def measure_layout(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     run.train()
     after = whole(run, names) if stage else before
     gradient = kept.total() if stage is None else before - after if len(after) else after
-    return {"gradient": gradient, "rows": gather_object([rows]), "log": run.state.log_history[0]}
+    return {
+        "gradient": gradient,
+        "size": float(before.norm()),
+        "rows": gather_object([rows]),
+        "log": run.state.log_history[0],
+    }
 
 
 def list_losses(path: str, settings: dict[str, Any]) -> dict[str, list[float]]:
