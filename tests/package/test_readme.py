@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
+import torch
 
 from maxent_grpo import MaxEntConfig
 
@@ -21,14 +21,34 @@ def test_it_is_read_in_one_sitting() -> None:
     assert len(README.splitlines()) <= 120
 
 
-@pytest.mark.slow
-def test_the_training_loop_raises_the_reward() -> None:
-    (loop,) = [block for block in BLOCKS if "model.generate" in block]
-    rewards: list[float] = []
-    names = {"record": lambda values: rewards.append(values.mean().item())}
-    exec(compile(loop.replace("    logits =", "    record(rewards)\n    logits ="), "README.md", "exec"), names)
-    assert len(rewards) == 30
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
+def test_the_loop_raises_the_reward_once_it_is_told_how_to_sample_verify_and_score() -> None:
+    (loop,) = [block for block in BLOCKS if "for prompts in loader" in block]
+    spec = importlib.util.spec_from_file_location("minimal_loop", ROOT / "examples" / "minimal_loop.py")
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    minimal = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(minimal)
+    torch.manual_seed(0)
+    model, history = minimal.build_model(), []
+
+    def verify(numbers: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        rewards = minimal.score_completions(ids, mask, numbers.repeat_interleave(8))
+        history.append(rewards.mean().item())
+        return rewards
+
+    def encode(numbers: torch.Tensor) -> torch.Tensor:
+        return minimal.encode_prompts(numbers.repeat_interleave(8))
+
+    names = {
+        "model": model,
+        "optimizer": torch.optim.Adam(model.parameters(), lr=1e-2),
+        "loader": [torch.randint(1, 10, (32,)) for _ in range(40)],
+        "sample": lambda model, numbers, size: minimal.sample_completions(model, encode(numbers)),
+        "verify": verify,
+        "score": lambda model, numbers, ids: minimal.score_tokens(model, encode(numbers), ids),
+    }
+    exec(compile(loop.replace("max_length=512", "max_length=4"), "README.md", "exec"), names)
+    assert len(history) == 40
+    assert sum(history[-5:]) / 5 > sum(history[:5]) / 5 + 0.05
 
 
 def test_its_change_of_one_import_is_enough_for_trl() -> None:
