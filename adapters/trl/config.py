@@ -145,7 +145,7 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
         """Refuse, by name, the options that the trainer cannot honour."""
         for name, refusal in REFUSED.items():
             value = getattr(self, name)
-            expect(value == refusal.value, f"{name}={refusal.value!r} ({refusal.lost})", **{name: value})
+            expect(value == refusal.value, f"{name} to be left out ({refusal.lost})", **{name: value})
         expect_in("entropy_coef", self.entropy_coef, 0.0)
         expect_in("maxent_measure_every", self.maxent_measure_every, 0)
         expect_in("temperature", self.temperature, 0.0, open_low=True)

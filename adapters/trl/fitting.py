@@ -40,6 +40,12 @@ def expect_fitting(
         "a reward function with a weight other than 0 (the others never count)",
         reward_weights=args.reward_weights,
     )
+    expect(
+        args.reference_beta == 0 or adapter or bool(model_config._name_or_path),
+        "a model that was loaded from a path or the Hub, from where its reference is loaded too (save_pretrained it "
+        "first), with init_kl_coeff > 0 or beta other than 0",
+        name_or_path=model_config._name_or_path,
+    )
     _expect_router(args, pick_text_config(model_config))
     for dataset in (train, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])):
         _expect_text(dataset)

@@ -148,7 +148,7 @@ def _describe_target(config: MaxEntConfig, candidates: int) -> str:
         rewards, mask=counted, lengths=counted.long(), ref_logps=zeros, old_logps=zeros, keys=different
     )
     shares = ", ".join(
-        f"{1 / float(weights.square().sum()):.1f} of {candidates} with {count} right (the first right one gets "
+        f"{1 / float(weights.square().sum()):.1f} of {candidates} with {count} right (each right one gets "
         f"{float(weights[0]):.0%})"
         for count, weights in zip(successes, target.weights, strict=True)
     )
