@@ -97,6 +97,13 @@ def test_what_does_not_fit_model_data_or_rewards_is_refused_before_a_model_is_lo
     assert loads == []
 
 
+@pytest.mark.parametrize("settings", [{"beta": 0.1}, {"init_kl_coeff": 0.1}])
+def test_a_reference_of_a_model_that_was_never_saved_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    args = trl_tiny.build_arguments(tmp_path, **settings)
+    with pytest.raises(ValueError, match=r"save_pretrained it first\), .*got name_or_path=''"):
+        MaxEntGRPOTrainer(trl_tiny.build_model(), trl_tiny.reward, args, trl_tiny.make_prompts(8))
+
+
 def test_models_and_their_tokenizer_are_loaded_by_name(tmp_path: Path, loads: list[str]) -> None:
     path = trl_tiny.save_model(tmp_path / "model")
     args = trl_tiny.build_arguments(tmp_path, init_kl_coeff=0.1)
