@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxent_grpo import MaxEntConfig
+from maxent_grpo import MaxEntConfig, MaxEntObjective, flatten_groups, pad_groups
+from support.precision import Bounded, evaluate
 
 PATH = Path(__file__).parent / "golden" / "rollouts.json"
 
@@ -112,3 +113,29 @@ def _row(entry: dict[str, Any], length: int) -> GoldenRow:
 
 def _padded(rows: list[Any], length: int) -> Tensor:
     return torch.tensor([[*row, *[0.0] * (length - len(row))] for row in rows], dtype=torch.float64)
+
+
+def compute_row(golden: Golden, row: GoldenRow) -> list[Tensor]:
+    """Return coefficients, loss and gradient of a row as the objective makes them."""
+    sizes, objective = golden.group_sizes, MaxEntObjective(row.config)
+    utilities, present = pad_groups(golden.utilities, sizes)
+    old = pad_groups(golden.old_logps.sum(-1), sizes)[0]
+    target = objective.target(
+        utilities,
+        mask=present & ~utilities.isnan(),
+        lengths=pad_groups(golden.mask.sum(-1), sizes)[0],
+        ref_logps=pad_groups(golden.reference_logps.sum(-1), sizes)[0],
+        old_logps=old,
+        keys=pad_groups(golden.keys, sizes)[0],
+    )
+    coefficients = flatten_groups(objective.coefficients(target, old_logps=old), present)
+    logps, before = golden.policy_logps.clone().requires_grad_(), golden.old_logps if row.clipped else None
+    loss = objective.loss(logps, coefficients, golden.mask, num_groups=golden.num_groups, old_logps=before)
+    return [coefficients, loss, *torch.autograd.grad(loss, logps)]
+
+
+def bound_row(golden: Golden, row: GoldenRow, dtype: torch.dtype) -> list[Bounded]:
+    """Return the oracle's coefficients, loss and gradient of a row, and how far those in `dtype` may be from them."""
+    errors = [each.error for each in evaluate(lambda: compute_row(golden, row), dtype)]
+    values = (row.coefficients, row.loss, row.gradient)
+    return [Bounded(value, error) for value, error in zip(values, errors, strict=True)]
