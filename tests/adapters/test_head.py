@@ -1,11 +1,14 @@
 """`gather_head`: the plain head, PEFT's wrappers, and DDP, ZeRO-3 and FSDP2 against one process."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from maxent_grpo.adapters._head import gather_head
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll
+from support.precision import Bounded, evaluate
 from support.ranks import RANKS, on_ranks
 
 ROWS, WIDTH, VOCABULARY = 6, 8, 20
@@ -34,12 +37,17 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(ROWS, WIDTH), torch.randint(0, VOCABULARY, (ROWS,)), torch.randn(ROWS)
 
 
-def whole_batch_gradients() -> dict[str, Tensor]:
-    model = Model()
-    inputs, ids, weights = batch()
-    logps = model.head(model.body(inputs).tanh()).log_softmax(-1).gather(-1, ids[:, None])[:, 0]
-    (-(weights * logps).sum()).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+def evaluate_whole_batch() -> dict[str, Bounded]:
+    """Each parameter's gradient, and how far one in float32 may be from it."""
+    model, (inputs, ids, weights) = Model().double(), batch()
+    parameters = dict(model.named_parameters())
+
+    def differentiate() -> list[Tensor]:
+        hidden = model.body(inputs.double()).tanh()
+        logps = model.head(hidden).log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+        return list(torch.autograd.grad(-(weights.double() * logps).sum(), list(parameters.values())))
+
+    return dict(zip(parameters, evaluate(differentiate), strict=True))
 
 
 def part(rank: int) -> tuple[Tensor, ...]:
@@ -65,8 +73,8 @@ def ddp(rank: int) -> None:
     model = Model()
     parallel = nn.parallel.DistributedDataParallel(model)
     parallel(*part(rank)).backward()
-    for name, expected in whole_batch_gradients().items():
-        torch.testing.assert_close(model.get_parameter(name).grad, expected, rtol=1e-4, atol=1e-6)
+    for name, exact in evaluate_whole_batch().items():
+        exact.assert_near(model.get_parameter(name).grad)
 
 
 def fsdp2(rank: int) -> None:
@@ -75,19 +83,21 @@ def fsdp2(rank: int) -> None:
 
     mesh = init_device_mesh("cpu", (RANKS,))
     mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for expected, policy, rtol in (
-        (whole_batch_gradients(), MixedPrecisionPolicy(), 1e-4),
-        (half_precision_gradients(), mixed, 1e-6),  # the same operations in bfloat16, the same sum in float32
-    ):
-        for shard_head in (True, False):
-            model = Model()
-            for module in (model.body, model.head, model) if shard_head else (model.body, model):
-                fully_shard(module, mesh=mesh, mp_policy=policy)
-            model(*part(rank)).backward()
-            for name, wanted in expected.items():
-                gradient = model.get_parameter(name).grad
-                assert gradient is not None
-                torch.testing.assert_close(gradient.full_tensor(), wanted, rtol=rtol, atol=1e-6)
+
+    def differentiate(policy: MixedPrecisionPolicy, *, shard_head: bool) -> dict[str, Tensor]:
+        model = Model()
+        for module in (model.body, model.head, model) if shard_head else (model.body, model):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+        model(*part(rank)).backward()
+        return {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+
+    for shard_head in (True, False):
+        found = differentiate(MixedPrecisionPolicy(), shard_head=shard_head)
+        for name, exact in evaluate_whole_batch().items():
+            exact.assert_near(found[name])
+        found = differentiate(mixed, shard_head=shard_head)
+        for name, expected in half_precision_gradients().items():
+            assert torch.equal(found[name], expected)  # the same operations in bfloat16, the same sum of two
 
 
 def zero3(rank: int) -> None:
@@ -110,9 +120,8 @@ def zero3(rank: int) -> None:
         loss = engine(*part(rank))
         assert model.head.weight.numel() == 0  # given back before the backward
         engine.backward(loss)
-        for name, expected in whole_batch_gradients().items():
-            gradient = safe_get_full_grad(model.get_parameter(name))
-            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+        for name, exact in evaluate_whole_batch().items():
+            exact.assert_near(safe_get_full_grad(model.get_parameter(name)))
 
 
 def data_parallel(rank: int) -> None:
@@ -145,10 +154,11 @@ def test_a_head_with_a_lora_adapter_is_refused_until_it_is_merged() -> None:
     head = model.base_model.model.head
     with pytest.raises(ValueError, match=r"without an adapter, or with a merged one, got .*adapters=\['default'\]"):
         gather_head(head).__enter__()
-    expected = head(torch.eye(WIDTH)).detach()
+    precise = copy.deepcopy(head).double()
+    (exact,) = evaluate(lambda: [precise(torch.eye(WIDTH, dtype=torch.float64)).detach()])
     head.merge()
     with gather_head(head) as (weight, bias):
-        torch.testing.assert_close(nn.functional.linear(torch.eye(WIDTH), weight, bias), expected)
+        exact.assert_near(nn.functional.linear(torch.eye(WIDTH), weight, bias))
 
 
 def test_where_adapters_are_disabled_the_head_is_the_model_without_them() -> None:

@@ -81,14 +81,14 @@ def evaluate(compute: Callable[[], Sequence[Tensor]], dtype: torch.dtype = torch
 
     Args:
         compute: returns tensors in float64 from operands in float64; what it casts down stays in float64.
-        dtype: the format of the computation to be judged.
+        dtype: the format of the computation to be judged; on halves operations compute in float32, then round.
     """
     with sdpa_kernel(SDPBackend.MATH):  # whose operations are known one by one
         with _InFloat64():
             values = [value.detach() for value in compute()]
         squares = torch.zeros(len(values), dtype=torch.float64)
         for sample in range(SAMPLES):
-            with _Rounded(unit_roundoff(dtype), torch.Generator().manual_seed(sample)):
+            with _Rounded(dtype, torch.Generator().manual_seed(sample)):
                 moved = [value.detach() for value in compute()]
             moves = [(one - value).square().sum() for one, value in zip(moved, values, strict=True)]
             squares += torch.stack(moves)
@@ -97,18 +97,18 @@ def evaluate(compute: Callable[[], Sequence[Tensor]], dtype: torch.dtype = torch
 
 
 def store(values: Any) -> np.ndarray:
-    """Return float64 values as a format stores them: `evaluate` moves what NumPy computes by one rounding here."""
-    stored: np.ndarray = (torch.as_tensor(values, dtype=torch.float64) * 1).numpy()
+    """Return float64 values as they are; `evaluate` moves what NumPy computes here, as much as a function does."""
+    stored: np.ndarray = torch.as_tensor(values, dtype=torch.float64).pow(1.0).numpy()
     return stored
 
 
 _EXACT = {
     "_to_copy", "_unsafe_view", "abs", "amax", "amin", "arange", "cat", "ceil", "clamp", "clamp_min", "clone",
-    "copy", "embedding", "empty", "empty_like", "fill", "flip", "floor", "frexp", "full", "full_like", "gather",
-    "index", "index_copy", "index_select", "lift_fresh", "masked_fill", "max", "maximum", "min", "minimum",
-    "neg", "new_empty", "new_full", "new_ones", "new_zeros", "normal", "ones", "ones_like", "rand", "relu",
-    "round", "scalar_tensor", "scatter", "select_backward", "set", "sign", "slice_backward", "sort", "stack",
-    "topk", "uniform", "where", "zero", "zeros", "zeros_like",
+    "copy", "embedding", "empty", "empty_like", "eye", "fill", "flip", "floor", "frexp", "full", "full_like",
+    "gather", "index", "index_copy", "index_select", "lift_fresh", "masked_fill", "max", "maximum", "min",
+    "minimum", "neg", "new_empty", "new_full", "new_ones", "new_zeros", "normal", "ones", "ones_like", "rand",
+    "relu", "repeat", "round", "scalar_tensor", "scatter", "select_backward", "set", "sign", "slice_backward",
+    "sort", "stack", "topk", "uniform", "where", "zero", "zeros", "zeros_like",
 }  # fmt: skip
 _ARITHMETIC = {"add", "div", "mul", "rsub", "sqrt", "sub"}
 _SUMS = {
@@ -140,18 +140,20 @@ class _InFloat64(TorchDispatchMode):
 class _Rounded(_InFloat64):
     """Moves what every operation puts out by an error of its own; those on lists of tensors are the optimizer's."""
 
-    def __init__(self, unit: float, generator: torch.Generator) -> None:
+    def __init__(self, dtype: torch.dtype, generator: torch.Generator) -> None:
         super().__init__()
-        self.unit, self.generator = unit, generator
+        self.inner = unit_roundoff(torch.float32 if dtype.itemsize == 2 else dtype)  # halves are widened to compute
+        self.final = unit_roundoff(dtype) if dtype.itemsize == 2 else 0.0
+        self.generator = generator
 
     def finish(self, operation: OpOverload, name: str, args: Any, options: dict[str, Any], output: Any) -> Any:
         if not is_float(output) or output.is_meta:
             several = isinstance(output, tuple | list) and not name.startswith("_foreach")
             assert not (several and any(map(is_float, output))), f"The errors of {operation} are not known."
             return output
-        roundings = count_own_roundings(operation, name, args, options, output).nan_to_num_(posinf=0.0)
+        error = self.inner * count_own_roundings(operation, name, args, options, output) + self.final * output.abs()
         uniform = torch.rand(output.shape, generator=self.generator, dtype=output.dtype).mul_(2).sub_(1)
-        move = uniform.mul_(roundings).mul_(self.unit)
+        move = uniform.mul_(error.nan_to_num_(posinf=0.0))
         return output.add_(move) if any(result.alias_info for result in operation._schema.returns) else output + move
 
 

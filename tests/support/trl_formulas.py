@@ -45,7 +45,7 @@ def compute_coefficients(config: MaxEntConfig, u: np.ndarray, sums: np.ndarray, 
     u = np.where(mask, u, 0.0)
     scores = sums / np.maximum(lengths, 1) if config.nll_reduction == "mean" else sums
     anchors = {"reference": refs / np.maximum(lengths, 1), "old": scores}.get(config.anchor)
-    log_q = reference.listwise_log_q(u, temperature=config.q_temperature, eps=config.q_eps, mask=mask)
+    log_q = store(reference.listwise_log_q(u, temperature=config.q_temperature, eps=config.q_eps, mask=mask))
     log_target = reference.tempered_log_target(log_q, anchors, tau=config.tau, beta=config.beta, mask=mask)
     weights, advantages = np.exp(store(log_target)), (u - u[mask].mean()) * mask
     if config.projection == "surrogate":
@@ -127,10 +127,6 @@ def evaluate_formula(*arguments: Any, **options: Any) -> Bounded:
     """Return `compute_gradient` of the same arguments, and how far a trainer in float32 may be from it."""
     (exact,) = evaluate(lambda: [compute_gradient(*arguments, **options)])
     return exact
-
-
-def relative_error(got: Tensor, expected: Tensor) -> float:
-    return float((got.double() - expected).norm() / expected.norm())
 
 
 def make_fields(config: MaxEntConfig) -> dict[str, Any]:

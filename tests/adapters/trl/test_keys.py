@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from support import trl_tiny
+from support.precision import Bounded, evaluate
 from support.trl_formulas import compute_coefficients, compute_utilities, list_groups
 
 pytestmark = pytest.mark.numerical
@@ -17,22 +19,27 @@ pytestmark = pytest.mark.numerical
 CONFIG = MaxEntConfig(center=True, dedup=1.0)
 
 
-def train_with(path: Path, key_func: Any) -> tuple[np.ndarray, dict[str, float]]:
+def train_with(path: Path, key_func: Any) -> tuple[torch.Tensor, dict[str, float]]:
     """Return each candidate's coefficient, [PROMPTS, K], and what the update logged."""
     run = trl_tiny.build_trainer(
         path, log_completions=True, maxent_center=True, maxent_dedup=1.0, extra={"key_func": key_func}
     )
     run.train()
     table = pd.read_parquet(next((path / "completions").glob("*.parquet")))
-    return table["coefficient"].to_numpy().reshape(compute_utilities().shape), run.state.log_history[0]
+    coefficients = torch.as_tensor(table["coefficient"].to_numpy()).view(compute_utilities().shape)
+    return coefficients, run.state.log_history[0]
 
 
-def compute_by_formula(names: list[list[int]]) -> np.ndarray:
-    rows = []
-    for group, u, named in zip(list_groups(), compute_utilities(), names, strict=True):
-        lengths = np.array([len(completion) for _, completion in group])
-        rows.append(compute_coefficients(CONFIG, u, 0.0 * u, 0.0 * u, lengths, named))
-    return np.array(rows)
+def evaluate_coefficients(names: list[list[int]]) -> Bounded:
+    def compute() -> list[torch.Tensor]:
+        rows = []
+        for group, u, named in zip(list_groups(), compute_utilities(), names, strict=True):
+            lengths = np.array([len(completion) for _, completion in group])
+            rows.append(compute_coefficients(CONFIG, u, 0.0 * u, 0.0 * u, lengths, named))
+        return [torch.as_tensor(np.array(rows))]
+
+    (exact,) = evaluate(compute)
+    return exact
 
 
 def number_answers(of: Any) -> list[list[int]]:
@@ -51,13 +58,14 @@ def test_a_key_function_is_called_as_a_reward_is_and_says_what_counts_as_the_sam
     found, logged = train_with(tmp_path / "keys", parity)
     assert {"prompts", "completions"} <= called[0].keys()
     shared = number_answers(lambda ids: len(ids) % 2)
-    np.testing.assert_allclose(found, compute_by_formula(shared), rtol=1e-5, atol=1e-6)
+    evaluate_coefficients(shared).assert_near(found)
     distinct = np.mean([len(set(group)) / len(group) for group in shared])
     assert logged["maxent/frac_distinct"] == pytest.approx(distinct)
     assert distinct < 1
     by_tokens, _ = train_with(tmp_path / "tokens", None)
-    np.testing.assert_allclose(by_tokens, compute_by_formula(number_answers(tuple)), rtol=1e-5, atol=1e-6)
-    assert not np.allclose(found, by_tokens)
+    of_tokens = evaluate_coefficients(number_answers(tuple))
+    of_tokens.assert_near(by_tokens)
+    assert of_tokens.distance(found) > 100 * of_tokens.error
 
 
 def test_where_no_answer_is_told_the_tokens_count(tmp_path: Path) -> None:
@@ -65,8 +73,7 @@ def test_where_no_answer_is_told_the_tokens_count(tmp_path: Path) -> None:
         return ["even" if len(ids) % 2 == 0 else None for ids in completion_ids]
 
     found, _ = train_with(tmp_path, first_only)
-    expected = compute_by_formula(number_answers(lambda ids: "even" if len(ids) % 2 == 0 else tuple(ids)))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    evaluate_coefficients(number_answers(lambda ids: "even" if len(ids) % 2 == 0 else tuple(ids))).assert_near(found)
 
 
 def test_what_is_no_function_is_refused_before_a_model_loads() -> None:

@@ -1,5 +1,6 @@
 """What a real TRL run logs, against its formula."""
 
+import copy
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import TrainerCallback
 
 from maxent_grpo import MaxEntConfig, MaxEntObjective
 from support import trl_tiny
+from support.precision import Bounded, evaluate, unit_roundoff
 from support.trl_formulas import (
     build_policy_and_reference,
     compute_coefficients,
@@ -28,48 +30,47 @@ SURROGATE = MaxEntConfig(
 
 
 def test_the_logged_statistics_are_those_of_the_whole_batch(tmp_path: Any) -> None:
-    config = MaxEntConfig(projection="listwise")
     run = trl_tiny.build_trainer(
         tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, maxent_projection="listwise"
     )
     run.train()
-    logged = run.state.log_history[0]
-    policy = trl_tiny.build_model()
-    sums = torch.tensor(
-        [[compute_token_logps(policy, *pair).sum().item() for pair in group] for group in list_groups()]
-    )
+    policy, utilities = trl_tiny.build_model().double(), torch.as_tensor(compute_utilities())
     lengths = torch.tensor([[len(completion) for _, completion in group] for group in list_groups()])
-    objective = MaxEntObjective(config)
-    target = objective.target(
-        torch.tensor(compute_utilities(), dtype=torch.float32),
-        mask=torch.ones_like(lengths, dtype=torch.bool),
-        lengths=lengths,
+    objective, everyone = (
+        MaxEntObjective(MaxEntConfig(projection="listwise")),
+        torch.ones_like(lengths, dtype=torch.bool),
     )
-    for name, value in objective.statistics(target, policy_logps=sums).as_dict().items():
-        assert logged[name] == pytest.approx(float(value), rel=1e-4), name
+
+    def compute() -> dict[str, torch.Tensor]:
+        target = objective.target(utilities, mask=everyone, lengths=lengths)
+        sums = [[compute_token_logps(policy, *pair).sum().item() for pair in group] for group in list_groups()]
+        return objective.statistics(target, policy_logps=torch.tensor(sums, dtype=torch.float64)).as_dict()
+
+    for name, exact in zip(compute(), evaluate(lambda: list(compute().values())), strict=True):
+        exact.assert_near(torch.tensor(run.state.log_history[0][name]))
 
 
-def list_entropies(model: Any, prompt: list[int], completion: list[int]) -> list[float]:
+def compute_entropies(model: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
     logps = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-    return (-(logps.exp() * logps).sum(-1)).tolist()
+    return -(logps.exp() * logps).sum(-1)
 
 
 def test_gap_and_forward_kl_are_measured_before_and_after_an_update_on_the_same_candidates(tmp_path: Any) -> None:
     policy = trl_tiny.build_model()
     settings = {"maxent_projection": "listwise", "learning_rate": 1e-4, "maxent_measure_every": 2, "max_steps": 3}
     run = trl_tiny.build_trainer(tmp_path, policy=policy, **settings)
-    after: list[float] = []
+    after: list[Bounded] = []
 
     class Measure(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            after.append(average_forward_kl(policy))
+            after.append(evaluate_forward_kl(policy))
 
     run.add_callback(Measure())
-    before = average_forward_kl(trl_tiny.build_model())
+    before = evaluate_forward_kl(trl_tiny.build_model())
     run.train()
     logs = [entry for entry in run.state.log_history if "loss" in entry]
-    assert logs[0]["maxent/forward_kl_before"] == pytest.approx(before, rel=1e-4)
-    assert logs[0]["maxent/forward_kl_after"] == pytest.approx(after[0], rel=1e-4)
+    before.assert_near(torch.tensor(logs[0]["maxent/forward_kl_before"]))
+    after[0].assert_near(torch.tensor(logs[0]["maxent/forward_kl_after"]))
     assert logs[0]["maxent/forward_kl_after"] < logs[0]["maxent/forward_kl_before"]
     assert {"maxent/improvement_gap_before", "maxent/improvement_gap_after"} <= set(logs[2])
     assert not {"maxent/forward_kl_before", "maxent/forward_kl_after"} & set(logs[1])
@@ -97,7 +98,7 @@ def test_an_update_that_moves_nothing_measures_the_same_before_and_after(
     logs = [entry for entry in run.state.log_history if f"{MEASURED[0]}_before" in entry]
     assert len(logs) == 2
     for log, name in itertools.product(logs, MEASURED):
-        assert log[f"{name}_after"] == pytest.approx(log[f"{name}_before"], rel=1e-5)
+        assert log[f"{name}_after"] == log[f"{name}_before"]
 
 
 def test_a_log_of_several_steps_holds_the_mean_of_what_they_measured(tmp_path: Any) -> None:
@@ -109,14 +110,15 @@ def test_a_log_of_several_steps_holds_the_mean_of_what_they_measured(tmp_path: A
 
     each, (together,) = logs(1), logs(4)
     for name in (f"{name}_{when}" for name in MEASURED for when in ("before", "after")):
-        assert together[name] == pytest.approx((each[0][name] + each[2][name]) / 2, rel=1e-5)
+        mean = (each[0][name] + each[2][name]) / 2
+        assert together[name] == pytest.approx(mean, rel=4 * unit_roundoff(torch.float32))
 
 
 @HEADS
 def test_entropy_is_the_mean_over_the_tokens_that_are_trained_on(fused: bool, tmp_path: Any) -> None:
     run = trl_tiny.build_trainer(tmp_path, maxent_tau=0.0, maxent_q_eps=0.0, maxent_fused_head=fused)
     run.train()
-    assert run.state.log_history[0]["entropy"] == pytest.approx(average_entropy(best=True), rel=1e-4)
+    evaluate_entropy(best=True).assert_near(torch.tensor(run.state.log_history[0]["entropy"]))
 
 
 @pytest.mark.parametrize(("fused", "best"), [(False, False), (True, True)])
@@ -125,28 +127,36 @@ def test_entropy_in_evaluation_is_over_all_tokens_or_those_that_the_one_pass_hea
 ) -> None:
     settings = {"maxent_tau": 0.0, "maxent_q_eps": 0.0, "maxent_fused_head": fused, "per_device_eval_batch_size": 8}
     run = trl_tiny.build_trainer(tmp_path, extra={"eval_dataset": trl_tiny.make_prompts(2)}, **settings)
-    assert run.evaluate()["eval_entropy"] == pytest.approx(average_entropy(best=best), rel=1e-4)
+    evaluate_entropy(best=best).assert_near(torch.tensor(run.evaluate()["eval_entropy"]))
 
 
-def average_entropy(*, best: bool) -> float:
-    """Return the mean entropy of the tokens of all candidates, or of the best of each group only."""
+def evaluate_entropy(*, best: bool) -> Bounded:
+    """The mean entropy of the tokens of all candidates, or of the best of each group only."""
     counted = (
         compute_utilities() == compute_utilities().max(-1, keepdims=True) if best else np.ones((2, 4), dtype=bool)
     )
     pairs = [pair for pair, counts in zip(itertools.chain(*list_groups()), counted.flatten(), strict=True) if counts]
-    return float(np.mean([entropy for pair in pairs for entropy in list_entropies(trl_tiny.build_model(), *pair)]))
+    policy = trl_tiny.build_model().double()
+    (exact,) = evaluate(lambda: [torch.cat([compute_entropies(policy, *pair) for pair in pairs]).mean()])
+    return exact
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
 def test_kl_to_the_reference_is_logged_wherever_there_is_one(fused: bool, tmp_path: Any) -> None:
     policy, frozen = build_policy_and_reference(tmp_path)
-    values = []
-    for pair in itertools.chain(*list_groups()):
-        gap = (compute_token_logps(frozen, *pair) - compute_token_logps(policy, *pair)).detach()
-        values.extend((gap.exp() - gap - 1).tolist())
+    precise = [copy.deepcopy(frozen).double(), copy.deepcopy(policy).double()]
+
+    def average_kl() -> list[torch.Tensor]:
+        values = []
+        for pair in itertools.chain(*list_groups()):
+            refs, logps = (compute_token_logps(model, *pair) for model in precise)
+            values.append((refs - logps).exp() - (refs - logps) - 1)
+        return [torch.cat(values).mean()]
+
     run = trl_tiny.build_trainer(tmp_path, policy=policy, init_kl_coeff=0.1, maxent_fused_head=fused)
     run.train()
-    assert run.state.log_history[0]["kl"] == pytest.approx(np.mean(values), rel=1e-4)
+    (exact,) = evaluate(average_kl)
+    exact.assert_near(torch.tensor(run.state.log_history[0]["kl"]))
 
 
 @pytest.mark.parametrize(
@@ -201,12 +211,18 @@ def test_metrics_reach_what_report_to_names(tmp_path: Path) -> None:
     assert scalar.value == pytest.approx(run.state.log_history[0]["maxent/ess"])
 
 
-def average_forward_kl(model: Any) -> float:
-    """Return the mean over groups of KL(π*‖p) at the published settings, by the oracle."""
-    values = []
-    for group, u in zip(list_groups(), compute_utilities(), strict=True):
-        scores = np.array([compute_token_logps(model, *pair).sum().item() for pair in group])
-        weights = compute_coefficients(MaxEntConfig(), u, scores, scores, np.full(4, 1), [])
-        log_p = scores - np.logaddexp.reduce(scores)
-        values.append((weights * (np.log(weights) - log_p)).sum())
-    return float(np.mean(values))
+def evaluate_forward_kl(model: Any) -> Bounded:
+    """The mean over groups of KL(π*‖p) at the published settings, by the oracle."""
+    model = copy.deepcopy(model).double()
+
+    def average() -> list[torch.Tensor]:
+        values = []
+        for group, u in zip(list_groups(), compute_utilities(), strict=True):
+            scores = torch.stack([compute_token_logps(model, *pair).sum() for pair in group]).detach()
+            anchors = scores.numpy()
+            weights = torch.as_tensor(compute_coefficients(MaxEntConfig(), u, anchors, anchors, np.full(4, 1), []))
+            values.append((weights * (weights.log() - scores.log_softmax(-1))).sum())
+        return [torch.stack(values).mean()]
+
+    (exact,) = evaluate(average)
+    return exact

@@ -14,14 +14,13 @@ from peft import LoraConfig, PromptTuningConfig
 
 from maxent_grpo import MaxEntConfig, reference
 from support import trl_tiny
-from support.precision import evaluate
+from support.precision import evaluate, store
 from support.trl_formulas import (
     build_policy_and_reference,
     compute_coefficients,
     compute_token_logps,
     compute_utilities,
     list_groups,
-    relative_error,
 )
 
 HEADS = pytest.mark.parametrize("fused", [False, True], ids=["TRL's head", "one-pass head"])
@@ -136,36 +135,52 @@ def test_every_candidate_is_trained_on_where_nothing_is_dropped(tmp_path: Any) -
     ],
 )
 def test_evaluation_takes_the_same_loss_of_its_own_groups(settings: dict[str, Any], tmp_path: Any) -> None:
-    extra = {"eval_dataset": trl_tiny.make_prompts(2)}
-    run = trl_tiny.build_trainer(
-        tmp_path, extra=extra, per_device_eval_batch_size=8, num_generations_eval=2, **settings
-    )
-    metrics = run.evaluate()
-    again = trl_tiny.build_trainer(
-        tmp_path, extra=extra, per_device_eval_batch_size=2, num_generations_eval=2, **settings
-    )
-    assert again.evaluate()["eval_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
-    assert 1 <= metrics["eval_maxent/ess"] <= 2
+    extra, policy = {"eval_dataset": trl_tiny.make_prompts(2)}, trl_tiny.build_model()
+
+    def compute_metrics(policy: Any, rows: int) -> dict[str, float]:
+        layout = {"per_device_eval_batch_size": rows, "num_generations_eval": 2}
+        run = trl_tiny.build_trainer(tmp_path, policy=copy.deepcopy(policy), extra=extra, **layout, **settings)
+        return run.evaluate()
+
+    precise = copy.deepcopy(policy).double()
+    (exact,) = evaluate(lambda: [torch.tensor(compute_metrics(precise, 8)["eval_loss"], dtype=torch.float64)])
+    for rows in (8, 2):
+        metrics = compute_metrics(policy, rows)
+        exact.assert_near(torch.tensor(metrics["eval_loss"]))
+        assert 1 <= metrics["eval_maxent/ess"] <= 2
 
 
 def test_the_evaluation_loss_is_that_of_training(tmp_path: Any) -> None:
-    run = trl_tiny.build_trainer(
-        tmp_path, extra={"eval_dataset": trl_tiny.make_prompts(2)}, per_device_eval_batch_size=8
-    )
-    run.train()
-    assert run.evaluate()["eval_loss"] == pytest.approx(run.state.log_history[0]["loss"], rel=1e-4)
+    def compute_losses(policy: Any) -> list[torch.Tensor]:
+        extra = {"eval_dataset": trl_tiny.make_prompts(2)}
+        run = trl_tiny.build_trainer(
+            tmp_path, policy=copy.deepcopy(policy), extra=extra, per_device_eval_batch_size=8
+        )
+        run.train()
+        losses = run.state.log_history[0]["loss"], run.evaluate()["eval_loss"]
+        return [torch.tensor(loss, dtype=torch.float64) for loss in losses]
+
+    policy = trl_tiny.build_model()
+    precise = copy.deepcopy(policy).double()
+    exact, _ = evaluate(lambda: compute_losses(precise))
+    for loss in compute_losses(policy):
+        exact.assert_near(loss)
 
 
 def test_the_table_of_completions_holds_rewards_target_weights_and_coefficients(tmp_path: Path) -> None:
     trl_tiny.build_trainer(tmp_path, log_completions=True, maxent_center=True).train()
     table = pd.read_parquet(next((tmp_path / "completions").glob("*.parquet")))
     assert len(table) == 8
-    for group in np.split(np.arange(8), 2):
-        weights = table["target_weight"].to_numpy()[group]
-        u = table["reward"].to_numpy()[group]
-        expected = np.exp(reference.tempered_log_target(reference.listwise_log_q(u), tau=0.2))
-        np.testing.assert_allclose(weights, expected, rtol=1e-4)
-        np.testing.assert_allclose(table["coefficient"].to_numpy()[group], weights - 1 / 4, atol=1e-6)
+    columns = [torch.tensor(table[name].to_numpy()) for name in ("reward", "target_weight", "coefficient")]
+    for u, weights, coefficients in zip(*(column.view(2, 4) for column in columns), strict=True):
+
+        def compute(u: torch.Tensor = u) -> list[torch.Tensor]:
+            log_target = reference.tempered_log_target(store(reference.listwise_log_q(u.numpy())), tau=0.2)
+            weights = torch.as_tensor(store(log_target)).exp()
+            return [weights, weights - 1 / 4]
+
+        for found, exact in zip((weights, coefficients), evaluate(compute), strict=True):
+            exact.assert_near(found)
 
 
 def test_candidates_of_a_group_must_share_their_prompt(tmp_path: Any) -> None:
@@ -251,17 +266,17 @@ def test_the_routers_auxiliary_loss_is_that_of_every_candidate_added_once_per_up
 @HEADS
 def test_the_head_is_projected_in_float32_on_request(fused: bool, tmp_path: Any) -> None:
     policy = trl_tiny.build_model().to(torch.bfloat16)
-    run = trl_tiny.build_trainer(tmp_path, policy=policy, cast_lm_head_to_fp32=True, maxent_fused_head=fused)
-    kept = trl_tiny.Gradients()
-    run.add_callback(kept)
-    run.train()
-    head = kept.steps[0]["lm_head.weight"]
-    assert head.dtype == torch.float32
-    exact = trl_tiny.Gradients()
-    trl_tiny.build_trainer(
-        tmp_path, policy=trl_tiny.build_model().to(torch.bfloat16).float(), callbacks=[exact]
-    ).train()
-    assert relative_error(head, exact.steps[0]["lm_head.weight"]) < 2e-2
+
+    def differentiate_head(policy: Any, **settings: Any) -> torch.Tensor:
+        kept = trl_tiny.Gradients()
+        trl_tiny.build_trainer(tmp_path, policy=copy.deepcopy(policy), callbacks=[kept], **settings).train()
+        return kept.steps[0]["lm_head.weight"]
+
+    precise = copy.deepcopy(policy).double()
+    (exact,) = evaluate(lambda: [differentiate_head(precise)], torch.bfloat16)
+    found = differentiate_head(policy, cast_lm_head_to_fp32=True, maxent_fused_head=fused)
+    assert not torch.equal(found, found.bfloat16().float())
+    exact.assert_near(found)
 
 
 def test_the_reference_can_follow_the_policy(tmp_path: Any) -> None:
@@ -271,7 +286,7 @@ def test_the_reference_can_follow_the_policy(tmp_path: Any) -> None:
     run = trl_tiny.build_trainer(tmp_path, policy=policy, learning_rate=1e-3, max_steps=2, **settings)
     run.train()
     for mine, reference_parameter in zip(policy.parameters(), run.ref_model.parameters(), strict=True):
-        torch.testing.assert_close(mine, reference_parameter)
+        assert torch.equal(mine, reference_parameter)
 
 
 @pytest.mark.parametrize(
