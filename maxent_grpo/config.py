@@ -1,5 +1,6 @@
 """The settings of the method: one frozen dataclass, from Python, the environment or a recipe."""
 
+import dataclasses
 import functools
 import logging
 import math
@@ -8,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from maxent_grpo._checks import expect, expect_in
+from maxent_grpo._checks import expect
+from maxent_grpo._settings_checks import expect_settings
 
 logger = logging.getLogger(__name__)
 
@@ -88,57 +90,7 @@ class MaxEntConfig:
 
     def __post_init__(self) -> None:
         """Check every field, then the fields against one another."""
-        self._expect_ranges()
-        self._expect_combinations()
-
-    def _expect_ranges(self) -> None:
-        for name, choices in _CHOICES.items():
-            expect(
-                getattr(self, name) in choices,
-                f"{name} to be one of {list(choices)}",
-                **{name: getattr(self, name)},
-            )
-        for name in ("length_normalize_ref", "center"):
-            expect(
-                isinstance(getattr(self, name), bool),
-                f"{name} to be True or False",
-                **{name: getattr(self, name)},
-            )
-        for name in ("tau", "beta", "q_eps", "clip_high"):
-            expect_in(name, getattr(self, name), 0.0)
-        for name in ("q_temperature", "surrogate_tau"):
-            expect_in(name, getattr(self, name), 0.0, open_low=True)
-        for name in ("dedup", "clip_low"):
-            expect_in(name, getattr(self, name), 0.0, 1.0)
-        expect_in("success_power", self.success_power, 0.0, _LARGEST)
-        expect_in("min_utility", self.min_utility, -_LARGEST, _LARGEST)
-        if self.max_length is not None:
-            expect_in("max_length", self.max_length, 1)
-        if self.target_ess is not None:
-            expect_in("target_ess", self.target_ess, 1.0)
-        if self.keep_fraction is not None:
-            expect_in("keep_fraction", self.keep_fraction, 0.0, 1.0, open_low=True)
-
-    def _expect_combinations(self) -> None:
-        expect(not self.tau == self.beta == math.inf, "tau or beta to be finite", tau=self.tau, beta=self.beta)
-        expect(self.anchor != "none" or self.beta == 0, "beta=0 with anchor='none'", beta=self.beta)
-        expect(
-            not self.center or self.projection == "mle",
-            "projection='mle' with center=True (the other projections are centred by themselves)",
-            projection=self.projection,
-        )
-        expect(
-            self.projection != "surrogate" or (self.nll_reduction != "mean" and self.target_ess is None),
-            "nll_reduction other than 'mean' and target_ess=None with projection='surrogate' (it divides by "
-            "max_length and has no target)",
-            nll_reduction=self.nll_reduction,
-            target_ess=self.target_ess,
-        )
-        expect(
-            self.target_ess is None or self.beta < math.inf,
-            "a finite beta with target_ess (no τ changes the target of an infinite one)",
-            beta=self.beta,
-        )
+        expect_settings(vars(self), {}, _CHOICES)
 
     @property
     def needs_reference(self) -> bool:
@@ -183,7 +135,8 @@ class MaxEntConfig:
         >>> MaxEntConfig.from_env({"MAXENT_TAU": "0.5"}).tau
         0.5
         """
-        return cls(**_environment_fields(os.environ if environ is None else environ))
+        variables = {name: variable for variable, name in _ENVIRONMENT.items()}
+        return cls._build(_environment_fields(os.environ if environ is None else environ), variables)
 
     @classmethod
     def from_recipe(
@@ -216,15 +169,23 @@ class MaxEntConfig:
         """
         entries = _recipe_fields(recipe)
         environment = _environment_fields(os.environ if environ is None else environ)
+        names = {name: _name_source(name, recipe, environment) for name in _TYPES}
         preset = recipe.get("maxent_preset")
         if preset is None:
-            return cls(**{**(defaults or {}), **environment, **entries})
+            return cls._build({**(defaults or {}), **environment, **entries}, names)
         expect(preset in PRESETS, f"maxent_preset to be one of {list(PRESETS)}", maxent_preset=preset)
         fields = vars(PRESETS[preset]())
         for variable, name in _ENVIRONMENT.items():
             if name not in entries and environment.get(name, fields[name]) != fields[name]:
                 _say_once(f"maxent_preset={preset} overrides {variable}={environment[name]} with {fields[name]}.")
-        return cls(**{**fields, **entries})
+        return cls._build({**fields, **entries}, names)
+
+    @classmethod
+    def _build(cls, fields: Mapping[str, Any], names: Mapping[str, str]) -> Self:
+        """Return settings; complaints call fields as their source does."""
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        expect_settings(defaults | dict(fields), names, _CHOICES)
+        return cls(**fields)
 
 
 PRESETS: dict[str, Callable[[], MaxEntConfig]] = {"published": MaxEntConfig, "diverse": MaxEntConfig.diverse}
@@ -233,7 +194,6 @@ PRESETS: dict[str, Callable[[], MaxEntConfig]] = {"published": MaxEntConfig, "di
 ADAPTER_ENTRIES = ("maxent_preset", "maxent_fused_head", "maxent_measure_every")
 """Entries of a recipe that are no fields of the method: adapters read them."""
 
-_LARGEST = 1.7976931348623157e308
 _TYPES: dict[str, Any] = get_type_hints(MaxEntConfig)
 _CHOICES = {name: get_args(hint) for name, hint in _TYPES.items() if get_origin(hint) is Literal}
 
@@ -257,6 +217,15 @@ def _recipe_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
         )
         fields["beta"] = beta
     return fields
+
+
+def _name_source(name: str, recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """Return what the user calls a field: its entry in a recipe, or the variable that sets it."""
+    entry = f"maxent_{name}"
+    if name == "beta" and entry not in recipe:
+        return "init_kl_coeff"
+    variables = {field: variable for variable, field in _ENVIRONMENT.items()}
+    return variables[name] if name in environment and entry not in recipe else entry
 
 
 def _environment_fields(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The parser of a recipe and its flags, whose complaints are one line each."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,8 +63,13 @@ class RecipeParser(TrlParser):  # type: ignore[misc]
         try:
             script, training, model = self.parse_args_into_dataclasses(arguments, look_for_args_file=False)
         except ValueError as error:
-            raise ValueError(f"{self.path or 'command line'}: {error}") from error
+            raise ValueError(f"{self._blame(str(error))}: {error}") from error
         return script, training, model
+
+    def _blame(self, complaint: str) -> str:
+        """Return where the fields that a complaint got are from: the command line if one of them is."""
+        sources = [self.name_source(name) for name in re.findall(r"(?:got |, )(\w+)=", complaint)]
+        return "command line" if "command line" in sources else str(self.path or "command line")
 
     def name_source(self, name: str) -> str:
         """Return where a field's value comes from."""

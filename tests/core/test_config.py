@@ -133,8 +133,8 @@ class TestEnvironment:
         [
             ("MAXENT_TAU", "warm", "Expected MAXENT_TAU to be a float, got MAXENT_TAU='warm'."),
             ("MAXENT_TAU", "", "Expected MAXENT_TAU to have a value, got MAXENT_TAU=''."),
-            ("MAXENT_TAU", "-1", "Expected tau >= 0, got tau=-1.0."),
-            ("MAXENT_TAU", "nan", "Expected tau >= 0, got tau=nan."),
+            ("MAXENT_TAU", "-1", "Expected MAXENT_TAU >= 0, got MAXENT_TAU=-1.0."),
+            ("MAXENT_TAU", "nan", "Expected MAXENT_TAU >= 0, got MAXENT_TAU=nan."),
             (
                 "MAXENT_LENGTH_NORM_REF",
                 "yes",
@@ -191,9 +191,15 @@ class TestRecipe:
             ({"maxent_tau": [1]}, "Expected maxent_tau to be a float, got maxent_tau=[1]."),
             ({"maxent_center": "maybe"}, "Expected maxent_center to be a bool, got maxent_center='maybe'."),
             ({"maxent_max_length": 2.5}, "Expected maxent_max_length to be a int, got maxent_max_length=2.5."),
-            ({"maxent_skip": "some"}, "Expected skip to be one of ['none', 'equal', 'all_min'], got skip='some'."),
+            (
+                {"maxent_skip": "some"},
+                "Expected maxent_skip to be one of ['none', 'equal', 'all_min'], got maxent_skip='some'.",
+            ),
             ({"init_kl_coeff": "big"}, "Expected init_kl_coeff to be a float, got init_kl_coeff='big'."),
-            ({"maxent_keep_fraction": 2}, "Expected keep_fraction > 0 and <= 1, got keep_fraction=2.0."),
+            (
+                {"maxent_keep_fraction": 2},
+                "Expected maxent_keep_fraction > 0 and <= 1, got maxent_keep_fraction=2.0.",
+            ),
         ],
     )
     def test_names_what_it_cannot_read(self, recipe, message):

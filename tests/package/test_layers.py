@@ -17,7 +17,7 @@ FOLDERS = {
     "examples/pipeline": "maxent_grpo.pipeline",
 }
 
-HELPERS = {"torch", "maxent_grpo._checks", "maxent_grpo._masked"}
+HELPERS = {"torch", "maxent_grpo._checks", "maxent_grpo._masked", "maxent_grpo._settings_checks"}
 FUNCTIONS = HELPERS | {f"maxent_grpo.{name}" for name in ("target", "loss", "potential", "groups", "config")}
 OBJECTIVE = FUNCTIONS | {"maxent_grpo.objective", "maxent_grpo._statistics"}
 KERNELS = HELPERS | {"maxent_grpo.kernels"}

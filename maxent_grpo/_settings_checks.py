@@ -1,0 +1,76 @@
+"""Whether values of `MaxEntConfig` are in range and go together; complaints call each field as its user does."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from maxent_grpo._checks import expect, expect_in
+
+Names = Mapping[str, str]
+Choices = Mapping[str, tuple[str, ...]]
+_LARGEST = 1.7976931348623157e308
+
+
+def expect_settings(values: Mapping[str, Any], names: Names, choices: Choices) -> None:
+    """Check every field, then the fields against one another.
+
+    Args:
+        values: all fields.
+        names: what the user calls a field, where that is not its name.
+        choices: what the fields that are a choice may be.
+    """
+    names = {name: names.get(name, name) for name in values}
+    _expect_kinds(values, names, choices)
+    _expect_ranges(values, names)
+    _expect_combinations(values, names)
+
+
+def _expect_kinds(values: Mapping[str, Any], names: Names, choices: Choices) -> None:
+    for field, known in choices.items():
+        name, value = names[field], values[field]
+        expect(value in known, f"{name} to be one of {list(known)}", **{name: value})
+    for field in ("length_normalize_ref", "center"):
+        name, value = names[field], values[field]
+        expect(isinstance(value, bool), f"{name} to be True or False", **{name: value})
+
+
+def _expect_ranges(values: Mapping[str, Any], names: Names) -> None:
+    for field in ("tau", "beta", "q_eps", "clip_high"):
+        expect_in(names[field], values[field], 0.0)
+    for field in ("q_temperature", "surrogate_tau"):
+        expect_in(names[field], values[field], 0.0, open_low=True)
+    for field in ("dedup", "clip_low"):
+        expect_in(names[field], values[field], 0.0, 1.0)
+    expect_in(names["success_power"], values["success_power"], 0.0, _LARGEST)
+    expect_in(names["min_utility"], values["min_utility"], -_LARGEST, _LARGEST)
+    for field in ("max_length", "target_ess"):
+        if values[field] is not None:
+            expect_in(names[field], values[field], 1.0)
+    if values["keep_fraction"] is not None:
+        expect_in(names["keep_fraction"], values["keep_fraction"], 0.0, 1.0, open_low=True)
+
+
+def _expect_combinations(values: Mapping[str, Any], names: Names) -> None:
+    def expect_if(holds: bool, expectation: str, *fields: str) -> None:
+        expect(holds, expectation, **{names[field]: values[field] for field in fields})
+
+    tau, beta, projection = names["tau"], names["beta"], names["projection"]
+    expect_if(not values["tau"] == values["beta"] == math.inf, f"{tau} or {beta} to be finite", "tau", "beta")
+    expect_if(values["anchor"] != "none" or values["beta"] == 0, f"{beta}=0 with {names['anchor']}='none'", "beta")
+    expect_if(
+        not values["center"] or values["projection"] == "mle",
+        f"{projection}='mle' with {names['center']}=True (the other projections are centred by themselves)",
+        "projection",
+    )
+    expect_if(
+        values["projection"] != "surrogate" or (values["nll_reduction"] != "mean" and values["target_ess"] is None),
+        f"{names['nll_reduction']} other than 'mean' and {names['target_ess']}=None with {projection}='surrogate' "
+        "(it divides by max_length and has no target)",
+        "nll_reduction",
+        "target_ess",
+    )
+    expect_if(
+        values["target_ess"] is None or values["beta"] < math.inf,
+        f"a finite {beta} with {names['target_ess']} (no τ changes the target of an infinite one)",
+        "beta",
+    )
