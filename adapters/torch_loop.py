@@ -198,6 +198,13 @@ class MaxEntLoss(nn.Module):
             ValueError: as `forward`.
         """
         # Whole groups first: the target is a distribution over all candidates of a prompt.
+        dedup = self.objective.config.dedup
+        expect(
+            dedup == 0 or rollout.ids is not None or rollout.keys is not None,
+            f"ids or keys with dedup={dedup!r}, to tell which completions are the same answer",
+            ids=None,
+            keys=None,
+        )
         whole = pad_rollout(rollout, policy_logps)
         old_logps = whole.groups.old_logps
         target = whole.groups.build_target(self.objective, whole.utilities)

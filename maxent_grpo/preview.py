@@ -287,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("rollouts", type=Path, help="JSON lines, one group per line")
     parser.add_argument("--tau", type=float, default=default.tau, help="τ to look at (%(default)s)")
     parser.add_argument("--beta", type=float, default=default.beta, help="β; above 0 needs ref_logps (%(default)s)")
+    parser.add_argument("--dedup", type=float, default=default.dedup, help="κ; above 0 needs texts (%(default)s)")
     parser.add_argument("--q-temperature", type=float, default=default.q_temperature, help="T (%(default)s)")
     parser.add_argument("--q-eps", type=float, default=default.q_eps, help="ε (%(default)s)")
     parser.add_argument(

@@ -165,3 +165,13 @@ def test_a_missing_file_a_bad_setting_and_a_missing_reference_are_named(
     ):
         assert main(arguments) == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_duplicates_are_discounted_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, {"rewards": [1, 1, 1, 0], "texts": ["a", "a", "b", "c"]})
+    assert main([str(file), "--tau", "0", "--dedup", "1"]) == 0
+    assert "π*      0.250  0.250  0.500  0.000" in capsys.readouterr().out
+    assert main([str(write(tmp_path, {"rewards": [1, 0]})), "--dedup", "1"]) == 2
+    assert "Expected keys with dedup=1.0" in capsys.readouterr().err
