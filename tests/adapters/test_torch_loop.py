@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from maxent_grpo import MaxEntConfig, MaxEntObjective
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
+from support.bigram import GROUPS, VOCABULARY, Bigram, K, T, batch, log_probs
 from support.golden_table import bound_row, load_golden
 from support.kernel_errors import assert_within
 from support.precision import Bounded, evaluate, unit_roundoff
@@ -25,37 +26,6 @@ SETTINGS = {
     "listwise": MaxEntConfig(projection="listwise", anchor="old", beta=0.5, nll_reduction="mean"),
     "surrogate": MaxEntConfig(projection="surrogate", surrogate_tau=0.1, max_length=6),
 }
-GROUPS, K, T, VOCABULARY = 4, 3, 6, 11
-
-
-class Bigram(nn.Module):
-    """The smallest causal language model: logits of the next token from the present one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.table = nn.Linear(VOCABULARY, VOCABULARY, dtype=torch.float64)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        before = torch.cat([torch.zeros_like(ids[:, :1]), ids[:, :-1]], dim=1)
-        return self.table(nn.functional.one_hot(before, VOCABULARY).to(torch.float64))
-
-
-def batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Return ids [N, T], mask and rewards of four groups of three: one unscorable, one empty, two duplicates."""
-    torch.manual_seed(1)
-    ids = torch.randint(VOCABULARY, (GROUPS * K, T))
-    ids[1] = ids[0]
-    lengths = torch.randint(1, T + 1, (GROUPS * K,))
-    lengths[1], lengths[5] = lengths[0], 0
-    rewards = torch.randint(2, (GROUPS * K,)).to(torch.float64)
-    rewards[:3] = torch.tensor([1.0, 1.0, 0.0])
-    rewards[7] = math.nan
-    return ids, torch.arange(T) < lengths.unsqueeze(-1), rewards
-
-
-def log_probs(model: nn.Module, ids: Tensor) -> Tensor:
-    return model(ids).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
 
 def evaluate_whole_batch(config: MaxEntConfig) -> Bounded:
@@ -260,64 +230,6 @@ def test_statistics_are_of_the_targets_and_of_the_policy_on_them() -> None:
     assert statistics.kl_target_anchor is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"group_sizes": 5}, "group_sizes that divide the 12 rows, got group_sizes=5"),
-        ({"group_sizes": 0}, "group_sizes that divide the 12 rows, got group_sizes=0"),
-        ({"group_sizes": -3}, "group_sizes=-3"),
-        ({"group_sizes": 4.0}, r"group_sizes=4\.0"),
-        ({"group_sizes": [6.5, 5.5]}, r"whole sizes >= 0, got group_sizes=\[6\.5, 5\.5\]"),
-        ({"keys": torch.zeros(11, dtype=torch.long)}, r"keys of shape \[12\]"),
-        ({"keys": ["a"] * 11}, "keys of 12 candidates, got keys=11"),
-        ({"keys": [1.5] * 12}, r"texts or None of keys, got keys=\[1\.5, 1\.5, 1\.5\]"),
-        ({"keys": [*["a"] * 11, None]}, "ids, or a text for every candidate"),
-        ({"mask": [[True]]}, r"mask to be a torch\.Tensor"),
-        ({"mask": torch.ones(12, dtype=torch.bool)}, r"mask of shape \[N, T\], got mask of shape \[12\]"),
-        ({"rewards": ["a"] * 12}, "rewards to be numbers or None, got rewards='a'"),
-        ({"rewards": [torch.zeros(2)] * 12}, r"rewards to be numbers or None, got rewards=tensor\(\[0"),
-        ({"rewards": [10**400] * 12}, "rewards to be numbers or None, got rewards=1000"),
-        ({"rewards": [math.inf] * 12}, "finite rewards, or None without a verdict, got rewards=inf"),
-        ({"rewards": torch.tensor([-math.inf] * 12)}, "got rewards=-inf"),
-        ({"old_logps": torch.zeros(12, 5)}, r"old_logps of shape \[12, 6\]"),
-        ({"group_sizes": [12, 1]}, "group_sizes to sum to the 12 rows"),
-        ({"rewards": torch.zeros(11)}, r"rewards of shape \[12\]"),
-        ({"mask": torch.ones(12, 5, dtype=torch.bool)}, "shape"),
-        ({"ref_logps": torch.zeros(12, 5)}, r"ref_logps of shape \[12, 6\]"),
-        ({"config": MaxEntConfig(beta=0.1)}, "ref_logps"),
-        (
-            {"config": MaxEntConfig(beta=0.1), "ref_logps": torch.full((12, 6), -math.inf)},
-            "finite ref_logps, got candidates_without=10",
-        ),
-        (
-            {"config": MaxEntConfig(projection="listwise"), "old_logps": torch.full((12, 6), math.nan)},
-            "finite old_logps, got candidates_without=10",
-        ),
-        ({"config": MaxEntConfig(dedup=0.5)}, "keys"),
-        ({"config": MaxEntConfig(keep_fraction=0.5)}, "generator"),
-        (
-            {"config": MaxEntConfig(success_power=1.0), "rewards": [1.0, -1.0] * 6},
-            r"utilities >= 0 with success_power=1\.0, got lowest_utility=-1\.0",
-        ),
-        ({"num_groups": 0}, "num_groups > 0"),
-    ],
-)
-def test_bad_input_is_named(arguments: dict[str, object], message: str) -> None:
-    model, (ids, mask, rewards) = Bigram(), batch()
-    call: dict[str, object] = {"rewards": rewards, "mask": mask, "group_sizes": K, **arguments}
-    loss_fn = MaxEntLoss(call.pop("config", None))
-    with pytest.raises(ValueError, match=message):
-        loss_fn(log_probs(model, ids), Rollout(**call))
-
-
-def test_log_probabilities_of_another_shape_are_named() -> None:
-    _, (_, mask, rewards) = Bigram(), batch()
-    with pytest.raises(ValueError, match=r"logps of shape \[12, 6\], got logps of shape \[12, 5\]"):
-        MaxEntLoss()(torch.zeros(12, 5), Rollout(rewards, mask, group_sizes=K))
-    with pytest.raises(ValueError, match=r"logps to be a torch\.Tensor"):
-        MaxEntLoss()([[0.0]], Rollout(rewards, mask, group_sizes=K))
-
-
 @pytest.mark.parametrize("size", [np.int64(K), torch.tensor(K)])
 def test_one_group_size_may_be_any_whole_number(size: Any) -> None:
     model, (ids, mask, rewards) = Bigram(), batch()
@@ -359,28 +271,6 @@ def test_a_loss_for_summed_gradients_is_that_of_averaged_ones_over_the_ranks(mon
     averaged, _ = MaxEntLoss()(logps, rollout)
     summed, _ = MaxEntLoss(gradients_averaged=False)(logps, rollout)
     assert torch.equal(averaged, 2 * summed)
-
-
-def test_logits_without_ids_are_refused() -> None:
-    model, (ids, mask, rewards) = Bigram(), batch()
-    with pytest.raises(ValueError, match="Expected ids with logits"):
-        MaxEntLoss()(model(ids), Rollout(rewards, mask, group_sizes=K))
-    with pytest.raises(ValueError, match="Expected ids with hidden states"):
-        MaxEntLoss().from_hidden(torch.zeros(12, 6, 5), nn.Linear(5, 11), Rollout(rewards, mask, group_sizes=K))
-
-
-def test_what_is_no_method_and_what_is_no_row_of_log_probabilities_is_named() -> None:
-    with pytest.raises(ValueError, match="a MaxEntConfig or a MaxEntObjective, got method='dict'"):
-        MaxEntLoss({"tau": 1.0})
-    _, mask, rewards = batch()
-    constants = MaxEntLoss().prepare(Rollout(rewards, mask, group_sizes=K))
-    with pytest.raises(ValueError, match=r"logps of shape \[12, 6\], got logps of shape \[12, 6, 11\]"):
-        constants.loss(torch.zeros(12, 6, 11))
-
-
-def test_a_config_without_its_constant_length_is_refused_before_any_training() -> None:
-    with pytest.raises(ValueError, match="max_length"):
-        MaxEntLoss(MaxEntConfig.diverse())
 
 
 def test_a_training_loop_of_thirty_lines_learns_the_rewarded_token() -> None:
