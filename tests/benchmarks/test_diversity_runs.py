@@ -22,6 +22,7 @@ from maxent_grpo.pipeline.tiny.sampling import Samples, sample, token_logps
 from maxent_grpo.pipeline.tiny.storage import Log
 from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
 from maxent_grpo.pipeline.tiny.warm_start import warm_start
+from support.precision import evaluate
 
 TINY = Preset(
     ("dr_grpo",), family_name="graph", hidden_size=32, layers=1, warm_steps=6, updates=4, prompts=4, samples=4,
@@ -75,8 +76,8 @@ def test_exact_probabilities_agree_with_the_share_of_samples(graph_model, temper
         if verdict.correct:
             counts[row // count, problems[row // count].modes.index(verdict.mode)] += 1
     right = np.nansum(exact, -1)
-    assert 0.02 < right.mean() < 1
-    assert (right <= 1 + 1e-6).all()
+    assert right.mean() > 0.02
+    assert right.max() < 1
     error = np.sqrt(np.nanmax(exact * (1 - exact)) / count)
     assert np.nanmax(abs(exact - counts / count)) < 5 * error
     assert np.isnan(exact[0, len(problems[0].modes) :]).all()
@@ -90,14 +91,14 @@ def coefficients_of_arm(name: str, rewards: torch.Tensor) -> torch.Tensor:
 
 def test_grpo_divides_centered_rewards_by_their_deviation():
     deviation = (0.25 * 0.75) ** 0.5
-    expected = torch.tensor([[0.75, -0.25, -0.25, -0.25], [0.0] * 4]) / deviation / 4
-    assert_close(coefficients_of_arm("grpo", torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 1, 1]])), expected)
+    expected = torch.tensor([[0.75, -0.25, -0.25, -0.25], [0.0] * 4]).double() / deviation / 4
+    assert_close(coefficients_of_arm("grpo", torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 1, 1]]).double()), expected)
 
 
 def test_maxrl_weighs_successes_by_the_mean_success():
-    rewards = torch.tensor([[1.0, 1, 0, 0, 0], [0.0] * 5])
+    rewards = torch.tensor([[1.0, 1, 0, 0, 0], [0.0] * 5]).double()
     expected = torch.stack([(rewards[0] - 0.4) / 0.4 / 5, torch.zeros(5)])
-    assert_close(coefficients_of_arm("maxrl", rewards), expected, atol=1e-5, rtol=1e-4)
+    assert_close(coefficients_of_arm("maxrl", rewards), expected)
 
 
 def test_arms_name_arms_and_presets_take_the_rates_of_studies_that_have_them():
@@ -202,26 +203,30 @@ def test_a_runs_loop_is_its_arms(tmp_path: Path, name: str):
     assert (loop.keys is None) == (arm.keys == "tokens")
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("arm", ["dr_grpo", RECIPE, "tpo", "two_passes"])
 def test_leaving_idle_completions_out_changes_no_update(graph_model, arm: str):
     family, problems = FAMILIES["graph"], load_problems(TINY).train
     tokenizer = family.build_tokenizer()
+    batch = {"num_samples": 4, "max_new_tokens": 4}
+    torch.manual_seed(0)
+    samples = sample(graph_model, tokenizer, family.task, problems[:8], **batch)
 
-    def compute_gradients(*, active_only: bool) -> list[torch.Tensor]:
+    def compute_gradients(dtype: torch.dtype, *, active_only: bool) -> list[torch.Tensor]:
         model = build_model(tokenizer, hidden_size=32, layers=1)
         model.load_state_dict(graph_model.state_dict())
+        model.to(dtype)
         settings = LoopSettings(
-            learning_rate=1e-3, prompts_per_step=8, num_samples=4, max_new_tokens=4, active_only=active_only,
-            passes=ARMS[arm].passes,
-        )  # fmt: skip
+            learning_rate=1e-3, prompts_per_step=8, active_only=active_only, passes=ARMS[arm].passes, **batch
+        )
         loop = Reinforcement(model, tokenizer, family.task, ARMS[arm].build_objective(4), settings)
-        loop.update(problems)
-        return [parameter.grad for parameter in model.parameters()]
+        loop.learn(samples)
+        return [torch.cat([parameter.grad.flatten() for parameter in model.parameters()])]
 
-    everyone, active = compute_gradients(active_only=False), compute_gradients(active_only=True)
-    assert max(float(gradient.abs().max()) for gradient in everyone) > 1e-5
-    for one, other in zip(everyone, active, strict=True):
-        assert_close(one, other, atol=1e-6, rtol=1e-4)
+    (everyone,) = evaluate(lambda: compute_gradients(torch.float64, active_only=False))
+    assert everyone.error < 1e-3 * float(everyone.value.norm())
+    for active_only in (False, True):
+        everyone.assert_near(*compute_gradients(torch.float32, active_only=active_only))
 
 
 def test_an_entropy_bonus_raises_the_entropy(graph_model):

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +10,8 @@ from torch.testing import assert_close
 
 import maxent_grpo as mg
 from maxent_grpo import reference
+from maxent_grpo.kernels._rows import accumulation_dtype
+from support.precision import evaluate
 from support.reference_gradients import (
     clipped_surrogate_grad,
     listwise_cross_entropy_grad,
@@ -299,21 +300,21 @@ class TestAllLosses:
         old = logps.detach() - (torch.rand(2, 3, 300, generator=generator) / 10).to(dtype)
         weights = torch.randn(2, 3, generator=generator)
         mask = torch.rand(2, 3, 300, generator=generator) < 0.9
-        exact = [tensor.detach().double().numpy() for tensor in (logps, old)]
-        nll = mg.maxent_weighted_nll(logps, weights, mask)
-        clipped = mg.clipped_surrogate(logps, old, weights, mask, **CLIPS)
-        listwise = mg.listwise_cross_entropy(logps[..., 0], weights)
-        w, m = in_numpy(weights, mask)
-        expected = [
-            reference.maxent_weighted_nll(exact[0], w, m),
-            reference.clipped_surrogate(*exact, w, m, **CLIPS),
-            reference.listwise_cross_entropy(exact[0][..., 0], w),
-        ]
-        precision = max(torch.finfo(dtype).eps, 1e-5)
-        for loss, truth in zip((nll, clipped, listwise), expected, strict=True):
+
+        def compute(logps, old, weights, mask):
+            return [
+                mg.maxent_weighted_nll(logps, weights, mask),
+                mg.clipped_surrogate(logps, old, weights, mask, **CLIPS),
+                mg.listwise_cross_entropy(logps[..., 0], weights),
+            ]
+
+        widened = [logps.detach().double(), old.double(), weights.double(), mask]
+        bounds = evaluate(lambda: compute(*widened), accumulation_dtype(dtype))
+        losses = compute(logps, old, weights, mask)
+        for loss, exact in zip(losses, bounds, strict=True):
             assert loss.dtype == dtype
-            np.testing.assert_allclose(loss.item(), truth, rtol=precision)
-        assert gradient(nll + clipped + listwise, logps)[0].dtype == dtype
+            exact.round_to(dtype).assert_near(loss)
+        assert gradient(sum(losses), logps)[0].dtype == dtype
 
     def test_number_of_groups_may_be_a_tensor(self):
         logps, mask = -torch.ones(1, 2, 1), torch.ones(1, 2, 1, dtype=torch.bool)

@@ -10,6 +10,8 @@ from torch.testing import assert_close
 
 import maxent_grpo as mg
 from maxent_grpo import reference
+from maxent_grpo.kernels._rows import accumulation_dtype
+from support.precision import evaluate
 from support.strategies import INF, finite_temperings, policies, problems
 
 pytestmark = pytest.mark.numerical
@@ -141,25 +143,20 @@ class TestEdges:
         log_q, log_policy, anchors = (
             torch.randn(4, 50, generator=generator).log_softmax(-1).to(dtype) for _ in range(3)
         )
-        exact_q, exact_policy, exact_anchors = (x.double().numpy() for x in (log_q, log_policy, anchors))
         knobs = {"tau": 0.3, "beta": 0.2}
-        pairs = [
-            (
-                mg.regularized_potential(log_policy.exp(), log_q, anchors, **knobs),
-                reference.regularized_potential(log_policy.exp().double(), exact_q, exact_anchors, **knobs),
-            ),
-            (
+
+        def compute(log_q, log_policy, anchors, policy, q):
+            return [
+                mg.regularized_potential(policy, log_q, anchors, **knobs),
                 mg.optimal_potential(log_q, anchors, **knobs),
-                reference.optimal_potential(exact_q, exact_anchors, **knobs),
-            ),
-            (
                 mg.improvement_gap(log_policy, log_q, anchors, **knobs),
-                reference.improvement_gap(exact_policy, exact_q, exact_anchors, **knobs),
-            ),
-            (mg.forward_kl(log_q, log_policy), reference.forward_kl(exact_q, exact_policy)),
-            (mg.effective_sample_size(log_q.exp()), reference.effective_sample_size(log_q.exp().double())),
-        ]
-        precision = max(torch.finfo(dtype).eps, 1e-5)
-        for actual, expected in pairs:
+                mg.forward_kl(log_q, log_policy),
+                mg.effective_sample_size(q),
+            ]
+
+        inputs = [log_q, log_policy, anchors, log_policy.exp(), log_q.exp()]
+        widened = [values.double() for values in inputs]
+        bounds = evaluate(lambda: compute(*widened), accumulation_dtype(dtype))
+        for actual, exact in zip(compute(*inputs), bounds, strict=True):
             assert actual.dtype == dtype
-            assert_close(actual.double(), torch.as_tensor(expected), rtol=precision, atol=precision)
+            exact.round_to(dtype).assert_near(actual)

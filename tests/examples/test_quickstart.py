@@ -1,6 +1,7 @@
 """The demo: what it trains, what it leaves on disk, and that it goes on where it was stopped."""
 
 import argparse
+import copy
 import json
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from maxent_grpo import MaxEntConfig, listwise_q, tempered_target
 from maxent_grpo.adapters.torch_loop import RolloutConstants
@@ -22,6 +23,7 @@ from maxent_grpo.pipeline.tiny.sampling import Samples, Task, token_logps
 from maxent_grpo.pipeline.tiny.storage import load_checkpoint
 from maxent_grpo.pipeline.tiny.training import Reinforcement
 from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, TASK, TOKENIZER
+from support.precision import evaluate
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--steps", "4", "--warm-steps", "3", "--eval-prompts", "8", "--eval-samples", "8", "--eval-every", "2"]
@@ -126,18 +128,18 @@ def test_training_raises_the_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 class Watched(Reinforcement):
-    """A loop that remembers what each loss was taken of: the samples, the log-probabilities, and the loss."""
+    """A loop that remembers what each loss was taken of: the samples, the model, and the loss."""
 
-    seen: list[tuple[Samples, torch.Tensor, float]]
+    seen: list[tuple[Samples, PreTrainedModel, torch.Tensor]]
 
     def _loss(self, samples: Samples, constants: RolloutConstants | None = None):
-        with torch.no_grad():
-            logps = token_logps(self.model, samples.prompts, samples.ids)
+        model = copy.deepcopy(self.model)
         loss, constants = super()._loss(samples, constants)
-        self.seen.append((samples, logps, loss.item()))
+        self.seen.append((samples, model, loss.detach()))
         return loss, constants
 
 
+@pytest.mark.numerical
 def test_the_pull_is_to_the_frozen_warm_start_after_the_policy_has_moved(
     warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,19 +147,19 @@ def test_the_pull_is_to_the_frozen_warm_start_after_the_policy_has_moved(
     monkeypatch.setattr(runs, "Reinforcement", Watched)
     done = job(warm, "maxent", "--beta", "0.5", "--learning-rate", "0.01", "--steps", "2")
     runs.train(done, silent, never)
-    samples, logps, loss = Watched.seen[1]
-    frozen = load_checkpoint(done.warm_folder)
-    with torch.no_grad():
-        anchors = token_logps(frozen, samples.prompts, samples.ids)
+    samples, model, loss = Watched.seen[1]
 
-    def loss_with(anchors: torch.Tensor) -> float:
+    @torch.no_grad()
+    def loss_with(reference: PreTrainedModel) -> list[torch.Tensor]:
+        logps, anchors = (token_logps(each, samples.prompts, samples.ids) for each in (model, reference))
         lengths, groups = samples.mask.sum(-1), (-1, 4)
         per_token = ((anchors * samples.mask).sum(-1) / lengths).reshape(groups)
         weights = tempered_target(listwise_q(samples.rewards.reshape(groups)), per_token, tau=0.2, beta=0.5)
-        return -(weights * (logps * samples.mask).sum(-1).reshape(groups)).sum(-1).mean().item()
+        return [-(weights * (logps * samples.mask).sum(-1).reshape(groups)).sum(-1).mean()]
 
-    assert loss == pytest.approx(loss_with(anchors), rel=1e-5)
-    assert loss != pytest.approx(loss_with(logps), rel=1e-3)
+    (exact,) = evaluate(lambda: loss_with(load_checkpoint(done.warm_folder)))
+    exact.assert_near(loss)
+    assert exact.distance(*loss_with(model)) > 10 * exact.error
 
 
 def test_all_methods_are_shown_the_same_groups_and_weigh_them_by_the_flags(
@@ -174,8 +176,8 @@ def test_all_methods_are_shown_the_same_groups_and_weigh_them_by_the_flags(
     shown = [[(row["prompt"], row["texts"], row["rewards"]) for row in rows] for rows in groups.values()]
     assert shown[0] == shown[1] == shown[2]
     for row in groups["maxent"]:
-        heated = torch.tensor(row["q"]) ** (1 / 0.6)
-        assert row["weights"] == pytest.approx((heated / heated.sum()).tolist(), rel=1e-4)
+        (exact,) = evaluate(lambda q=row["q"]: [tempered_target(torch.tensor(q).double(), tau=0.6)])
+        exact.assert_near(torch.tensor(row["weights"]))
     for row in groups["dr_grpo"]:
         mean = sum(row["rewards"]) / 4
         assert row["coefficients"] == pytest.approx([(reward - mean) / 4 for reward in row["rewards"]])

@@ -1,10 +1,11 @@
-"""What a floating point format may lose on the way to an exact result: bounds that hold on every processor.
+"""What a floating point format may lose on the way to an exact result, whatever the processor's order of summation.
 
 A format rounds each operation's result by a relative error of at most u, half the distance from 1 to the next number.
-Such errors are as good as uniform and independent, with variance u²/3 (Higham and Mary, A new approach to
-probabilistic rounding error analysis, 2019). In a sum they are relative to the partial sums, whose order belongs to
-the processor and its libraries. Over all orders the squares of the partial sums of n terms x add up to
-(n + 1)·(Σx² + 2·(Σx)²)/6 on average, and the terms, where they are products, have roundings of their own. So
+We take such errors for uniform and independent, with variance u²/3 (Higham and Mary, A new approach to probabilistic
+rounding error analysis, 2019): the bounds then hold but for odds that `DEVIATIONS` makes negligible. In a sum the
+errors are relative to the partial sums, whose order belongs to the processor and its libraries. Over all orders the
+squares of the partial sums of n terms x add up to (n + 1)·(Σx² + 2·(Σx)²)/6 on average, and the terms, where they are
+products, have roundings of their own. So
 
     variance of a sum's error = u²/3 · (Σx² + (n + 1)·(Σx² + 2·(Σx)²)/6)
 
@@ -62,6 +63,11 @@ class Bounded:
         """Return ‖found − value‖."""
         assert found.shape == self.value.shape
         return float((found.detach().double() - self.value).norm())
+
+    def round_to(self, dtype: torch.dtype) -> "Bounded":
+        """Return the bound of the same result after it is stored in `dtype`."""
+        underflow = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps / 2 * self.value.numel() ** 0.5
+        return Bounded(self.value, self.error + unit_roundoff(dtype) * float(self.value.norm()) + underflow)
 
     def assert_near(self, found: Tensor) -> None:
         """Check ‖found − value‖ <= error; NaN is never near."""
