@@ -251,7 +251,7 @@ TABLE = {
     ),
     "group sizes of another total": (
         lambda: mg.pad_groups(torch.zeros(3), [1, 1]),
-        "Expected group_sizes to sum to the 3 rows of flat, got group_sizes=[1, 1].",
+        "Expected group_sizes to sum to the 3 rows, got group_sizes=[1, 1].",
     ),
     "flattening with another mask": (
         lambda: mg.flatten_groups(WIDE, SHORT_MASK),
