@@ -26,9 +26,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure the coverage of the tests that are not slow: what only a slow one reaches lacks a test."""
+    """Measure the coverage of the tests that are not slow: what only a slow one reaches lacks a test.
+
+    Triton's interpreter runs a kernel's lines so often that watching them takes longer than running them.
+    """
     for item in items:
-        if item.get_closest_marker("slow"):
+        interpreted = getattr(item, "callspec", None) and item.callspec.params.get("backend") == "triton"
+        if item.get_closest_marker("slow") or interpreted:
             item.add_marker("no_cover")
 
 
