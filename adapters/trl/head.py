@@ -36,6 +36,8 @@ class WeightedHeadOutput(ModelOutput):  # type: ignore[misc]
 def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bool) -> None:
     """Let this model instance take `token_weights`: its forward then returns a `WeightedHeadOutput`.
 
+    With the number of weights that are not 0, `weighted_tokens`, the head does not wait for the body on a GPU.
+
     Args:
         model: a causal language model; without `token_weights` its forward is what it was.
         temperature: the logits are divided by it.
@@ -45,7 +47,9 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
     scale, softcap = _logit_settings(model.config.get_text_config())
 
     @functools.wraps(forward)  # `generate` checks its arguments against the signature
-    def run_forward(*args: Any, token_weights: Tensor | None = None, **kwargs: Any) -> Any:
+    def run_forward(
+        *args: Any, token_weights: Tensor | None = None, weighted_tokens: int | None = None, **kwargs: Any
+    ) -> Any:
         if token_weights is None:
             return forward(*args, **kwargs)
         input_ids, width = kwargs["input_ids"], token_weights.size(1)
@@ -59,6 +63,7 @@ def add_weighted_head(model: PreTrainedModel, *, temperature: float, float32: bo
                 weight,
                 input_ids[:, -width:],
                 token_weights,
+                row_count=weighted_tokens,
                 bias=bias,
                 temperature=temperature,
                 entropy=True,

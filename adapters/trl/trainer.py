@@ -213,13 +213,16 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _compute_fused_loss(self, model: Any, rows: Rows, mask: Tensor, constants: dict[str, Any]) -> Tensor:
         """Return the loss through the one-pass LM head."""
         weights = self.objective.token_coefficients(rows["maxent_coefficients"], mask, **constants)
+        read = mask & (weights != 0)  # the head skips the others
         sequences = join_sequences(rows)
         with self.accelerator.autocast():
             result = model(
-                input_ids=sequences["input_ids"], attention_mask=sequences["attention_mask"], token_weights=weights
+                input_ids=sequences["input_ids"],
+                attention_mask=sequences["attention_mask"],
+                token_weights=weights,
+                weighted_tokens=int(read.sum()),  # waits now, before there is a forward to wait for
             )
         values = {"entropy": result.entropy} | self._compare_policies(rows, result.log_probs, None)
-        read = mask & (weights != 0)  # the head skips the others
         self.log_values(average_over_tokens(values, read, self.accelerator))
         loss: Tensor = result.loss
         return loss

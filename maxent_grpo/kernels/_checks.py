@@ -71,3 +71,12 @@ def expect_ids(ids: Tensor, keep: Tensor, vocabulary: int) -> None:
     if ids.device.type == "cpu":
         outside = ids[keep & ((ids < 0) | (ids >= vocabulary))]
         expect(not len(outside), f"ids in [0, {vocabulary})", ids=outside[:4].tolist())
+
+
+def expect_row_count(row_count: int | None, keep: Tensor) -> None:
+    """Check that `row_count` is a number of rows, and the number of those kept where it can be read at once."""
+    if row_count is None:
+        return
+    expect(0 <= row_count <= keep.numel(), f"row_count in [0, {keep.numel()}]", row_count=row_count)
+    if keep.device.type == "cpu":
+        expect(row_count == int(keep.sum()), f"row_count of the {int(keep.sum())} rows kept", row_count=row_count)

@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect
-from maxent_grpo.kernels._checks import expect_head, expect_ids, expect_rows, expect_token_weights
+from maxent_grpo.kernels._checks import expect_head, expect_ids, expect_row_count, expect_rows, expect_token_weights
+from maxent_grpo.kernels._kept_rows import KeptRows
 from maxent_grpo.kernels._linear_autograd import LinearTokenLogps, LinearWeightedNLL, Settings, score_chunks
 from maxent_grpo.kernels._logits_autograd import sum_nll
 from maxent_grpo.kernels._rows import (
@@ -50,6 +51,7 @@ def linear_token_logps(
     ids: Tensor,
     *,
     mask: Tensor | None = None,
+    row_count: int | None = None,
     bias: Tensor | None = None,
     temperature: float = 1.0,
     logit_scale: float = 1.0,
@@ -67,7 +69,8 @@ def linear_token_logps(
         weight: `[V, D]` of the dtype of `hidden`; any floating dtype under autocast.
         ids: `[...]` int64 or int32; −100 marks a row as none.
         mask: `[...]` bool, rows to score; None scores all. Other rows are dropped before the matmul, whose size the
-            host must know: on a GPU the call waits for the device once.
+            host must know: on a GPU the call waits for the device once, in which nothing new reaches it.
+        row_count: how many rows are scored, where the caller knows: then nobody waits.
         bias: `[V]` or None.
         temperature: T > 0.
         logit_scale: factor on the raw logits.
@@ -82,23 +85,22 @@ def linear_token_logps(
         hidden, weight and bias; the backward computes the logits again.
 
     Raises:
-        ValueError: for shapes, dtypes or settings that do not fit, and for an id outside the vocabulary if the ids
-            are on the CPU (on a GPU its row is NaN).
+        ValueError: for shapes, dtypes or settings that do not fit, and on a CPU for an id outside the vocabulary or a
+            row_count that is not true (on a GPU the id's row or all rows are NaN).
 
     >>> linear_token_logps(torch.zeros(1, 2, 8), torch.ones(4, 8), torch.tensor([[3, -100]]))
     tensor([[-1.3863,  0.0000]])
     """
-    keep = _check_inputs(hidden, weight, bias, ids, mask)
+    keep = _check_inputs(hidden, weight, bias, ids, mask, row_count=row_count)
     logit_map = LogitMap.build(temperature, logit_scale, softcap)
     settings = _build_settings(hidden, logit_map, chunk_bytes, backend)
-    # Only the kept rows meet the head. Their number is the size of a matmul: on a GPU this waits for the device.
-    row_numbers = keep.flatten().nonzero().squeeze(-1)
-    inputs = _select_rows(hidden, row_numbers), weight, bias, ids.flatten()[row_numbers]
+    rows = KeptRows(keep, row_count)
+    inputs = rows.select(hidden), weight, bias, rows.select(ids)
     if _wants_gradient(hidden, weight, bias):
         logps: Tensor = LinearTokenLogps.apply(*inputs, settings)  # type: ignore[no-untyped-call]
     else:
         logps = score_chunks(*inputs, settings).logps
-    return _scatter_rows(logps, row_numbers, ids)
+    return rows.scatter(logps)
 
 
 @exclude_from_graphs
@@ -109,6 +111,7 @@ def linear_sequence_logps(
     mask: Tensor | None = None,
     *,
     length_normalize: bool = False,
+    row_count: int | None = None,
     bias: Tensor | None = None,
     temperature: float = 1.0,
     logit_scale: float = 1.0,
@@ -136,6 +139,7 @@ def linear_sequence_logps(
         weight,
         ids,
         mask=mask,
+        row_count=row_count,
         bias=bias,
         temperature=temperature,
         logit_scale=logit_scale,
@@ -155,6 +159,7 @@ def linear_weighted_nll(
     token_weights: Tensor,
     *,
     mask: Tensor | None = None,
+    row_count: int | None = None,
     bias: Tensor | None = None,
     temperature: float = 1.0,
     logit_scale: float = 1.0,
@@ -176,6 +181,7 @@ def linear_weighted_nll(
         token_weights: `[...]` c of every token, of either sign; never differentiated. Rows with c = 0 are dropped
             before the matmul.
         mask: as in `linear_token_logps`.
+        row_count: how many rows are kept, as in `linear_token_logps`.
         bias: `[V]` or None.
         temperature: T > 0.
         logit_scale: as in `linear_token_logps`.
@@ -194,13 +200,12 @@ def linear_weighted_nll(
     >>> linear_weighted_nll(torch.zeros(2, 8), torch.ones(4, 8), torch.tensor([3, 1]), torch.tensor([1.0, -0.5])).loss
     tensor(0.6931)
     """
-    keep = _check_inputs(hidden, weight, bias, ids, mask, token_weights)
+    keep = _check_inputs(hidden, weight, bias, ids, mask, token_weights, row_count=row_count)
     logit_map = LogitMap.build(temperature, logit_scale, softcap)
     settings = _build_settings(hidden, logit_map, chunk_bytes, backend)._replace(entropy=entropy)
-    # Only rows with a weight meet the head. Their number is the size of a matmul: on a GPU this waits for the device.
-    row_numbers = keep.flatten().nonzero().squeeze(-1)
-    factor = token_weights.detach().flatten()[row_numbers].to(accumulation_dtype(settings.dtype))
-    inputs = _select_rows(hidden, row_numbers), weight, bias, ids.flatten()[row_numbers]
+    rows = KeptRows(keep, row_count)  # only rows with a weight meet the head
+    factor = rows.distrust(rows.select(token_weights.detach()).to(accumulation_dtype(settings.dtype)))
+    inputs = rows.select(hidden), weight, bias, rows.select(ids)
     if _wants_gradient(hidden, weight, bias):
         loss, logps, entropies = LinearWeightedNLL.apply(*inputs, factor, settings)  # type: ignore[no-untyped-call]
     else:
@@ -209,8 +214,8 @@ def linear_weighted_nll(
         loss = sum_nll(factor, logps)
     return WeightedNLL(
         loss,
-        _scatter_rows(logps, row_numbers, ids),
-        None if entropies is None else _scatter_rows(entropies, row_numbers, ids),
+        rows.scatter(logps),
+        None if entropies is None else rows.scatter(entropies),
     )
 
 
@@ -221,6 +226,8 @@ def _check_inputs(
     ids: Tensor,
     mask: Tensor | None,
     token_weights: Tensor | None = None,
+    *,
+    row_count: int | None = None,
 ) -> Tensor:
     """Check the arguments all operations share; return the kept rows `[...]`."""
     expect_rows("hidden", hidden, ids, mask)
@@ -229,6 +236,7 @@ def _check_inputs(
         expect_token_weights(token_weights, ids)
     keep = mark_kept_rows(ids, mask, token_weights)
     expect_ids(ids, keep, len(weight))
+    expect_row_count(row_count, keep)
     return keep
 
 
@@ -243,16 +251,3 @@ def _build_settings(hidden: Tensor, logit_map: LogitMap, chunk_bytes: int | None
 
 def _wants_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
-def _select_rows(hidden: Tensor, row_numbers: Tensor) -> Tensor:
-    """Select rows `[n, D]` of `hidden [..., D]`, without a copy where all are kept."""
-    rows = hidden.reshape(-1, hidden.shape[-1])
-    return rows if len(row_numbers) == len(rows) else rows.index_select(0, row_numbers)
-
-
-def _scatter_rows(values: Tensor, row_numbers: Tensor, ids: Tensor) -> Tensor:
-    """Put `values [n]` of the kept rows back among zeros, in the shape of `ids`."""
-    if len(row_numbers) == ids.numel():
-        return values.view(ids.shape)
-    return values.new_zeros(ids.numel()).index_copy(0, row_numbers, values).view(ids.shape)

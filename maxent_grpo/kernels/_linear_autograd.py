@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from maxent_grpo.kernels._logits_autograd import sum_nll, take_gradient
-from maxent_grpo.kernels._matmul import HeadGradients, LogitChunks
+from maxent_grpo.kernels._matmul import HeadGradients, LogitChunks, build_head_gradients
 from maxent_grpo.kernels._rows import LogitMap, RowLogps, allocate_row_logps, forbid_double_backward
 
 
@@ -53,14 +53,14 @@ class LinearTokenLogps(torch.autograd.Function):
         settings: Settings = ctx.settings
         with settings.disable_autocast():
             chunks = settings.build_chunks(hidden, weight, bias, weight_gradient=ctx.needs_input_grad[1])
-            gradients = HeadGradients(chunks, -upstream, ctx.needs_input_grad[:3])
+            gradients = build_head_gradients(chunks, -upstream, ctx.needs_input_grad[:3], settings.backend.scale_)
             for span, logits in chunks:
                 # The gradient takes the place of the chunk's logits, which nobody needs after it.
                 settings.backend.write_row_gradient(
-                    logits, ids[span], normalizer[span], gradients.mantissas[span], settings.logit_map, logits
+                    logits, ids[span], normalizer[span], gradients.row_factors[span], settings.logit_map, logits
                 )
                 gradients.add(chunks, span, logits)
-            return *gradients.finish(1.0, _list_dtypes(hidden, weight, bias)), None, None
+            return *gradients.finish(None, _list_dtypes(hidden, weight, bias)), None, None
 
 
 class LinearWeightedNLL(torch.autograd.Function):
@@ -78,12 +78,17 @@ class LinearWeightedNLL(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         with settings.disable_autocast():
             chunks = settings.build_chunks(hidden, weight, bias, weight_gradient=ctx.needs_input_grad[1])
-            gradients = HeadGradients(chunks, factor, ctx.needs_input_grad[:3])
+            gradients = build_head_gradients(chunks, factor, ctx.needs_input_grad[:3], settings.backend.scale_)
             results = allocate_row_logps(hidden[:, :1], entropy=settings.entropy)
             for span, logits in chunks:
                 # The gradient takes the place of the chunk's logits, which nobody needs after it.
                 scores = settings.backend.score_and_write_gradient(
-                    logits, ids[span], gradients.mantissas[span], settings.logit_map, logits, entropy=settings.entropy
+                    logits,
+                    ids[span],
+                    gradients.row_factors[span],
+                    settings.logit_map,
+                    logits,
+                    entropy=settings.entropy,
                 )
                 gradients.add(chunks, span, logits)
                 _store_scores(results, span, scores)

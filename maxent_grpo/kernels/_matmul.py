@@ -1,11 +1,12 @@
 """The matmuls of the LM head: logits chunk by chunk in one buffer, and the gradients those chunks add up to."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
+Scale = Callable[[Tensor, Tensor], None]
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}
 """Default bytes of one chunk of logits, by device; `benchmarks/kernels.py` sweeps them."""
 MOST_ROWS = 4096
 """A matmul of 4096 rows fills a big GPU; more rows only cost memory, unless they spare the sum of dW."""
@@ -80,60 +81,99 @@ class LogitChunks:
             yield span, logits
 
 
-class HeadGradients:
-    """dH = diag(f)·G·W, dW = Gᵀ·diag(f)·H and db = Gᵀ·f from chunks of logit gradients diag(m)·G, f = m·2ᵉ.
+def build_head_gradients(
+    chunks: LogitChunks, factor: Tensor, needs_gradient: tuple[bool, ...], scale_: Scale
+) -> "HeadGradients":
+    """Return what collects dH, dW and db of rows with these coefficients, `factor [n]`.
 
-    Rounded to float16, f·G would lose coefficients f of 1e-5. So the chunks carry only the mantissas ½ <= |m| < 1.
-    The powers 2ᵉ, by which nothing rounds, enter dW and db through H and 1, relative to the largest one, and enter
-    dH when the gradients are handed out, as does the largest power.
+    Args:
+        needs_gradient: whether dH, dW and db are wanted.
+        scale_: multiplies a tensor in place by a scalar on its device; the backend's.
+    """
+    kind = SplitHeadGradients if chunks.weight.dtype == torch.float16 else HeadGradients
+    return kind(chunks, factor, needs_gradient, scale_)
+
+
+class HeadGradients:
+    """dH = G·W, dW = Gᵀ·H and db = Gᵀ·1 from chunks of logit gradients G, each row times its coefficient.
 
     dW and db are summed in float32, except over a single chunk with a head in bfloat16, whose range is float32's:
-    there they are what the matmul rounds, and an upstream gradient that is no power of 2 rounds them again.
+    there they are what the matmul rounds, and an upstream gradient that is no power of 2 rounds them again. So a step
+    in one chunk of bfloat16 makes no pass over them, or over dH, beside its matmuls.
+
+    Attributes:
+        row_factors: `[n]` what each row of a chunk is to be multiplied by.
     """
 
-    def __init__(self, chunks: LogitChunks, factor: Tensor, needs_gradient: tuple[bool, ...]) -> None:
+    def __init__(self, chunks: LogitChunks, factor: Tensor, needs_gradient: tuple[bool, ...], scale_: Scale) -> None:
         hidden, weight, bias = needs_gradient
-        self.mantissas = torch.frexp(factor).mantissa
-        self._powers = torch.where(factor == 0, 0, factor / self.mantissas)
-        # The smallest normal number stands in where there is no row or no coefficient, so that 0/0 cannot occur.
-        self._peak = torch.cat([self._powers, factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
-        self._chunk_rows = chunks.rows
+        self.row_factors = factor
+        self._scale_ = scale_
         self._hidden = torch.empty_like(chunks.hidden) if hidden else None
         self._sum_dtype = torch.bfloat16 if chunks.unsummed else factor.dtype
         self._weight = _Sum(chunks.weight, self._sum_dtype) if weight else None
         self._bias = _Sum(chunks.weight[:, :1], self._sum_dtype) if bias else None
 
     def add(self, chunks: LogitChunks, span: slice, row_gradients: Tensor) -> None:
-        """Take in the rows `span` of diag(m)·G `[rows, V]`. The chunks are not kept: the head is free afterwards."""
+        """Take in the rows `span` of G `[rows, V]`. The chunks are not kept: the head is free afterwards."""
         if self._hidden is not None:
             torch.mm(row_gradients, chunks.weight, out=self._hidden[span])
-        if self._weight is None and self._bias is None:
-            return
-        relative = (self._powers[span] / self._peak)[:, None]
         # A CPU has no matmul that widens, so it gets the factors in the dtype of the sum.
-        if not row_gradients.is_cuda:
+        if not row_gradients.is_cuda and (self._weight is not None or self._bias is not None):
             row_gradients = row_gradients.to(self._sum_dtype)
         if self._weight is not None:
-            self._weight.add(row_gradients.t(), chunks.hidden[span] * relative)
+            self._weight.add(row_gradients.t(), self._weigh_rows(chunks.hidden[span], span))
         if self._bias is not None:
-            self._bias.add(row_gradients.t(), relative)
+            self._bias.add(row_gradients.t(), self._weigh_rows(chunks.hidden.new_ones(len(row_gradients), 1), span))
 
-    def finish(self, upstream: Tensor | float, dtypes: tuple[torch.dtype, ...]) -> tuple[Tensor | None, ...]:
-        """Return (dH, dW, db) times `upstream`, in `dtypes`; the sums are written over."""
-        hidden, weight, bias = dtypes
-        return (
-            None if self._hidden is None else self._scale_hidden(self._hidden, upstream).to(hidden),
-            None if self._weight is None else self._weight.finish(self._peak * upstream, weight),
-            None if self._bias is None else self._bias.finish(self._peak * upstream, bias).squeeze(-1),
-        )
+    def finish(self, upstream: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> tuple[Tensor | None, ...]:
+        """Return (dH, dW, db) times a scalar `upstream`, in `dtypes`; the sums are written over."""
+        finished: list[Tensor | None] = []
+        for gradient, dtype in zip((self._hidden, self._weight, self._bias), dtypes, strict=True):
+            values = gradient.total if isinstance(gradient, _Sum) else gradient
+            if values is not None and upstream is not None:
+                self._scale_(values, upstream)
+            finished.append(None if values is None else values.to(dtype))
+        hidden, weight, bias = finished
+        return hidden, weight, None if bias is None else bias.squeeze(-1)
 
-    def _scale_hidden(self, gradient: Tensor, upstream: Tensor | float) -> Tensor:
-        factor = (self._powers * upstream)[:, None]
-        # A CPU would multiply all halves into a float32 tensor, and round that into another.
-        at_once = gradient.is_cuda or gradient.dtype == factor.dtype
-        for span in _split_range(len(gradient), max(1, len(gradient) if at_once else self._chunk_rows)):
-            gradient[span].mul_(factor[span])
-        return gradient
+    def _weigh_rows(self, rows: Tensor, span: slice) -> Tensor:
+        """Return the right factor of dW and db, `[rows, D]` or `[rows, 1]`."""
+        del span
+        return rows
+
+
+class SplitHeadGradients(HeadGradients):
+    """The same in float16, to which a row of G times a coefficient of 1e-5 would be rounded to zeros.
+
+    So the chunks carry only the mantissas ½ <= |m| < 1 of the coefficients f = m·2ᵉ. The powers 2ᵉ, by which nothing
+    rounds, enter dW and db through H and 1, relative to the largest one, and enter dH when the gradients are handed
+    out, as does the largest power.
+    """
+
+    def __init__(self, chunks: LogitChunks, factor: Tensor, needs_gradient: tuple[bool, ...], scale_: Scale) -> None:
+        super().__init__(chunks, torch.frexp(factor).mantissa, needs_gradient, scale_)
+        self._powers = torch.where(factor == 0, 0, factor / self.row_factors)
+        # The smallest normal number stands in where there is no row or no coefficient, so that 0/0 cannot occur.
+        self._peak = torch.cat([self._powers, factor.new_full((1,), torch.finfo(factor.dtype).tiny)]).amax()
+        self._chunk_rows = chunks.rows
+
+    def finish(self, upstream: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> tuple[Tensor | None, ...]:
+        """As `HeadGradients.finish`: the powers come in, in float32, before anything is rounded."""
+        upstream = self._peak.new_ones(()) if upstream is None else upstream
+        if self._hidden is not None:
+            factor = (self._powers * upstream)[:, None]
+            # A CPU would multiply all halves into a float32 tensor, and round that into another.
+            rows = len(self._hidden) if self._hidden.is_cuda else self._chunk_rows
+            for span in _split_range(len(self._hidden), max(1, rows)):
+                self._hidden[span].mul_(factor[span])
+        for gradient in (self._weight, self._bias):
+            if gradient is not None:
+                self._scale_(gradient.total, self._peak * upstream)
+        return super().finish(None, dtypes)
+
+    def _weigh_rows(self, rows: Tensor, span: slice) -> Tensor:
+        return rows * (self._powers[span] / self._peak)[:, None]
 
 
 class _Sum:
@@ -155,15 +195,10 @@ class _Sum:
             product = _multiply(a, b, total.dtype)
             total.add_(product) if beta else total.copy_(product)
 
-    def finish(self, scale: Tensor | float, dtype: torch.dtype) -> Tensor:
-        """Return the sum times `scale`; zeros if nothing was added."""
-        if self._empty:
-            return torch.zeros_like(self._sum, dtype=dtype)
-        if not self._sum.is_cuda:
-            return self._sum.mul_(scale).to(dtype)  # a CPU would multiply into a second float32 tensor
-        out = self._sum if dtype == self._sum.dtype else torch.empty_like(self._sum, dtype=dtype)
-        # A scalar on a GPU would be rounded to the dtype of halves; a matrix of one element is not.
-        return torch.mul(self._sum, torch.as_tensor(scale, device=out.device).view(1, 1), out=out)
+    @property
+    def total(self) -> Tensor:
+        """The sum; zeros if nothing was added."""
+        return self._sum.zero_() if self._empty else self._sum
 
 
 def _multiply(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

@@ -76,7 +76,12 @@ def score_and_write_gradient(
 def scale_(gradient: Tensor, upstream: Tensor) -> None:
     """Multiply in place, without a pass over memory where the factor can be seen to be 1."""
     if upstream.device.type != "cpu" or upstream != 1:
-        gradient.mul_(upstream)
+        multiply_(gradient, upstream)
+
+
+def multiply_(gradient: Tensor, upstream: Tensor) -> None:
+    """Multiply halves in place by a scalar in float32: without a shape it would be rounded to their dtype first."""
+    gradient.mul_(upstream.view((1,) * gradient.ndim))
 
 
 def split_rows(*tensors: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:

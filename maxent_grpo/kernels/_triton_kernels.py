@@ -168,10 +168,11 @@ def gradient_kernel(
 
 @triton.jit
 def scale_kernel(values, factor, count, BLOCK: tl.constexpr):
-    """Multiply by a factor read on the device; the usual 1 costs no pass over memory."""
+    """Multiply by a factor read on the device; the usual 1 costs no pass over memory, and few programs to see it."""
     scale = tl.load(factor).to(tl.float32)
     if scale != 1.0:
-        offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        inside = offsets < count
-        x = tl.load(values + offsets, mask=inside, other=0.0).to(tl.float32)
-        tl.store(values + offsets, (x * scale).to(values.dtype.element_ty), mask=inside)
+        for first in range(tl.program_id(0).to(tl.int64) * BLOCK, count, tl.num_programs(0).to(tl.int64) * BLOCK):
+            offsets = first + tl.arange(0, BLOCK)
+            inside = offsets < count
+            x = tl.load(values + offsets, mask=inside, other=0.0).to(tl.float32)
+            tl.store(values + offsets, (x * scale).to(values.dtype.element_ty), mask=inside)

@@ -11,13 +11,17 @@ from torch import Tensor
 
 from maxent_grpo.kernels import _triton_kernels as kernels
 from maxent_grpo.kernels._rows import LogitMap, RowLogps, allocate_row_logps, view_rows
+from maxent_grpo.kernels._torch_rows import multiply_
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 WIDEST_BLOCK = 8192
 """Elements a program holds at once. For aligned rows in bfloat16 the best of those timed on an H200, or within 3 %
-of it (benchmarks/results/kernels-h200.md)."""
+of it; `benchmarks/run_gpu.sh` times them again."""
 SCALE_BLOCK = 4096
+SCALE_PROGRAMS = 1056
+"""Eight for each of an H200's 132 multiprocessors: to learn that the factor is 1, they take .015 ms where one program
+for each block of a head's gradient takes .20."""
 
 
 def _use_first_device(operation: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -110,9 +114,9 @@ def score_and_write_gradient(
 def scale_(gradient: Tensor, upstream: Tensor) -> None:
     """Multiply in place by a scalar that stays on the device; a factor of 1 costs no pass over memory."""
     if not gradient.is_contiguous():
-        gradient.mul_(upstream)
+        multiply_(gradient, upstream)
     elif gradient.numel():
-        grid = (triton.cdiv(gradient.numel(), SCALE_BLOCK),)
+        grid = (min(SCALE_PROGRAMS, triton.cdiv(gradient.numel(), SCALE_BLOCK)),)
         kernels.scale_kernel[grid](gradient, upstream, gradient.numel(), BLOCK=SCALE_BLOCK, num_warps=8)
 
 

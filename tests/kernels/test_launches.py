@@ -37,7 +37,11 @@ def test_sequences_whose_programs_run_at_once_sum_what_their_tokens_say() -> Non
 
 
 @pytest.mark.parametrize("width", [triton_rows.SCALE_BLOCK, 10_001])
-def test_an_upstream_gradient_scales_what_every_program_holds(width: int) -> None:
+@pytest.mark.parametrize("programs", [2, triton_rows.SCALE_PROGRAMS])
+def test_an_upstream_gradient_scales_what_every_program_holds(
+    width: int, programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_rows, "SCALE_PROGRAMS", programs)  # which take several blocks each
     torch.manual_seed(0)
     logits = torch.randn(3, width, device=DEVICE, requires_grad=True)
     ids, weights = torch.randint(0, width, (3,), device=DEVICE), torch.randn(3, device=DEVICE)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from maxent_grpo.kernels import WeightedNLL, linear_sequence_logps, linear_token_logps, linear_weighted_nll
 from maxent_grpo.kernels import _matmul as matmul
 from support.kernel_cases import DEVICE, DTYPES, Exact, Head, heads, naive_head, naive_logps, standard_head
-from support.kernel_errors import assert_within, loss_error
+from support.kernel_errors import assert_within, final_rounding, loss_error
 from support.precision import count_roundings, evaluate, unit_roundoff
 
 
@@ -134,7 +134,7 @@ def test_an_upstream_gradient_over_one_chunk_of_bfloat16_rounds_once_more_and_no
         loss = one_pass(head, leaves, backend, **more) / 3
         return exact.distance(torch.autograd.grad(loss, leaves[1])[0])
 
-    rounding = unit_roundoff(torch.bfloat16) / 3**0.5 * float(exact.value.norm())  # of thousands of entries
+    rounding = final_rounding(torch.bfloat16, backend) / 3**0.5 * float(exact.value.norm())  # of thousands of entries
     assert error(chunk_bytes=1 << 20) <= math.hypot(error(chunk_bytes=6 * 300 * 2), rounding) + 2 * exact.error
 
 
