@@ -1,4 +1,4 @@
-"""Interleaved timings, peak memory and the machine's own measure_ceilings, for CPUs and CUDA devices."""
+"""Interleaved timings, peak memory and what a machine is, for CPUs and CUDA devices."""
 
 import gc
 import math
@@ -129,22 +129,6 @@ def measure_peak_bytes(step: Step, device: str) -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
-
-
-def measure_ceilings(device: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> dict[str, float]:
-    """Return the best bytes per second of a large copy, read and write counted, and FLOP/s of [N, D] x [D, V]."""
-    rows, width, vocabulary = shape
-    source = torch.empty((1 << 30) if device == "cuda" else (1 << 27), dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    hidden = torch.randn(rows, width, device=device).to(dtype)
-    weight = torch.randn(vocabulary, width, device=device).to(dtype)
-    logits = torch.empty(rows, vocabulary, device=device, dtype=dtype)
-    copies = [time_step(lambda: target.copy_(source), device) for _ in range(10)]
-    products = [time_step(lambda: torch.mm(hidden, weight.t(), out=logits), device) for _ in range(8)]
-    return {
-        "bytes_per_second": 2 * source.numel() / min(copies[2:]),
-        "flop_per_second": 2 * rows * width * vocabulary / min(products[2:]),
-    }
 
 
 def describe_machine(device: str) -> dict[str, object]:

@@ -64,6 +64,8 @@ def build_head_training(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Te
     """Loss, dH and dW of −Σ c·log p through the LM head; peers without row weights run with uniform ones."""
     leaves = hidden, weight
     runners = _build_weighted_training(leaves, ids, weights)
+    with torch.no_grad():
+        runners.note = f"trained here to {-linear_token_logps(hidden, weight, ids).mean().item():.2f} nats per word"
     for name, loss in (
         ("torch linear_cross_entropy (uniform)", lambda h, w: _peers.sum_with_torch(h, w, ids)),
         ("Liger fused linear CE (uniform)", lambda h, w: _peers.reduce_with_liger(h, w, ids, "sum")),
@@ -77,7 +79,7 @@ def build_head_training(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Te
 def build_sparse_head_training(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor) -> Runners:
     """Train the head with most coefficients zero; the last two leave the zero rows out as a careful user would."""
     leaves = hidden, weight
-    runners = _build_weighted_training(leaves, ids, weights, (EAGER, COMPILE, TRL, CUT))
+    runners = _build_weighted_training(leaves, ids, weights, (EAGER, COMPILE, TRL, CUT, CUT_FILTERED))
 
     def drop_zero_rows(h: Tensor, w: Tensor) -> Tensor:
         rows = weights.nonzero()[:, 0]
@@ -87,14 +89,6 @@ def build_sparse_head_training(hidden: Tensor, weight: Tensor, ids: Tensor, weig
     labels = torch.where(weights == 0, -100, ids)
     loss = _build_loss(_peers.score_with_cut, labels, weights)
     runners.add("cut-cross-entropy, zero rows as −100", _build_training(leaves, loss))
-    return runners
-
-
-def build_learned_head_training(hidden: Tensor, weight: Tensor, ids: Tensor, weights: Tensor) -> Runners:
-    """Train the head of a trained model, where a threshold on the probabilities means something."""
-    runners = _build_weighted_training((hidden, weight), ids, weights, (EAGER, COMPILE, TRL, CUT, CUT_FILTERED))
-    with torch.no_grad():
-        runners.note = f"trained here to {-linear_token_logps(hidden, weight, ids).mean().item():.2f} nats per word"
     return runners
 
 
@@ -190,8 +184,13 @@ def _build_weighted_training(
     """Return the steps of −Σ c·log p through the LM head: ours and those of the peers named, or of all."""
     peers = _peers.list_head_peers(ids.device)
     runners = Runners()
-    one_pass = _build_training(leaves, lambda h, w: linear_weighted_nll(h, w, ids, weights).loss)
-    runners.add("maxent_grpo one pass", one_pass)
+    count = int((weights != 0).sum())  # which the trainer knows before the model's forward
+    for name, told in (("maxent_grpo one pass", count), ("maxent_grpo one pass, rows not told", None)):
+
+        def loss(h: Tensor, w: Tensor, told: int | None = told) -> Tensor:
+            return linear_weighted_nll(h, w, ids, weights, row_count=told).loss
+
+        runners.add(name, _build_training(leaves, loss))
     for name in peers if names is None else [name for name in names if name in peers]:
         runners.add(name, _build_training(leaves, _build_loss(peers[name], ids, weights)))
     return runners

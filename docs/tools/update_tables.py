@@ -85,11 +85,16 @@ def write_kernels_section() -> str:
     ]
     cells = [[label, *(_fill_cell(cell, run) for run in columns.values())] for label, cell in rows]
     shapes = [_fill_cell(_format_shape, run) for run in columns.values()]
+    pages = (
+        f"[{column}](../benchmarks/results/kernels-{preset}.md)"
+        for (column, run), preset in zip(columns.items(), ("cpu-goals", "h200"), strict=True)
+        if run is not None
+    )
     return f"""
-Times are multiples of ours, medians of paired runs. The LM head (rows × width × vocabulary) is
-{shapes[0]} on the CPU and {shapes[1]} on the H200. All peers, shapes and goals, met and
-missed: [CPU](../benchmarks/results/kernels-cpu-goals.md), [H200](../benchmarks/results/kernels-h200.md). What limits
-them, and what has changed since the H200's run, is in [`benchmarks/NOTES.md`](../benchmarks/NOTES.md).
+Times are multiples of ours, medians of paired runs on the hidden states of a model trained in the run. The LM head
+(rows × width × vocabulary): {shapes[0]} on the CPU; on the H200 {shapes[1]}. All peers with their errors, shapes and
+goals, met and missed: {", ".join(pages)}. What limits them is in [`benchmarks/NOTES.md`](../benchmarks/NOTES.md). One
+command measures the H200's column: `benchmarks/run_gpu.sh`.
 
 {format_table(["", *columns], cells)}
 """
