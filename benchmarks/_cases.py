@@ -94,10 +94,10 @@ def list_head_cases(name: str, shape: HeadShape, preset: Preset, device: str) ->
     rows = shape[0]
 
     def draw() -> Inputs:
-        return draw_learned(shape, preset, device)
+        return draw_trained_head(shape, preset, device)
 
     def draw_sparse() -> Inputs:
-        hidden, weight, ids, weights = draw_learned(shape, preset, device)
+        hidden, weight, ids, weights = draw_trained_head(shape, preset, device)
         return hidden, weight, ids, weights * (torch.rand(rows, device=device).argsort() < rows // 4)
 
     train, train_sparse = _runners.build_head_training, _runners.build_sparse_head_training
@@ -135,7 +135,7 @@ def list_sequence_cases(preset: Preset, device: str) -> list[Case]:
         return logits, torch.randint(0, vocabulary, preset.sequences[:2], device=device)
 
     def draw_through_head() -> Inputs:
-        hidden, weight, ids, _ = draw_learned((rows, width, vocabulary), preset, device)
+        hidden, weight, ids, _ = draw_trained_head((rows, width, vocabulary), preset, device)
         return hidden.detach().view(*head_sequences, width).requires_grad_(), weight, ids.view(head_sequences)
 
     shape, head_shape = preset.sequences, (*head_sequences, width, vocabulary)
@@ -166,7 +166,7 @@ def build_chunk_case(name: str, shape: HeadShape, preset: Preset, device: str) -
         return runners
 
     def draw() -> Inputs:
-        return draw_learned(shape, preset, device)
+        return draw_trained_head(shape, preset, device)
 
     return Case("LM head, train, chunk budget", name, shape, build, draw, TRAIN, often=None, part=4)
 
@@ -192,24 +192,24 @@ def list_launch_cases(preset: Preset) -> list[Case]:
 
 def draw_logits(shape: HeadShape, preset: Preset, device: str, *, columns: int | None = None) -> Inputs:
     """Draw logits as a trained head gives them, the first `columns` of each row, labels and coefficients."""
-    hidden, weight, ids, weights = draw_learned(shape, preset, device)
+    hidden, weight, ids, weights = draw_trained_head(shape, preset, device)
     columns = shape[2] if columns is None else columns
     with torch.no_grad():
         logits = (hidden @ weight.t())[:, :columns].contiguous()
     return logits.requires_grad_(), ids.clamp(max=columns - 1), weights
 
 
-def draw_learned(shape: HeadShape, preset: Preset, device: str) -> Inputs:
+def draw_trained_head(shape: HeadShape, preset: Preset, device: str) -> Inputs:
     """Train a model with such a head; return its hidden states, the head, labels and coefficients, none of them 0.
 
     Probabilities of a real model are peaked: a random head, with p near 1/V throughout, flatters whoever leaves small
     ones out, and draws another power.
     """
-    return _draw_learned(shape, preset.dtype, preset.training_steps, device)
+    return _draw_trained_head(shape, preset.dtype, preset.training_steps, device)
 
 
 @functools.lru_cache(maxsize=1)  # training the model takes longer than the cases that share it
-def _draw_learned(shape: HeadShape, dtype: torch.dtype, steps: int, device: str) -> Inputs:
+def _draw_trained_head(shape: HeadShape, dtype: torch.dtype, steps: int, device: str) -> Inputs:
     rows, width, vocabulary = shape
     hidden, weight, ids = train_hidden_states(rows, width, vocabulary, steps, device)
     leaves = (value.to(dtype).requires_grad_() for value in (hidden, weight))
