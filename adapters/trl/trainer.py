@@ -10,7 +10,8 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from maxent_grpo._checks import expect
-from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction, SkipWarning, weigh_rewards
+from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction, SkipWarning
+from maxent_grpo.adapters._rewards import hold_to_contract, weigh_rewards
 from maxent_grpo.adapters.trl.callbacks import ExactResume, UpdateMeter
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.groups import ask_answers, gather_rows
@@ -81,6 +82,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         kwargs["processing_class"] = check_run(args, model, reward_funcs, train_dataset, kwargs)
         self._key_func, self._answers = key_func, None
         self._skip_warning = SkipWarning()
+        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        reward_funcs = None if reward_funcs is None else [hold_to_contract(function) for function in functions]
         # TRL loads a reference, and scores with it, where its beta is not 0. The target may need one while the loss
         # has no KL term: then only TRL's own copy, self.beta, says so, and args.beta stays the term's coefficient.
         beta, args.beta = args.beta, args.reference_beta

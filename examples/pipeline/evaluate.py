@@ -46,7 +46,7 @@ def build_subject(options: argparse.Namespace, *, chat: bool) -> Subject:
         ValueError: naming the dataset and the column where something is missing.
     """
     if options.task:
-        return build_task_subject(options.task, limit=options.prompts, chat=chat)
+        return build_task_subject(options.task, limit=options.prompts, chat=chat, system=options.system_prompt)
     script = GRPOScriptArguments(
         dataset_name=options.dataset,
         dataset_config=options.dataset_config,
@@ -55,6 +55,7 @@ def build_subject(options: argparse.Namespace, *, chat: bool) -> Subject:
         solution_column=options.solution_column,
         prompt_format="chat" if chat else "text",
         max_prompt_chars=options.max_prompt_chars,
+        system_prompt=options.system_prompt,
     )
     reward = find_reward(options.reward)
     rows = load_rows(script, [reward])
@@ -67,9 +68,13 @@ def evaluate_model(model: str, options: argparse.Namespace, engine: str) -> tupl
     """Return what a model was asked, its curve, and its other figures."""
     template = load_tokenizer(model, options.revision).chat_template
     chat = options.prompt_format == "chat" or (options.prompt_format == "auto" and bool(template))
+    if options.system_prompt and not chat:
+        raise ValueError(
+            f"Expected a chat template, or --prompt_format chat, with --system_prompt, got {model} asked in text."
+        )
     subject = build_subject(options, chat=chat)
     sampler = ENGINES[engine](model, options.revision, options.dtype)
-    texts = render_prompts(subject.prompts, sampler.tokenizer, options.system_prompt)
+    texts = render_prompts(subject.prompts, sampler.tokenizer)
 
     def judge_samples(samples: int, temperature: float) -> list[list[Verdict | None]]:
         sampling = Sampling(samples, temperature, options.max_new_tokens, options.seed, options.batch_prompts)

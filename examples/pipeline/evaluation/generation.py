@@ -66,15 +66,14 @@ def load_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def render_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, system: str | None) -> list[str]:
+def render_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return prompts as the model reads them: chats through its template, without the first token it adds itself."""
     texts = []
     for prompt in prompts:
         if isinstance(prompt, str):
             texts.append(prompt)
             continue
-        chat = [{"role": "system", "content": system}, *prompt] if system else prompt
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         texts.append(text.removeprefix(tokenizer.bos_token or ""))
     return texts
 
