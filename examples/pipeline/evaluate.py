@@ -35,7 +35,10 @@ from maxent_grpo.pipeline.evaluation.lighteval import run_lighteval
 from maxent_grpo.pipeline.evaluation.options import LARGEST_K, parse_options
 from maxent_grpo.pipeline.evaluation.report import build_table, save_report
 from maxent_grpo.pipeline.evaluation.subjects import Subject, build_dataset_subject, build_task_subject
+from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
+from maxent_grpo.pipeline.recipes import parse_flags
 from maxent_grpo.pipeline.rewards import find_reward
+from maxent_grpo.pipeline.secrets import expect_no_secret_flags, hide_in_tracebacks, hide_secrets
 from maxent_grpo.pipeline.tasks.answers import Verdict
 
 
@@ -96,6 +99,7 @@ def run_evaluation(options: argparse.Namespace, console: Console) -> None:
     Raises:
         ValueError: before anything is sampled, naming a model that cannot be read.
     """
+    expect_writable(options.output)
     engine = choose_engine(options.engine)
     for model in options.models:
         load_tokenizer(model, options.revision)  # raises where there is no such model
@@ -122,7 +126,7 @@ def describe_settings(options: argparse.Namespace, subject: Subject, engine: str
         },
         "interval": "95 % percentile bootstrap over prompts, 2000 resamples, seed 0",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "command": shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]]),
+        "command": hide_secrets(shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]])),
     }
 
 
@@ -131,11 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 132)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
+    hide_in_tracebacks()
     try:
+        expect_no_secret_flags(parse_flags(sys.argv[1:] if arguments is None else arguments))
         options = parse_options(arguments, __doc__)
         (run_lighteval if options.lighteval is not None else run_evaluation)(options, console)
     except ValueError as error:
-        raise SystemExit(f"evaluate.py: {error}") from error
+        raise SystemExit(f"evaluate.py: {hide_secrets(str(error))}") from error
+    except OSError as error:
+        if line := describe_full_disk(error):
+            raise SystemExit(f"evaluate.py: {line}") from error
+        raise
 
 
 if __name__ == "__main__":

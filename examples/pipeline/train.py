@@ -28,11 +28,14 @@ from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.adapters.trl.preflight import write_preflight
-from maxent_grpo.pipeline.checkpoints import find_checkpoint
+from maxent_grpo.pipeline.checkpoints import KeepSettings, find_checkpoint, list_changes
 from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.data.sources import UnreachableError
+from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
 from maxent_grpo.pipeline.memory import list_precision_warnings, load_shape, report_memory
+from maxent_grpo.pipeline.parser import write_help
 from maxent_grpo.pipeline.run import Run, parse_run
+from maxent_grpo.pipeline.secrets import hide_in_tracebacks, hide_secrets
 from maxent_grpo.pipeline.starts import make_start
 
 logger = logging.getLogger(__name__)
@@ -134,20 +137,45 @@ def load_tokenizer(run: Run, folder: str) -> PreTrainedTokenizerBase:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
+    hide_in_tracebacks()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print(write_help(__doc__))
+        return
     try:
-        run = parse_run(sys.argv[1:] if arguments is None else arguments)
+        run = parse_run(arguments)
         if run.script.preflight_only:
             print(write_preflight_report(run))
             return
+        expect_writable(Path(run.training.output_dir))
         checkpoint = find_checkpoint(run.training)
         trainer = build_trainer(run)
     except ValueError as error:
-        raise SystemExit(f"train.py: {error}") from error
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if run.training.do_eval:
-        trainer.log_metrics("eval", trainer.evaluate())
-    trainer.save_model(run.training.output_dir)
-    trainer.save_state()
+        raise SystemExit(f"train.py: {hide_secrets(str(error))}") from error
+    run_training(trainer, checkpoint)
+
+
+def run_training(trainer: GRPOTrainer, checkpoint: str | None) -> None:
+    """Train, evaluate and save; end with one line where the user stops it or nothing more can be written."""
+    args = trainer.args
+    changes = list_changes(args, checkpoint) if checkpoint else []
+    if changes and args.process_index == 0:
+        logger.warning("Going on from %s with other settings: %s.", checkpoint, ", ".join(changes))
+    trainer.add_callback(KeepSettings())
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if args.do_eval:
+            trainer.log_metrics("eval", trainer.evaluate())
+        trainer.save_model(args.output_dir)
+        trainer.save_state()
+    except KeyboardInterrupt:
+        raise SystemExit(
+            "train.py: interrupted. With --resume_from_checkpoint last it goes on from the newest checkpoint."
+        ) from None
+    except Exception as error:
+        if line := describe_full_disk(error):
+            raise SystemExit(f"train.py: {line}") from error
+        raise
     end_training(trainer)
 
 

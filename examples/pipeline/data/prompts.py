@@ -8,8 +8,10 @@ from datasets import Dataset, concatenate_datasets
 
 from maxent_grpo import answer_keys
 from maxent_grpo.adapters import KeyFunction
+from maxent_grpo.adapters.trl.fitting import expect_whole_rollout
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
 from maxent_grpo.pipeline.data.chats import describe_bad_prompt, read_content, read_message
+from maxent_grpo.pipeline.data.columns import expect_column
 from maxent_grpo.pipeline.data.sources import Source, list_eval_sources, list_train_sources, load_source
 from maxent_grpo.pipeline.rewards import Reward
 from maxent_grpo.pipeline.run import Run
@@ -26,6 +28,7 @@ def load_prompts(run: Run) -> tuple[Dataset, Dataset | None]:
     script, seed = run.script, run.training.seed
     try:
         train, evaluation = _load_parts(run)
+        expect_whole_rollout(run.training, len(train))
     except ValueError as error:
         raise type(error)(f"{run.where}: {error}") from error
     if evaluation is not None and 0 < script.eval_limit < len(evaluation):
@@ -63,9 +66,12 @@ def _mix_sources(
 ) -> Dataset:
     """Return the rows of all sources, checked, under the names that prompts and rewards need."""
     needed = {"prompt"}.union(*(function.columns or () for function in functions))
+    typed = (needed - {"prompt"}) | ({"whole_steps"} if "target" in needed else set())
     parts = []
     for source in sources:
         rows = _rename_columns(source, load_source(source, script), needed)
+        for name in sorted(typed & set(rows.column_names)):
+            expect_column(name, rows[name], source.path)
         parts.append(_keep_whole_rows(source, rows, needed, script))
     shared = set.intersection(*(set(part.column_names) for part in parts))
     if all(function.columns is not None for function in functions):
@@ -84,7 +90,9 @@ def _mix_sources(
 
 
 def _rename_columns(source: Source, rows: Dataset, needed: set[str]) -> Dataset:
-    """Return the rows with the columns under the names that prompts and rewards need."""
+    """Return the rows with the columns under the names that prompts and rewards need; a.b is field b of column a."""
+    if any("." in own and own not in rows.column_names for own in source.columns.values()):
+        rows = rows.flatten()
     for name, own in ({name: name for name in sorted(needed)} | source.columns).items():
         if own not in rows.column_names:
             columns = ", ".join(rows.column_names)
