@@ -82,13 +82,13 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         kwargs["processing_class"] = check_run(args, model, reward_funcs, train_dataset, kwargs)
         self._key_func, self._answers = key_func, None
         self._skip_warning = SkipWarning()
-        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        reward_funcs = None if reward_funcs is None else [hold_to_contract(function) for function in functions]
+        listed = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        functions = None if reward_funcs is None else [hold_to_contract(function) for function in listed]
         # TRL loads a reference, and scores with it, where its beta is not 0. The target may need one while the loss
         # has no KL term: then only TRL's own copy, self.beta, says so, and args.beta stays the term's coefficient.
         beta, args.beta = args.beta, args.reference_beta
         try:
-            super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+            super().__init__(model, functions, args, train_dataset, **kwargs)
         finally:
             args.beta = beta
         needs_all = args.beta != 0 or self.entropy_coef != 0 or self.aux_loss_enabled

@@ -27,6 +27,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
+from maxent_grpo.adapters.trl.fitting import expect_whole_rollout
 from maxent_grpo.adapters.trl.preflight import write_preflight
 from maxent_grpo.pipeline.checkpoints import KeepSettings, find_checkpoint, list_changes
 from maxent_grpo.pipeline.data.prompts import load_prompts
@@ -52,7 +53,7 @@ def write_preflight_report(run: Run) -> str:
     shape, _ = load_shape(run)
     lines = [describe_run(run), *(f"not installed here: {name} ({field})" for name, field in run.missing.items())]
     try:
-        train, evaluation = load_prompts(run)
+        train, evaluation = load_enough_prompts(run)
         lines.append(
             f"prompts: {len(train)} to train on, {0 if evaluation is None else len(evaluation)} to evaluate on"
         )
@@ -62,6 +63,20 @@ def write_preflight_report(run: Run) -> str:
     if isinstance(args, MaxEntGRPOConfig):
         lines.append(write_preflight(args, shape, train, None))
     return "\n".join([*lines, report_memory(run)])
+
+
+def load_enough_prompts(run: Run) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """Return the rows to train and to evaluate on.
+
+    Raises:
+        ValueError: as `load_prompts`, or if there are fewer than one rollout takes.
+    """
+    train, evaluation = load_prompts(run)
+    try:
+        expect_whole_rollout(run.training, len(train))
+    except ValueError as error:
+        raise ValueError(f"{run.where}: {error}") from error
+    return train, evaluation
 
 
 def describe_run(run: Run) -> str:
@@ -84,7 +99,7 @@ def build_trainer(run: Run) -> GRPOTrainer:
     if args.disable_tqdm:
         datasets.disable_progress_bars()
     with args.main_process_first(local=False, desc="data and start"):
-        train, evaluation = load_prompts(run)
+        train, evaluation = load_enough_prompts(run)
         folder = make_start(str(model.model_name_or_path), Path(args.output_dir).parent)
     if args.process_index == 0:
         logger.warning("\n".join([describe_run(run), *list_precision_warnings(run)]))

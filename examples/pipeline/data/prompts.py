@@ -8,7 +8,6 @@ from datasets import Dataset, concatenate_datasets
 
 from maxent_grpo import answer_keys
 from maxent_grpo.adapters import KeyFunction
-from maxent_grpo.adapters.trl.fitting import expect_whole_rollout
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
 from maxent_grpo.pipeline.data.chats import describe_bad_prompt, read_content, read_message
 from maxent_grpo.pipeline.data.columns import expect_column
@@ -28,7 +27,6 @@ def load_prompts(run: Run) -> tuple[Dataset, Dataset | None]:
     script, seed = run.script, run.training.seed
     try:
         train, evaluation = _load_parts(run)
-        expect_whole_rollout(run.training, len(train))
     except ValueError as error:
         raise type(error)(f"{run.where}: {error}") from error
     if evaluation is not None and 0 < script.eval_limit < len(evaluation):
