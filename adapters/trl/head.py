@@ -89,7 +89,7 @@ def _logit_settings(config: Any) -> tuple[float, float | None]:
 
 
 @torch.no_grad()
-def expect_own_logits(model: PreTrainedModel, score: Callable[[Tensor], Tensor], temperature: float) -> None:
+def expect_own_logits(model: Any, score: Callable[[Tensor], Tensor], temperature: float) -> None:
     """Compare one row's log-probabilities, as they are scored in training, with those of the model's own logits.
 
     Training multiplies hidden states by the head's weight. A model that does more to its logits, under a name that is
@@ -99,7 +99,7 @@ def expect_own_logits(model: PreTrainedModel, score: Callable[[Tensor], Tensor],
     sides may be off by that, and a log-softmax by twice as much.
 
     Args:
-        model: the model without wrappers; where its weights are in parts, nothing is compared.
+        model: the model, its adapter included; where its weights are in parts, nothing is compared.
         score: returns the log-probabilities [1, T-1] of a row's tokens [1, T] after the first.
         temperature: the logits are divided by it.
 
@@ -115,7 +115,8 @@ def expect_own_logits(model: PreTrainedModel, score: Callable[[Tensor], Tensor],
     was_training = model.training
     model.eval()
     try:
-        own = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, :-1]
+        own = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        own = own[:, -ids.size(1) : -1]  # an adapter that learns a prompt puts its tokens first
         scored = score(ids)
     finally:
         handle.remove()

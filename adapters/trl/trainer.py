@@ -94,9 +94,9 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         needs_all = args.beta != 0 or self.entropy_coef != 0 or self.aux_loss_enabled
         self._drops = not needs_all
         self._fused = args.maxent_fused_head and self._can_fuse()
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        expect_own_logits(base, self._score_row, self.temperature)
+        expect_own_logits(self.model, self._score_row, self.temperature)
         if self._fused:
+            base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             add_weighted_head(base, temperature=self.temperature, float32=args.cast_lm_head_to_fp32)
         self._meter = UpdateMeter(self)
         self.add_callback(self._meter)
