@@ -1,6 +1,7 @@
 """The contract of rewards: what a function may return, how it is called, and who is scored by it."""
 
 import asyncio
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters._rewards import call_reward_function, hold_to_contract, read_rewards, weigh_rewards
+from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
 
 CPU = torch.device("cpu")
 NAMES = ["right", "format", "length"]
@@ -102,3 +105,22 @@ def test_a_held_function_keeps_its_name_and_may_be_async() -> None:
     torch.testing.assert_close(torch.tensor(asyncio.run(held(**ASKED))), READ, equal_nan=True)
     model = torch.nn.Linear(1, 1)
     assert (hold_to_contract(model), hold_to_contract("org/model")) == (model, "org/model")
+
+
+@pytest.mark.parametrize(
+    ("rewards", "min_utility"),
+    [([-1.0] * 4, 0.0), ([0.1] * 4, 0.1), ([0.1, 0.0, 0.1, 0.1], 0.1), ([-5.0, -1.0, -1.0, -2.0], -1.0)],
+)
+def test_a_group_without_a_success_is_skipped_whatever_failures_score(
+    rewards: list[float], min_utility: float
+) -> None:
+    config = dataclasses.replace(MaxEntConfig.diverse(max_length=2), min_utility=min_utility)
+    rollout = Rollout(rewards, torch.ones(4, 2, dtype=torch.bool), group_sizes=4, keys=["a", "b", "c", "d"])
+    assert MaxEntLoss(config).prepare(rollout).coefficients.tolist() == [0.0] * 4
+
+
+def test_logits_in_place_of_log_probabilities_are_blamed_on_logps() -> None:
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    constants = MaxEntLoss().prepare(Rollout([True, np.bool_(False)], mask, group_sizes=2))
+    with pytest.raises(ValueError, match=r"^Expected logps of shape \[2, 3\], got logps of shape \[2, 3, 11\]\.$"):
+        constants.loss(torch.zeros(2, 3, 11))
