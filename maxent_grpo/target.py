@@ -367,8 +367,7 @@ def tau_for_ess(
     expect_anchor(beta, anchor_logps)
     # The target's weights are ∝ exp(−depth/(τ+β)), depth >= 0 being what a candidate lacks to the best one.
     # All is in units of a large β, whose product with an anchor may be no float.
-    unit = max(1.0, beta)
-    beta = beta / unit
+    unit, beta = max(1.0, beta), min(1.0, beta)
     gap = below_peak(upcast(log_q.detach()), mask) / unit
     if anchor_logps is not None and beta > 0:
         expect_shape("anchor_logps", anchor_logps, log_q.shape)

@@ -49,9 +49,7 @@ def expect_fitting(
     _expect_router(args, pick_text_config(model_config))
     for dataset in (train, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])):
         _expect_text(dataset)
-    if isinstance(train, Dataset):
-        expect("prompt" in train.column_names, "a column 'prompt' in train_dataset", columns=train.column_names)
-        expect_whole_rollout(args, len(train))
+    _expect_prompts(args, train)
     expect(
         not getattr(model_config, "is_encoder_decoder", False),
         "a causal language model",
@@ -63,6 +61,12 @@ def expect_fitting(
         f"an evaluation batch over {args.world_size} ranks to hold whole groups of {candidates} candidates",
         per_device_eval_batch_size=args.per_device_eval_batch_size,
     )
+
+
+def _expect_prompts(args: MaxEntGRPOConfig, train: Any) -> None:
+    if isinstance(train, Dataset):
+        expect("prompt" in train.column_names, "a column 'prompt' in train_dataset", columns=train.column_names)
+        expect_whole_rollout(args, len(train))
 
 
 def expect_whole_rollout(args: Any, prompts: int) -> None:
