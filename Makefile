@@ -9,8 +9,8 @@ TYPES := build/types
 WHEEL := tests/package/test_install.py
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-fast test-numerical wheel nightly nightly-properties nightly-sets nightly-compiled \
-	bench study study-smoke lint types clean
+.PHONY: help setup demo test test-fast test-numerical wheel nightly nightly-properties nightly-kills nightly-sets \
+	nightly-compiled bench study study-smoke lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -55,11 +55,16 @@ settings = $(ATEN_$(word 1,$1)) $(OTHERS_$(word 2,$1)) OMP_NUM_THREADS=$(word 3,
 PRESETS := cpu graph confirm graph_confirm graph_long single noted hard small large
 PROPERTIES := $(shell grep --files-with-matches --recursive @given tests)
 
-nightly: nightly-properties nightly-sets nightly-compiled $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
+nightly: nightly-properties nightly-kills nightly-sets nightly-compiled $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal $*
+	@mkdir -p $(@D) && touch $@
+
+nightly-kills: $(NIGHT)/kills  ## the demo and training, killed 40 times
+$(NIGHT)/kills: $(INSTALLED)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q tests/pipeline/test_files.py tests/pipeline/test_train.py -k killed
 	@mkdir -p $(@D) && touch $@
 
 nightly-sets: $(SETS:%=$(NIGHT)/sets/%)  ## the numerical tests under every pair of instruction sets, of ATen and others

@@ -1,11 +1,10 @@
-"""Whole groups of a rollout, as every framework's adapter needs them: utilities, keys, gathering, chance for pruning.
+"""Whole groups of a rollout, as every framework's adapter needs them: keys, gathering, chance for pruning.
 
 Frameworks deal the candidates of a group over ranks, but a target needs its group whole. So each rank reduces its
 completions to a few numbers per candidate, and only those are gathered.
 """
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import expect, expect_shape
+from maxent_grpo._checks import expect
 from maxent_grpo.groups import answer_keys, completion_keys
 from maxent_grpo.objective import MaxEntObjective, Target
 from maxent_grpo.target import duplicate_counts
@@ -84,68 +83,6 @@ def build_keys(answers: Answers | None, ids: Tensor | None, mask: Tensor) -> Ten
         expect(all(answer is not None for answer in answers), "ids, or a text for every candidate", ids=None)
         return text_keys
     return torch.where(has_text, text_keys, keys)
-
-
-def read_rewards(rewards: Tensor | Sequence[Any], device: torch.device) -> Tensor:
-    """Return rewards as a float tensor, NaN where there is no verdict (None).
-
-    Args:
-        rewards: [...] tensor, or a list of numbers, truth values and None.
-        device: where the result is to be.
-
-    Raises:
-        ValueError: on an entry that is none of them.
-
-    >>> read_rewards([True, None, 0.5], torch.device("cpu"))
-    tensor([1.0000,    nan, 0.5000])
-    """
-    if not isinstance(rewards, Tensor):
-        rewards = torch.tensor([_read_reward(reward) for reward in rewards])
-    dtype = rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype()
-    return rewards.detach().to(device, dtype)
-
-
-def _read_reward(reward: Any) -> float:
-    if reward is None:
-        return math.nan
-    try:
-        if not isinstance(reward, str):  # float("1") would be a number
-            return float(reward)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        pass
-    raise ValueError(f"Expected rewards to be numbers or None, got rewards={reward!r}.")
-
-
-def weigh_rewards(rewards: Tensor, weights: Tensor, names: Sequence[str]) -> Tensor:
-    """Return the utility of each candidate, Σ_f weight_f · reward_f.
-
-    A function of weight 0 has no say, not even in who is scored. A missing verdict of any other function leaves the
-    candidate without a utility: a sum that lacks a term would be compared with sums that have it.
-    Reads the rewards, so once per rollout.
-
-    Args:
-        rewards: [N, F] by F functions; NaN where one has no verdict.
-        weights: [F].
-        names: those of the functions, for errors.
-
-    Returns:
-        utilities [N], NaN where there is none.
-
-    Raises:
-        ValueError: on an infinite reward, by its function's name.
-
-    >>> weigh_rewards(torch.tensor([[1.0, math.nan], [math.nan, 2.0]]), torch.tensor([0.9, 0.0]), ["right", "length"])
-    tensor([0.9000,    nan])
-    """
-    expect_shape("reward_weights", weights, rewards.shape[1:])
-    counts = weights != 0
-    rewards, weights = rewards[:, counts], weights[counts]
-    infinite = rewards.isinf()
-    if bool(infinite.any()):
-        row, column = infinite.nonzero()[0].tolist()
-        name = [name for name, counted in zip(names, counts.tolist(), strict=True) if counted][column]
-        expect(False, "finite rewards, or None without a verdict", **{name: float(rewards[row, column])})
-    return (rewards * weights).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from maxent_grpo._checks import expect, expect_mask, expect_shape, expect_tensor
 from maxent_grpo._masked import upcast
-from maxent_grpo.adapters._groups import Groups, build_keys, expect_texts, read_rewards, weigh_rewards
+from maxent_grpo.adapters._groups import Groups, build_keys, expect_texts
+from maxent_grpo.adapters._rewards import read_rewards, weigh_rewards
 from maxent_grpo.groups import pad_groups
 
 

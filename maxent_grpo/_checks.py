@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 Scalar = float | Tensor
-"""A Python number for every group, or a tensor [...] with one value per group."""
+"""A Python number for every group, or a tensor [...] with one value per group. No other number may be a tensor."""
+
+LARGEST = torch.finfo(torch.float32).max
+"""The largest finite setting: halves and float32 are calculated in float32."""
 
 
 def expect(holds: bool, expectation: str, **got: object) -> None:
@@ -26,21 +29,30 @@ def expect_number(name: str, value: object) -> float:
     """Return `value` as a float, or say that it is none (a bool is none)."""
     numeric = isinstance(value, numbers.Real) and not isinstance(value, bool)
     expect(numeric, f"{name} to be a number", **{name: value})
-    return float(value)  # type: ignore[arg-type]
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise ValueError(f"Expected {name} <= {LARGEST:g}, got an integer of more than 300 digits.") from None
 
 
-def expect_in(name: str, value: Scalar, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
-    """Check low <= value <= high (low < value with `open_low`); NaN is refused, tensors are not read."""
-    if isinstance(value, Tensor):
-        return
+def expect_in(name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+    """Check that a number, which is no tensor, has low <= value <= high (low < value with `open_low`), and no NaN."""
     number = expect_number(name, value)
     above = number > low if open_low else number >= low
     relation = f"{name} {'>' if open_low else '>='} {low:g}"
-    expect(
-        above and number <= high,
-        relation if high == math.inf else f"{relation} and <= {high:g}",
-        **{name: value},
-    )
+    if high < LARGEST:
+        relation = f"{relation} and <= {high:g}"
+    elif above:
+        relation = f"{name} <= {high:g}, the largest number of float32"
+    expect(above and number <= high, relation, **{name: value})
+
+
+def expect_scalar(name: str, value: Scalar, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+    """Check a number as `expect_in` does; a tensor is not read, and `per_group` checks its shape."""
+    if not isinstance(value, Tensor):
+        expect_in(name, value, low, high, open_low=open_low)
+    elif value.dtype == torch.bool or value.is_complex():
+        raise ValueError(f"Expected {name} of a real dtype, got {name} of dtype {value.dtype}.")
 
 
 def expect_tensor(name: str, value: object) -> None:
@@ -82,8 +94,8 @@ def expect_mask(name: str, mask: Tensor, shape: Sequence[int]) -> None:
 
 def expect_tempering(tau: Scalar, beta: Scalar, anchor_logps: Tensor | None, *, finite: bool = False) -> None:
     """Check the pair (tau, beta): both >= 0, not both infinite (neither with `finite`), an anchor if beta > 0."""
-    expect_in("tau", tau, 0.0)
-    expect_in("beta", beta, 0.0)
+    expect_scalar("tau", tau, 0.0)
+    expect_scalar("beta", beta, 0.0)
     infinite = [
         name for name, value in (("tau", tau), ("beta", beta)) if not isinstance(value, Tensor) and value == math.inf
     ]

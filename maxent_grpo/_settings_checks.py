@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from maxent_grpo._checks import expect, expect_in
+from maxent_grpo._checks import LARGEST, expect, expect_in, expect_number
 
 Names = Mapping[str, str]
 Choices = Mapping[str, tuple[str, ...]]
-_LARGEST = 1.7976931348623157e308
 
 
 def expect_settings(values: Mapping[str, Any], names: Names, choices: Choices) -> None:
@@ -35,19 +34,25 @@ def _expect_kinds(values: Mapping[str, Any], names: Names, choices: Choices) -> 
 
 
 def _expect_ranges(values: Mapping[str, Any], names: Names) -> None:
-    for field in ("tau", "beta", "q_eps", "clip_high"):
-        expect_in(names[field], values[field], 0.0)
+    for field in ("tau", "beta", "clip_high"):
+        _expect_float32(names[field], values[field])
     for field in ("q_temperature", "surrogate_tau"):
-        expect_in(names[field], values[field], 0.0, open_low=True)
+        _expect_float32(names[field], values[field], open_low=True)
+    expect_in(names["q_eps"], values["q_eps"], 0.0, LARGEST)
     for field in ("dedup", "clip_low"):
         expect_in(names[field], values[field], 0.0, 1.0)
-    expect_in(names["success_power"], values["success_power"], 0.0, _LARGEST)
-    expect_in(names["min_utility"], values["min_utility"], -_LARGEST, _LARGEST)
+    expect_in(names["success_power"], values["success_power"], 0.0, LARGEST)
+    expect_in(names["min_utility"], values["min_utility"], -LARGEST, LARGEST)
     for field in ("max_length", "target_ess"):
         if values[field] is not None:
-            expect_in(names[field], values[field], 1.0)
+            expect_in(names[field], values[field], 1.0, LARGEST)
     if values["keep_fraction"] is not None:
         expect_in(names["keep_fraction"], values["keep_fraction"], 0.0, 1.0, open_low=True)
+
+
+def _expect_float32(name: str, value: object, *, open_low: bool = False) -> None:
+    """Check a number from 0 that is infinite or has a float32: halves and float32 are calculated in float32."""
+    expect_in(name, value, 0.0, math.inf if expect_number(name, value) == math.inf else LARGEST, open_low=open_low)
 
 
 def _expect_combinations(values: Mapping[str, Any], names: Names) -> None:
@@ -56,6 +61,8 @@ def _expect_combinations(values: Mapping[str, Any], names: Names) -> None:
 
     tau, beta, projection = names["tau"], names["beta"], names["projection"]
     expect_if(not values["tau"] == values["beta"] == math.inf, f"{tau} or {beta} to be finite", "tau", "beta")
+    total = values["tau"] + values["beta"]
+    expect_if(total <= LARGEST or total == math.inf, f"{tau} + {beta} <= {LARGEST:g}, or inf", "tau", "beta")
     expect_if(values["anchor"] != "none" or values["beta"] == 0, f"{beta}=0 with {names['anchor']}='none'", "beta")
     expect_if(
         not values["center"] or values["projection"] == "mle",

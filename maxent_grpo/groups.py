@@ -30,6 +30,7 @@ def pad_groups(flat: Tensor, group_sizes: Tensor | Sequence[int]) -> tuple[Tenso
     (tensor([[1., 0.], [2., 3.]]), tensor([[ True, False], [ True,  True]]))
     """
     expect_tensor("flat", flat)
+    expect(flat.ndim > 0, "flat of shape [N, ...]", flat=flat)
     sizes = torch.as_tensor(group_sizes, device=flat.device)
     listed = sizes.tolist()
     whole = sizes.numel() == 0 or not (sizes.is_floating_point() or sizes.dtype == torch.bool)
@@ -90,6 +91,7 @@ def prune_candidates(coefficients: Tensor, *, keep: float, generator: torch.Gene
     """
     expect_tensor("coefficients", coefficients)
     expect_in("keep", keep, 0.0, 1.0, open_low=True)
+    expect(isinstance(generator, torch.Generator), "a torch.Generator", generator=generator)
     exact = coefficients.detach().to("cpu", torch.float64).flatten()
     size = exact.abs()
     budget = keep * int((size > 0).sum())

@@ -9,7 +9,16 @@ import math
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import expect, expect_candidates, expect_in, expect_mask, expect_shape, expect_tensor
+from maxent_grpo._checks import (
+    LARGEST,
+    expect,
+    expect_candidates,
+    expect_in,
+    expect_mask,
+    expect_scalar,
+    expect_shape,
+    expect_tensor,
+)
 from maxent_grpo._masked import expectation, log_softmax, result_dtype, upcast
 
 
@@ -34,11 +43,11 @@ def maxent_weighted_nll(
         mask: [..., K, T] bool, True where a token counts.
         length_normalize: divide each NLL by its number of counted tokens.
         max_length: divide each NLL by this constant instead.
-        num_groups: G; None counts the groups with at least one counted token.
+        num_groups: G, a number or a tensor []; None counts the groups with at least one counted token.
         token_scale: [..., K, T] constants on the token terms (a correction of the sampling policy, say).
 
     Returns:
-        scalar in the dtype of `logps`; a differentiable 0 for an empty batch.
+        scalar in the dtype of `logps` (of integers: the default); a differentiable 0 for an empty batch.
 
     Raises:
         ValueError: on unequal shapes, a mask that is not bool, num_groups or max_length <= 0, or both
@@ -52,7 +61,7 @@ def maxent_weighted_nll(
     _expect_tokens(logps, mask, weights=weights)
     counted = _select_tokens(mask, weights, token_scale)
     nll = -_sum_tokens(upcast(logps), mask, counted, length_normalize, max_length, token_scale)
-    return _sum_candidates(weights, nll, mask.any(-1), num_groups).to(logps.dtype)
+    return _sum_candidates(weights, nll, mask.any(-1), num_groups).to(result_dtype(logps))
 
 
 def listwise_cross_entropy(
@@ -139,7 +148,7 @@ def clipped_surrogate(
     rising = coefficients.detach().unsqueeze(-1) > 0
     bounded = torch.where(rising, ratio.clamp(max=1 + clip_high), ratio.clamp(min=1 - clip_low))
     gains = _sum_tokens(bounded, mask, counted, length_normalize, max_length, token_scale)
-    return _sum_candidates(coefficients, -gains, mask.any(-1), num_groups).to(logps.dtype)
+    return _sum_candidates(coefficients, -gains, mask.any(-1), num_groups).to(result_dtype(logps))
 
 
 def _expect_tokens(logps: Tensor, mask: Tensor, **per_candidate: Tensor) -> None:
@@ -180,7 +189,7 @@ def _sum_tokens(
     if length_normalize:
         return terms.sum(-1) / mask.sum(-1).clamp(min=1)
     if max_length is not None:
-        expect_in("max_length", max_length, 0.0, open_low=True)
+        expect_in("max_length", max_length, 0.0, LARGEST, open_low=True)
         return terms.sum(-1) / max_length
     return terms.sum(-1)
 
@@ -192,7 +201,10 @@ def _sum_candidates(
     if num_groups is None:
         groups: float | Tensor = counted.any(-1).sum().clamp(min=1)
     else:
-        expect_in("num_groups", num_groups, 0.0, open_low=True)
+        expect_scalar("num_groups", num_groups, 0.0, LARGEST, open_low=True)
         groups = num_groups
+        if isinstance(num_groups, Tensor):  # counted over ranks, it stays on its device: not read
+            expect_shape("num_groups", num_groups, [])
+            groups = torch.where(num_groups > 0, num_groups, math.nan)
     constants = coefficients.detach().to(values.dtype).masked_fill(~counted, 0.0)
     return expectation(constants, values).sum() / groups

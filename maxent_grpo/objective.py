@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect, expect_candidates, expect_shape
-from maxent_grpo._masked import fill, log_softmax, mean, upcast
+from maxent_grpo._masked import below_peak, center, divide_gap, fill, log_softmax, mean, per_group, upcast
 from maxent_grpo._statistics import Statistics, measure_target
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.groups import prune_candidates
@@ -321,7 +321,8 @@ class MaxEntObjective:
     def _weigh_by_return(self, utilities: Tensor, lengths: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
         """Return log w of eq. (8), [..., K]: U_i = A_i·length/T_max at the rollout policy, where every ratio is 1."""
         returns = _center_utilities(utilities, mask, informative) * lengths / (self._max_length or 1)
-        return log_softmax(returns / self.config.surrogate_tau, mask)
+        temperature = per_group("surrogate_tau", self.config.surrogate_tau, returns)
+        return log_softmax(divide_gap(below_peak(returns, mask), temperature), mask)
 
     def _choose_tau(self, log_q: Tensor, anchors: Tensor | None, mask: Tensor, informative: Tensor) -> Tensor:
         """Return τ of each group, [...]."""
@@ -358,4 +359,4 @@ _TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def _center_utilities(utilities: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
     """Return A of eq. (8), the utilities minus their group's mean, [..., K]; exactly 0 where all are equal."""
-    return fill(utilities - mean(utilities, mask), mask & informative.unsqueeze(-1), 0.0)
+    return fill(center(utilities, mask), mask & informative.unsqueeze(-1), 0.0)

@@ -6,11 +6,13 @@ candidates, not of a gradient step on a network.
 """
 
 import math
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from maxent_grpo._checks import Scalar, expect_candidates, expect_shape, expect_tempering
-from maxent_grpo._masked import below_peak, expectation, fill, log_softmax, per_group, result_dtype, upcast
+from maxent_grpo._masked import below_peak, expectation, fill, log_softmax, result_dtype, sum_temperatures, upcast
 
 
 def regularized_potential(
@@ -45,9 +47,14 @@ def regularized_potential(
     tensor(-0.1438)
     """
     expect_candidates("policy", policy, mask)
-    scores, temperature = _combine_log_q_and_anchor(log_q, anchor_logps, policy.shape, tau, beta, mask)
-    pi = fill(upcast(policy), mask, 0.0).to(scores.dtype)
-    return (expectation(pi, scores) - temperature * expectation(pi, pi.log())).to(result_dtype(policy))
+    terms = _read_terms(log_q, anchor_logps, policy.shape, tau, beta, mask)
+    pi = fill(upcast(policy), mask, 0.0).to(terms.log_q.dtype)
+    potential = expectation(pi, terms.log_q) - terms.tau.squeeze(-1) * expectation(pi, pi.log())
+    if terms.log_rho is not None:
+        divergence = _sum_divergence(pi.log(), terms.log_rho, torch.ones_like(terms.beta))
+        beta_ = terms.beta.squeeze(-1)
+        potential = potential - (beta_ * divergence).masked_fill(beta_ == 0, 0.0)  # 0·KL = 0, infinite or not
+    return potential.to(result_dtype(policy))
 
 
 def optimal_potential(
@@ -72,9 +79,12 @@ def optimal_potential(
     tensor(0.6931)
     """
     expect_candidates("log_q", log_q, mask)
-    scores, temperature = _combine_log_q_and_anchor(log_q, anchor_logps, log_q.shape, tau, beta, mask)
-    peak = fill(scores, mask, -math.inf).amax(-1)
-    best = peak + _exceed_peak(scores, temperature, mask)
+    terms = _read_terms(log_q, anchor_logps, log_q.shape, tau, beta, mask)
+    scores = terms.scale_scores()
+    best = scores.amax(-1, keepdim=True) + _exceed_peak(below_peak(scores, mask), terms.temperature)
+    if terms.log_rho is not None:
+        best = _refine_near_zero(best, terms)
+    best = (terms.unit * best).squeeze(-1)
     if mask is not None:
         best = best.masked_fill(~mask.any(-1), 0.0)
     return best.to(result_dtype(log_q))
@@ -109,11 +119,11 @@ def improvement_gap(
     tensor(0.1438)
     """
     expect_candidates("log_policy", log_policy, mask)
-    scores, temperature = _combine_log_q_and_anchor(log_q, anchor_logps, log_policy.shape, tau, beta, mask)
-    log_pi = fill(upcast(log_policy), mask, -math.inf).to(scores.dtype)
-    pi = log_pi.exp()
-    shortfall = expectation(pi, -below_peak(scores, mask))
-    gap = shortfall + _exceed_peak(scores, temperature, mask) + temperature * expectation(pi, log_pi)
+    terms = _read_terms(log_q, anchor_logps, log_policy.shape, tau, beta, mask)
+    log_pi = fill(upcast(log_policy), mask, -math.inf).to(terms.log_q.dtype)
+    below = below_peak(terms.scale_scores(), mask)
+    heat = terms.temperature
+    gap = terms.unit.squeeze(-1) * _sum_divergence(log_pi, below - _exceed_peak(below, heat), heat)
     if mask is not None:
         gap = gap.masked_fill(~mask.any(-1), 0.0)
     return gap.to(result_dtype(log_policy))
@@ -140,7 +150,9 @@ def forward_kl(log_target: Tensor, log_policy: Tensor, *, mask: Tensor | None = 
     expect_candidates("log_target", log_target, mask)
     expect_shape("log_policy", log_policy, log_target.shape)
     log_pi_star = fill(upcast(log_target), mask, -math.inf)
-    return expectation(log_pi_star.exp(), log_pi_star - log_policy.to(log_pi_star.dtype)).to(result_dtype(log_target))
+    log_pi = fill(log_policy.to(log_pi_star.dtype), mask, -math.inf)
+    divergence = _sum_divergence(log_pi_star, log_pi, torch.ones_like(log_pi[..., :1]))
+    return divergence.to(result_dtype(log_target))
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
@@ -164,27 +176,90 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     return (1 / squares).masked_fill(squares == 0, 0.0).to(result_dtype(weights))
 
 
-def _combine_log_q_and_anchor(
+@dataclass(frozen=True)
+class _Terms:
+    """What a potential is made of.
+
+    Large τ+β are taken in units of themselves: β·log ρ would drown log q in rounding.
+
+    Attributes:
+        log_q, log_rho: [..., K], −inf where masked; without anchors there is no log ρ.
+        tau, beta: [..., 1].
+        unit: [..., 1], max(τ+β, 1).
+        temperature: [..., 1], (τ+β)/unit.
+    """
+
+    log_q: Tensor
+    log_rho: Tensor | None
+    tau: Tensor
+    beta: Tensor
+    unit: Tensor
+    temperature: Tensor
+
+    def scale_scores(self) -> Tensor:
+        """Return (log q + β·log ρ)/unit, [..., K]: J(π) = unit·(⟨π, scores⟩ + temperature·H(π))."""
+        scores = self.log_q / self.unit
+        if self.log_rho is None:
+            return scores
+        return scores + (self.beta / self.unit * self.log_rho).masked_fill(self.beta == 0, 0.0)  # 0·log 0 = 0
+
+
+def _read_terms(
     log_q: Tensor,
     anchor_logps: Tensor | None,
     shape: tuple[int, ...],
     tau: Scalar,
     beta: Scalar,
     mask: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Return log q + β·log ρ, [..., K], and τ+β, [...]: J(π) = ⟨π, scores⟩ + (τ+β)·H(π)."""
+) -> _Terms:
     expect_shape("log_q", log_q, shape)
     expect_tempering(tau, beta, anchor_logps, finite=True)
-    scores = fill(upcast(log_q), mask, -math.inf)
-    beta_ = per_group("beta", beta, scores)
+    values, log_rho = fill(upcast(log_q), mask, -math.inf), None
     if anchor_logps is not None:
         expect_shape("anchor_logps", anchor_logps, shape)
-        log_rho = log_softmax(anchor_logps.to(scores.dtype), mask)
-        scores = scores + (beta_ * log_rho).masked_fill(beta_ == 0, 0.0)  # 0·log 0 = 0
-    return scores, (per_group("tau", tau, scores) + beta_).squeeze(-1)
+        log_rho = log_softmax(anchor_logps.to(values.dtype), mask)
+    taus, betas, total = sum_temperatures(tau, beta, values)
+    unit = total.clamp(min=1.0)
+    return _Terms(values, log_rho, taus, betas, unit, total / unit)
 
 
-def _exceed_peak(scores: Tensor, temperature: Tensor, mask: Tensor | None) -> Tensor:
-    """Return T·log Σ_i exp((score_i − peak)/T), [...], T = τ+β: by how much the soft maximum exceeds the peak."""
-    divisor = temperature.masked_fill(temperature == 0, 1.0).unsqueeze(-1)
-    return temperature * (below_peak(scores, mask) / divisor).logsumexp(-1)
+def _exceed_peak(below: Tensor, temperature: Tensor) -> Tensor:
+    """Return T·log Σ_i exp(below_i/T), [..., 1]: by how much the soft maximum exceeds the peak."""
+    divisor = temperature.masked_fill(temperature == 0, 1.0)
+    return temperature * (below / divisor).logsumexp(-1).unsqueeze(-1)
+
+
+def _refine_near_zero(best: Tensor, terms: _Terms) -> Tensor:
+    """Return J*/unit, [..., 1], from log Σ_i ρ_i·e^{x_i} = log(1 + Σ_i ρ_i·(e^{x_i} − 1)) where every x_i is small.
+
+    x_i = (log q_i − τ·log ρ_i)/(τ+β). A large β makes J*/(τ+β) so small that rounding would be all that is left.
+    """
+    assert terms.log_rho is not None
+    silent = terms.log_rho.isneginf()
+    x = (terms.log_q - terms.tau * terms.log_rho.masked_fill(silent, 0.0)) / terms.unit
+    x = x.masked_fill(silent, 0.0)
+    small = (terms.unit > 1) & (x.amax(-1, keepdim=True) < 1)
+    rise = (terms.log_rho.exp() * x.masked_fill(~small, 0.0).expm1()).sum(-1, keepdim=True)
+    small = small & (rise > -0.5)
+    return torch.where(small, rise.masked_fill(~small, 0.0).log1p(), best)
+
+
+def _sum_divergence(log_p: Tensor, scaled_log_r: Tensor, temperature: Tensor) -> Tensor:
+    """Return T·KL(p‖r), [...], as Σ_i T·(r_i − p_i − p_i·d_i), d = log(r/p): no term is below 0.
+
+    Σ(r − p) = 0 has been added to −Σ p·d, whose terms cancel but for the square of a small d.
+
+    Args:
+        log_p: [..., K], normalised.
+        scaled_log_r: T·log r, [..., K], with r normalised; −inf where r is 0, whatever T.
+        temperature: T, [..., 1], >= 0.
+    """
+    p, divisor = log_p.exp(), temperature.masked_fill(temperature == 0, 1.0)
+    silent = p == 0
+    own = (temperature * log_p.masked_fill(silent, 0.0)).masked_fill(temperature == 0, 0.0)
+    log_ratio = (scaled_log_r - own).masked_fill(silent, 0.0)
+    d = log_ratio / divisor
+    # Where r and p are close they are not subtracted; where they are not, e^d may overflow.
+    near = p * (temperature * d.clamp(max=1.0).expm1() - log_ratio)
+    far = temperature * ((scaled_log_r / divisor).exp() - p) - p * log_ratio
+    return torch.where((d < 1) & ~silent, near, far).sum(-1)

@@ -2,29 +2,27 @@
 
     python -m maxent_grpo.preview rollouts.jsonl --plot rollouts.png
 
-One JSON object per line is one group: the K candidates of one prompt.
+One JSON object per line is one group, the K candidates of one prompt, or one completion.
 
     {"rewards": [1, 0, null], "texts": ["6*7", "6+7", "?"], "ref_logps": [-3.1, -2.2, -9.0], "lengths": [4, 4, 2]}
+    {"input": "2 3 7 = 42", "output": "6*7", "score": 1, "step": 10}
 
 `rewards` is needed; null or NaN marks a candidate that could not be scored. `texts` show duplicates. `ref_logps`
-(summed over tokens) with `lengths` (in tokens) are the reference of a target with --beta > 0.
+(summed over tokens) with `lengths` (in tokens) are the reference of a target with --beta > 0. Completions are one
+group where --group and the step are equal: files as verl and TRL dump them, .parquet and .gz included.
 """
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from maxent_grpo._rollout_files import GROUPS, REWARDS, TEXTS, Columns, Rollouts, read_rollouts
 from maxent_grpo.config import MaxEntConfig
-from maxent_grpo.groups import answer_keys, pad_groups
 from maxent_grpo.objective import MaxEntObjective, Target
 from maxent_grpo.potential import effective_sample_size
 from maxent_grpo.target import duplicate_counts, tau_for_ess
@@ -32,103 +30,6 @@ from maxent_grpo.target import duplicate_counts, tau_for_ess
 _TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _SHOWN = 3
 _MANY_DUPLICATES = 0.05
-_LONGEST = 60
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """Groups read from a file, padded: float64 [G, K] and bool [G, K]; None where the file has no such entries."""
-
-    rewards: Tensor
-    scored: Tensor
-    lengths: Tensor
-    ref_logps: Tensor | None
-    keys: Tensor | None
-
-
-def read_rollouts(file: Path) -> Rollouts:
-    """Return the groups of a JSON-lines file.
-
-    Raises:
-        ValueError: naming the line and the entry, on anything that is not a group, or entries of unequal lengths.
-    """
-    groups = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            groups.append(_parse_group(line, f"{file}:{number}"))
-    if not groups:
-        raise ValueError(f"Expected at least one group, got none in {file}.")
-    for name in ("texts", "ref_logps", "lengths"):
-        if len({name in group for group in groups}) > 1:
-            raise ValueError(f"Expected {name!r} in every group of {file} or in none.")
-    sizes = [len(group["rewards"]) for group in groups]
-
-    def pad_entry(name: str) -> Tensor | None:
-        if name not in groups[0]:
-            return None
-        return pad_groups(
-            torch.tensor([value for group in groups for value in group[name]], dtype=torch.float64), sizes
-        )[0]
-
-    rewards, lengths = pad_entry("rewards"), pad_entry("lengths")
-    assert rewards is not None
-    present = pad_groups(torch.ones(sum(sizes)), sizes)[1]
-    keys = None
-    if "texts" in groups[0]:
-        keys = pad_groups(answer_keys([text for group in groups for text in group["texts"]]), sizes)[0]
-    return Rollouts(
-        rewards=rewards,
-        scored=present & ~rewards.isnan(),
-        lengths=present.to(torch.float64) if lengths is None else lengths,
-        ref_logps=pad_entry("ref_logps"),
-        keys=keys,
-    )
-
-
-def _parse_group(line: str, where: str) -> dict[str, list[Any]]:
-    """Return one group, every entry checked, missing rewards as NaN."""
-    try:
-        group = json.loads(line)
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits and deep nesting are no JSONDecodeError
-        raise ValueError(f"Expected a JSON object at {where}, got {line[:_LONGEST]!r} ({error}).") from error
-    if not isinstance(group, dict) or not isinstance(group.get("rewards"), list) or not group["rewards"]:
-        raise ValueError(f"Expected an object with a non-empty list 'rewards' at {where}, got {line[:_LONGEST]!r}.")
-    size = len(group["rewards"])
-    group["rewards"] = [math.nan if reward is None else reward for reward in group["rewards"]]
-    for name in [name for name in _ENTRIES if name in group]:
-        values = group[name]
-        if not isinstance(values, list) or len(values) != size:
-            raise ValueError(f"Expected {size} {name!r} at {where}, as many as rewards, got {_shorten(values)}.")
-        for value in values:
-            if (expected := _describe_expected(name, value)) is not None:
-                raise ValueError(f"Expected {name!r} {expected} at {where}, got {_shorten(value)}.")
-    return group
-
-
-_ENTRIES: dict[str, tuple[type, ...]] = {
-    "rewards": (int, float),
-    "ref_logps": (int, float),
-    "lengths": (int,),
-    "texts": (str,),
-}
-
-
-def _describe_expected(name: str, value: object) -> str | None:
-    """Return what one value of an entry should have been, None if it is all right."""
-    kinds = _ENTRIES[name]
-    if not isinstance(value, kinds):
-        return f"of type {kinds[-1].__name__}"
-    if not isinstance(value, (int, float)):
-        return None
-    if not -sys.float_info.max <= value <= sys.float_info.max:  # an integer can be too large for isfinite itself
-        unscored = name == "rewards" and isinstance(value, float) and math.isnan(value)
-        return None if unscored else "to be finite"
-    return "to be at least 1" if name == "lengths" and value < 1 else None
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def mean_ess(rollouts: Rollouts, config: MaxEntConfig, groups: Tensor) -> float:
@@ -172,9 +73,10 @@ def suggest_dedup(rollouts: Rollouts) -> tuple[float | None, str]:
     share = _mean_among(duplicate_counts(rollouts.keys, mask=rollouts.scored) > 1, rollouts.scored)
     if share < _MANY_DUPLICATES:
         return 0.0, f"only {share:.1%} of the candidates are duplicates: a discount would change next to nothing"
-    return 1.0, (
+    diverse = MaxEntConfig.diverse().dedup  # the study decides, and the tests hold it to the study's result file
+    return diverse, (
         f"{share:.1%} of the candidates are duplicates, and frequent answers crowd out the others; "
-        "1 is the measured recipe, MaxEntConfig.diverse()"
+        f"{diverse:g} is the measured recipe, MaxEntConfig.diverse()"
     )
 
 
@@ -284,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     default = MaxEntConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rollouts", type=Path, help="JSON lines, one group per line")
+    parser.add_argument("rollouts", type=Path, help="JSON lines, or parquet: one group or one completion per line")
     parser.add_argument("--tau", type=float, default=default.tau, help="τ to look at (%(default)s)")
     parser.add_argument("--beta", type=float, default=default.beta, help="β; above 0 needs ref_logps (%(default)s)")
     parser.add_argument("--dedup", type=float, default=default.dedup, help="κ; above 0 needs texts (%(default)s)")
@@ -296,11 +198,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--ess", type=float, help="effective sample size to suggest τ for (a quarter of the group, at least 2)"
     )
+    parser.add_argument("--group", help=f"column that completions of one prompt share ({', '.join(GROUPS)})")
+    parser.add_argument("--reward", help=f"column of a completion's reward ({', '.join(REWARDS)})")
+    parser.add_argument("--text", help=f"column of a completion's text ({', '.join(TEXTS)})")
     parser.add_argument("--plot", type=Path, help="save a picture here")
     options = vars(parser.parse_args(argv))
     file, ess, plot = options.pop("rollouts"), options.pop("ess"), options.pop("plot")
+    columns = Columns(*(options.pop(name) for name in ("group", "reward", "text")))
     try:
-        rollouts, config = read_rollouts(file), MaxEntConfig(**options)
+        rollouts, config = read_rollouts(file, columns), MaxEntConfig(**options)
         print(write_report(rollouts, config, ess))
         if plot is not None:
             save_plot(rollouts, config, plot)

@@ -2,7 +2,8 @@
 
 Everything is over the last dimension, the K candidates of one prompt; any leading batch shape is allowed.
 All calculations are in log-space, in float32 for half-precision inputs; results come back in the input's dtype.
-`tau`, `beta` and `temperature` are Python numbers or tensors [...] with one value per group.
+`tau`, `beta`, `temperature` and `ess` are numbers, or tensors [] or [...] with one value per group: these are not
+read, and a bad value shows as NaN in its group. All other settings are numbers.
 """
 
 import math
@@ -11,15 +12,30 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import (
+    LARGEST,
     Scalar,
     expect,
     expect_anchor,
     expect_candidates,
     expect_in,
+    expect_scalar,
     expect_shape,
     expect_tempering,
 )
-from maxent_grpo._masked import below_peak, count, fill, log_softmax, mean, per_group, result_dtype, upcast
+from maxent_grpo._masked import (
+    below_peak,
+    center,
+    count,
+    divide_gap,
+    fill,
+    log_softmax,
+    mean,
+    measure_ess,
+    per_group,
+    result_dtype,
+    sum_temperatures,
+    upcast,
+)
 
 _BISECTIONS = 64  # halves a bracket of under 100 nats below float64 resolution
 
@@ -65,17 +81,18 @@ def listwise_log_q(
     tensor([-20000000.,         0.])
     """
     expect_candidates("utilities", utilities, mask)
-    expect_in("temperature", temperature, 0.0, open_low=True)
+    expect_scalar("temperature", temperature, 0.0, open_low=True)
     expect_in("eps", eps, 0.0)
     candidates = utilities.shape[-1]
     if mask is None:  # with a mask, K is in a tensor: a group with too many candidates for eps becomes NaN
         expect(candidates * eps <= 1 + 1e-12, f"K*eps <= 1 with K={candidates} candidates", eps=eps)
     values = upcast(utilities)
-    divisor = per_group("temperature", temperature, values)
-    log_p = log_softmax(below_peak(values, mask) / torch.where(divisor > 0, divisor, math.nan), mask)
+    divisor = per_group("temperature", temperature, values, open_low=True)
+    log_p = log_softmax(divide_gap(below_peak(values, mask), divisor), mask)
     rest = 1 - count(values, mask) * eps
     rest = rest.masked_fill(rest.abs() < 4 * torch.finfo(values.dtype).eps, 0.0)  # K·eps = 1 up to rounding
-    log_q = torch.logaddexp(rest.log() + log_p, per_group("eps", eps, values).log())
+    log_eps = math.log(eps) if eps > 0 else -math.inf  # here, where an eps below float32's smallest is not 0
+    log_q = torch.logaddexp(rest.log() + log_p, torch.full_like(rest, log_eps))
     return fill(log_q, mask, -math.inf).to(result_dtype(utilities))
 
 
@@ -134,17 +151,14 @@ def tempered_log_target(
     expect_candidates("log_q", log_q, mask)
     expect_tempering(tau, beta, anchor_logps)
     gap = below_peak(upcast(log_q), mask)
-    tau_, beta_ = per_group("tau", tau, gap), per_group("beta", beta, gap)
-    temperature = tau_ + beta_
-    divisor = temperature.masked_fill(temperature == 0, 1.0)
-    exponents = gap / divisor
-    exponents = exponents.masked_fill((temperature == 0) & (gap < 0), -math.inf)
+    tau_, beta_, temperature = sum_temperatures(tau, beta, gap)
+    exponents = divide_gap(gap, temperature)
     exponents = exponents.masked_fill(
         temperature.isinf() & gap.isneginf(), 0.0
     )  # an infinite one: q = 0 is like any other
     if anchor_logps is not None and not (isinstance(beta, (int, float)) and beta == 0):
         expect_shape("anchor_logps", anchor_logps, log_q.shape)
-        share = torch.where(beta_.isinf() & tau_.isfinite(), 1.0, beta_ / divisor)
+        share = torch.where(beta_.isinf() & tau_.isfinite(), 1.0, beta_ / temperature.masked_fill(beta_ == 0, 1.0))
         log_rho = share * below_peak(anchor_logps.to(gap.dtype), mask)
         exponents = exponents + log_rho.masked_fill(share == 0, 0.0)
     return log_softmax(exponents, mask).to(result_dtype(log_q))
@@ -190,10 +204,13 @@ def duplicate_counts(keys: Tensor, *, mask: Tensor | None = None) -> Tensor:
     expect_candidates("keys", keys, mask)
     if keys.is_floating_point() or keys.dtype == torch.bool:
         raise ValueError(f"Expected keys of an integer dtype, got keys of dtype {keys.dtype}.")
-    same = keys.unsqueeze(-1) == keys.unsqueeze(-2)
-    if mask is not None:
-        same = same & mask.unsqueeze(-1) & mask.unsqueeze(-2)
-    return same.sum(-1)
+    counted = torch.ones_like(keys, dtype=torch.bool) if mask is None else mask
+    keys = keys.contiguous()
+    ordered, order = keys.sort(dim=-1)
+    # A key's copies are neighbors in the sorted row: those that count are a difference of running totals.
+    totals = torch.nn.functional.pad(counted.gather(-1, order).cumsum(-1), (1, 0))
+    first, end = torch.searchsorted(ordered, keys), torch.searchsorted(ordered, keys, right=True)
+    return (totals.gather(-1, end) - totals.gather(-1, first)).masked_fill(~counted, 0)
 
 
 def discount_duplicates(weights: Tensor, counts: Tensor, *, strength: float, mask: Tensor | None = None) -> Tensor:
@@ -275,13 +292,11 @@ def rank_utilities(utilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
     tensor([1.0000, 0.2500, 0.2500])
     """
     expect_candidates("utilities", utilities, mask)
-    values = fill(upcast(utilities), mask, math.inf)  # above every counted one, so never below it
-    own, others = values.unsqueeze(-1), values.unsqueeze(-2)
-    ties = own == others
-    if mask is not None:
-        ties = ties & mask.unsqueeze(-2)
-    below = (others < own).sum(-1) + (ties.sum(-1) - 1) / 2
+    values = fill(upcast(utilities), mask, math.inf).contiguous()  # no counted one is above those that are masked
     among = count(values, mask)
+    ordered = values.detach().sort(dim=-1).values
+    first, end = torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
+    below = (first + torch.minimum(end, among) - 1) / 2  # ties share the mean of their places
     ranks = torch.where(among > 1, below / (among - 1).clamp(min=1), 0.5)
     ranks = torch.where(fill(values, mask, 0.0).isnan().any(-1, keepdim=True), math.nan, ranks)
     return fill(ranks, mask, 0.0).to(result_dtype(utilities))
@@ -305,9 +320,14 @@ def standardize_utilities(utilities: Tensor, *, mask: Tensor | None = None) -> T
     """
     expect_candidates("utilities", utilities, mask)
     values = upcast(utilities)
-    centered = values - mean(values, mask)
-    deviation = mean(centered.square(), mask).sqrt()
     constant = ~informative_groups(utilities, mask=mask).unsqueeze(-1)  # a rounded mean leaves a deviation of 1e-9
+    # Differences first, they are exact where utilities are close; half of large ones, whose difference is no float.
+    size = fill(values, mask, 0.0).abs().amax(-1, keepdim=True)
+    gap = fill(below_peak(torch.where(size > 1, values * 0.5, values), mask), mask, 0.0)
+    # Then in units of the largest, so that no square is beyond the smallest or the largest float.
+    scaled = gap / gap.detach().amin(-1, keepdim=True).neg().masked_fill(constant, 1.0)
+    centered = center(scaled, mask)
+    deviation = mean(centered.square(), mask).masked_fill(constant, 1.0).sqrt()
     return fill((centered / deviation).masked_fill(constant, 0.0), mask, 0.0).to(result_dtype(utilities))
 
 
@@ -342,11 +362,13 @@ def tau_for_ess(
     tensor(2.0000)
     """
     expect_candidates("log_q", log_q, mask)
-    expect_in("ess", ess, 1.0)
-    expect_in("beta", beta, 0.0, torch.finfo(torch.float64).max)
+    expect_scalar("ess", ess, 1.0)
+    expect_in("beta", beta, 0.0, LARGEST)
     expect_anchor(beta, anchor_logps)
     # The target's weights are ∝ exp(−depth/(τ+β)), depth >= 0 being what a candidate lacks to the best one.
-    gap = below_peak(upcast(log_q.detach()), mask)
+    # All is in units of a large β, whose product with an anchor may be no float.
+    unit, beta = max(1.0, beta), min(1.0, beta)
+    gap = below_peak(upcast(log_q.detach()), mask) / unit
     if anchor_logps is not None and beta > 0:
         expect_shape("anchor_logps", anchor_logps, log_q.shape)
         gap = below_peak(gap + beta * below_peak(anchor_logps.detach().to(gap.dtype), mask), mask)
@@ -362,20 +384,14 @@ def tau_for_ess(
     high = (deepest * 1e8 + beta).log()  # above it they are uniform to the last digit
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        too_small = _measure_ess(depth / middle.exp(), possible) < size
+        too_small = measure_ess(depth / middle.exp(), possible) < size
         low, high = torch.where(too_small, middle, low), torch.where(too_small, high, middle)
-    tau = (((low + high) / 2).exp() - beta).clamp(min=0.0)
+    tau = unit * (((low + high) / 2).exp() - beta).clamp(min=0.0)
     # Sizes that every τ, no finite τ, or no τ at all gives.
-    smallest = _measure_ess(depth / beta, possible) if beta > 0 else (possible & (depth == 0)).sum(-1, keepdim=True)
+    smallest = measure_ess(depth / beta, possible) if beta > 0 else (possible & (depth == 0)).sum(-1, keepdim=True)
     tau = torch.where(size <= smallest, 0.0, tau)
     tau = torch.where(size >= possible.sum(-1, keepdim=True), math.inf, tau)
     constant = deepest == 0
     tau = torch.where(constant & (size < possible.sum(-1, keepdim=True)), 0.0, tau)
     not_a_number = fill(gap, mask, 0.0).isnan().any(-1, keepdim=True) | size.isnan()
     return torch.where(not_a_number, math.nan, tau).squeeze(-1).to(result_dtype(log_q))
-
-
-def _measure_ess(depths: Tensor, possible: Tensor) -> Tensor:
-    """Return the effective sample size, [..., 1], of weights ∝ exp(−depths) over the possible candidates."""
-    weights = depths.neg().exp().masked_fill(~possible, 0.0)  # the largest is 1: no overflow, no empty sum
-    return weights.sum(-1, keepdim=True).square() / weights.square().sum(-1, keepdim=True)

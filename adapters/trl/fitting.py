@@ -49,12 +49,47 @@ def expect_fitting(
     _expect_router(args, pick_text_config(model_config))
     for dataset in (train, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])):
         _expect_text(dataset)
+    _expect_prompts(args, train)
+    expect(
+        not getattr(model_config, "is_encoder_decoder", False),
+        "a causal language model",
+        model_type=getattr(model_config, "model_type", None),
+    )
     candidates = args.num_generations_eval or args.num_generations
     expect(
         evaluation is None or args.per_device_eval_batch_size * args.world_size % candidates == 0,
         f"an evaluation batch over {args.world_size} ranks to hold whole groups of {candidates} candidates",
         per_device_eval_batch_size=args.per_device_eval_batch_size,
     )
+
+
+def _expect_prompts(args: MaxEntGRPOConfig, train: Any) -> None:
+    if isinstance(train, Dataset):
+        expect("prompt" in train.column_names, "a column 'prompt' in train_dataset", columns=train.column_names)
+        expect_whole_rollout(args, len(train))
+
+
+def expect_whole_rollout(args: Any, prompts: int) -> None:
+    """Refuse fewer prompts than one rollout takes: the trainer would take no step, and save the untouched model."""
+    rollout = args.generation_batch_size // args.num_generations
+    if prompts < rollout:
+        raise ValueError(
+            f"Expected at least {rollout} prompts, which one rollout takes (generation_batch_size="
+            f"{args.generation_batch_size}, num_generations={args.num_generations}), got {prompts} to train on."
+        )
+
+
+def expect_tokenizer(processor: Any, text_config: Any) -> None:
+    """Refuse a tokenizer that has tokens which the model has not, or nothing to pad and to end with."""
+    tokenizer, vocabulary = getattr(processor, "tokenizer", processor), getattr(text_config, "vocab_size", None)
+    tokens = len(tokenizer) if hasattr(tokenizer, "__len__") else 0
+    expect(
+        vocabulary is None or tokens <= vocabulary,
+        f"a tokenizer of at most the model's {vocabulary} tokens (resize_token_embeddings makes room)",
+        tokens=tokens,
+    )
+    ends = getattr(tokenizer, "pad_token", ""), getattr(tokenizer, "eos_token", "")
+    expect(ends != (None, None), "a tokenizer with a pad_token or an eos_token", pad_token=None, eos_token=None)
 
 
 def _expect_router(args: MaxEntGRPOConfig, text_config: Any) -> None:

@@ -5,6 +5,7 @@ unsynchronised without a word.
 """
 
 import functools
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from maxent_grpo._checks import expect
 from maxent_grpo.adapters._head import gather_head
 from maxent_grpo.kernels import linear_weighted_nll
 
@@ -84,3 +86,49 @@ def _logit_settings(config: Any) -> tuple[float, float | None]:
     if divisor is None:
         return 1.0, softcap
     return float(divisor) if config.model_type == "hyperclovax" else 1 / float(divisor), softcap
+
+
+@torch.no_grad()
+def expect_own_logits(model: Any, score: Callable[[Tensor], Tensor], temperature: float) -> None:
+    """Compare one row's log-probabilities, as they are scored in training, with those of the model's own logits.
+
+    Training multiplies hidden states by the head's weight. A model that does more to its logits, under a name that is
+    not known here, would be trained on other probabilities than it samples from.
+
+    A logit is rounded once to its dtype, after a float32 sum of D products that is off by at most D·u·‖h‖·‖w‖. Both
+    sides may be off by that, and a log-softmax by twice as much.
+
+    Args:
+        model: the model, its adapter included; where its weights are in parts, nothing is compared.
+        score: returns the log-probabilities [1, T-1] of a row's tokens [1, T] after the first.
+        temperature: the logits are divided by it.
+
+    Raises:
+        ValueError: naming the model, if they differ.
+    """
+    weight = getattr(model.get_output_embeddings(), "weight", None)
+    if not isinstance(weight, Tensor) or any(hasattr(p, "ds_id") or p.is_meta for p in model.parameters()):
+        return
+    vocabulary, states = weight.shape[0], []
+    ids = (torch.arange(8, device=weight.device) % vocabulary).unsqueeze(0)
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+    was_training = model.training
+    model.eval()
+    try:
+        own = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        own = own[:, -ids.size(1) : -1]  # an adapter that learns a prompt puts its tokens first
+        scored = score(ids)
+    finally:
+        handle.remove()
+        model.train(was_training)
+    logps = (own.float() / temperature).log_softmax(-1).gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+    longest = float(states[0].float().norm(dim=-1).amax() * weight.float().norm(dim=-1).amax()) if states else 0.0
+    sums = weight.shape[1] * torch.finfo(torch.float32).eps / 2 * longest
+    tolerance = 4 / temperature * (torch.finfo(own.dtype).eps * float(own.abs().amax()) + sums)
+    difference = float((logps - scored.float()).abs().amax())
+    expect(
+        difference <= tolerance,
+        f"a model whose logits are its head's product with the last hidden states (to {tolerance:.2g} nats)",
+        model_type=getattr(model.config, "model_type", None),
+        difference=difference,
+    )

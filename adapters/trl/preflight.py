@@ -10,7 +10,13 @@ from transformers import AutoConfig, AutoProcessor
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
-from maxent_grpo.adapters.trl.fitting import PROMPTS_READ, expect_fitting, pick_text_config, read_prompts
+from maxent_grpo.adapters.trl.fitting import (
+    PROMPTS_READ,
+    expect_fitting,
+    expect_tokenizer,
+    pick_text_config,
+    read_prompts,
+)
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.objective import MaxEntObjective
 
@@ -44,6 +50,7 @@ def check_run(
             padding_side="left",
             trust_remote_code=args.trust_remote_code,
         )
+    expect_tokenizer(processor, pick_text_config(model_config))
     if args.process_index == 0:
         logger.warning(write_preflight(args, model_config, train_dataset, processor))
     return processor

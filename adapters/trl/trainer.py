@@ -10,11 +10,12 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from maxent_grpo._checks import expect
-from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction, SkipWarning, weigh_rewards
+from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction, SkipWarning
+from maxent_grpo.adapters._rewards import hold_to_contract, weigh_rewards
 from maxent_grpo.adapters.trl.callbacks import ExactResume, UpdateMeter
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.groups import ask_answers, gather_rows
-from maxent_grpo.adapters.trl.head import add_weighted_head
+from maxent_grpo.adapters.trl.head import add_weighted_head, expect_own_logits
 from maxent_grpo.adapters.trl.preflight import check_run
 from maxent_grpo.adapters.trl.rows import (
     Rows,
@@ -81,16 +82,19 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         kwargs["processing_class"] = check_run(args, model, reward_funcs, train_dataset, kwargs)
         self._key_func, self._answers = key_func, None
         self._skip_warning = SkipWarning()
+        listed = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        functions = None if reward_funcs is None else [hold_to_contract(function) for function in listed]
         # TRL loads a reference, and scores with it, where its beta is not 0. The target may need one while the loss
         # has no KL term: then only TRL's own copy, self.beta, says so, and args.beta stays the term's coefficient.
         beta, args.beta = args.beta, args.reference_beta
         try:
-            super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+            super().__init__(model, functions, args, train_dataset, **kwargs)
         finally:
             args.beta = beta
         needs_all = args.beta != 0 or self.entropy_coef != 0 or self.aux_loss_enabled
         self._drops = not needs_all
         self._fused = args.maxent_fused_head and self._can_fuse()
+        expect_own_logits(self.model, self._score_row, self.temperature)
         if self._fused:
             base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             add_weighted_head(base, temperature=self.temperature, float32=args.cast_lm_head_to_fp32)
@@ -164,6 +168,13 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 self._buffered_inputs = deal_over_micro_batches(self._buffered_inputs, kept)
             rows = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return rows
+
+    def _score_row(self, ids: Tensor) -> Tensor:
+        """Return the log-probabilities of one row's tokens after the first, as rows are scored in training."""
+        logps: Tensor = self._get_per_token_logps_and_entropies(
+            self.model, ids, torch.ones_like(ids), ids.size(1) - 1, batch_size=1
+        )[0]
+        return logps
 
     @torch.no_grad()
     def score_rows(self, rows: Rows) -> Tensor:

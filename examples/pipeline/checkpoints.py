@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers import TrainerCallback
+
+from maxent_grpo.pipeline.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,44 @@ def find_checkpoint(args: Any) -> str | None:
             return str(checkpoint)
         if args.process_index == 0:
             logger.warning("%s was not written whole, it has no readable %s: skipped.", checkpoint, damage)
+    if args.process_index == 0:
+        logger.warning("No whole checkpoint in %s: training starts at step 0.", args.output_dir)
     return None
+
+
+def list_changes(args: Any, checkpoint: str) -> list[str]:
+    """Return `name=value here, value there` for each setting of the method that the checkpoint's run had otherwise.
+
+    A run that goes on with others is another one, which may be meant.
+    """
+    file = Path(checkpoint) / SETTINGS
+    if not file.is_file():
+        return []
+    before, now = json.loads(file.read_text()), describe_settings(args)
+    return [f"{name}={now.get(name)} (it was {value})" for name, value in before.items() if now.get(name) != value]
+
+
+def describe_settings(args: Any) -> dict[str, Any]:
+    """Return the settings that say what a run learns; where it runs, logs and saves to is no part of it."""
+    return {name: value for name, value in sorted(args.to_dict().items()) if _LEARNS.match(name)}
+
+
+SETTINGS = "maxent_settings.json"
+_LEARNS = re.compile(
+    "(maxent_|num_generations$|num_iterations$|init_kl_coeff$|beta$|epsilon|reward_weights$|temperature$|top_[pk]$|seed$"
+    "|learning_rate$|lr_scheduler_type$|loss_type$|scale_rewards$|max_completion_length$|per_device_train_batch_size$"
+    "|gradient_accumulation_steps$|steps_per_generation$|generation_batch_size$|weight_decay$|max_grad_norm$|optim$)"
+)
+
+
+class KeepSettings(TrainerCallback):  # type: ignore[misc]
+    """Puts the settings into every checkpoint, for the run that goes on from it."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write them."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            write_text(folder / SETTINGS, json.dumps(describe_settings(args), indent=2, default=str) + "\n")
 
 
 def find_damaged_file(checkpoint: Path) -> str | None:

@@ -73,6 +73,10 @@ def _check_ranges(values: Values, ranks: int) -> Complaints:
             yield name, f"Expected {name} >= {least}, got {name}={value}."
     if not values["eval_share"] < 1:
         yield "eval_share", f"Expected eval_share < 1, got eval_share={values['eval_share']}."
+    for name in ("learning_rate", "weight_decay", "temperature", "warmup_steps", "beta", "adam_epsilon"):
+        value = values.get(name)
+        if isinstance(value, int | float) and not (value >= 0 and math.isfinite(value)):
+            yield name, f"Expected {name} >= 0 and finite, got {name}={value}."
     if values["max_steps"] == 0:
         yield "max_steps", "Expected max_steps >= 1, or -1 to train for num_train_epochs, got max_steps=0."
     if not (values["gpu_memory"] > 0 and math.isfinite(values["gpu_memory"])):

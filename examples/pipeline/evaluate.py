@@ -35,7 +35,10 @@ from maxent_grpo.pipeline.evaluation.lighteval import run_lighteval
 from maxent_grpo.pipeline.evaluation.options import LARGEST_K, parse_options
 from maxent_grpo.pipeline.evaluation.report import build_table, save_report
 from maxent_grpo.pipeline.evaluation.subjects import Subject, build_dataset_subject, build_task_subject
+from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
+from maxent_grpo.pipeline.recipes import parse_flags
 from maxent_grpo.pipeline.rewards import find_reward
+from maxent_grpo.pipeline.secrets import expect_no_secret_flags, hide_in_tracebacks, hide_secrets
 from maxent_grpo.pipeline.tasks.answers import Verdict
 
 
@@ -46,7 +49,7 @@ def build_subject(options: argparse.Namespace, *, chat: bool) -> Subject:
         ValueError: naming the dataset and the column where something is missing.
     """
     if options.task:
-        return build_task_subject(options.task, limit=options.prompts, chat=chat)
+        return build_task_subject(options.task, limit=options.prompts, chat=chat, system=options.system_prompt)
     script = GRPOScriptArguments(
         dataset_name=options.dataset,
         dataset_config=options.dataset_config,
@@ -55,6 +58,7 @@ def build_subject(options: argparse.Namespace, *, chat: bool) -> Subject:
         solution_column=options.solution_column,
         prompt_format="chat" if chat else "text",
         max_prompt_chars=options.max_prompt_chars,
+        system_prompt=options.system_prompt,
     )
     reward = find_reward(options.reward)
     rows = load_rows(script, [reward])
@@ -67,9 +71,13 @@ def evaluate_model(model: str, options: argparse.Namespace, engine: str) -> tupl
     """Return what a model was asked, its curve, and its other figures."""
     template = load_tokenizer(model, options.revision).chat_template
     chat = options.prompt_format == "chat" or (options.prompt_format == "auto" and bool(template))
+    if options.system_prompt and not chat:
+        raise ValueError(
+            f"Expected a chat template, or --prompt_format chat, with --system_prompt, got {model} asked in text."
+        )
     subject = build_subject(options, chat=chat)
     sampler = ENGINES[engine](model, options.revision, options.dtype)
-    texts = render_prompts(subject.prompts, sampler.tokenizer, options.system_prompt)
+    texts = render_prompts(subject.prompts, sampler.tokenizer)
 
     def judge_samples(samples: int, temperature: float) -> list[list[Verdict | None]]:
         sampling = Sampling(samples, temperature, options.max_new_tokens, options.seed, options.batch_prompts)
@@ -91,6 +99,7 @@ def run_evaluation(options: argparse.Namespace, console: Console) -> None:
     Raises:
         ValueError: before anything is sampled, naming a model that cannot be read.
     """
+    expect_writable(options.output)
     engine = choose_engine(options.engine)
     for model in options.models:
         load_tokenizer(model, options.revision)  # raises where there is no such model
@@ -117,7 +126,7 @@ def describe_settings(options: argparse.Namespace, subject: Subject, engine: str
         },
         "interval": "95 % percentile bootstrap over prompts, 2000 resamples, seed 0",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "command": shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]]),
+        "command": hide_secrets(shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]])),
     }
 
 
@@ -126,11 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 132)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
+    hide_in_tracebacks()
     try:
+        expect_no_secret_flags(parse_flags(sys.argv[1:] if arguments is None else arguments))
         options = parse_options(arguments, __doc__)
         (run_lighteval if options.lighteval is not None else run_evaluation)(options, console)
     except ValueError as error:
-        raise SystemExit(f"evaluate.py: {error}") from error
+        raise SystemExit(f"evaluate.py: {hide_secrets(str(error))}") from error
+    except OSError as error:
+        if line := describe_full_disk(error):
+            raise SystemExit(f"evaluate.py: {line}") from error
+        raise
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """The parser of a recipe and its flags, whose complaints are one line each."""
 
+import dataclasses
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from trl import GRPOConfig, ModelConfig, TrlParser
+from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
 from maxent_grpo.pipeline.checks import expect_arguments, find_missing_packages
-from maxent_grpo.pipeline.recipes import Flags, join_flags
+from maxent_grpo.pipeline.recipes import MAXENT_FIELDS, Flags, join_flags
 from maxent_grpo.pipeline.schema import expect_fields
 
 
@@ -97,6 +99,26 @@ class RecipeParser(TrlParser):  # type: ignore[misc]
             raise ValueError(
                 f"{self.name_source(name.split('=')[0])}: Expected {package} to be installed, got {name}."
             )
+
+
+def write_help(description: str | None) -> str:
+    """Return the usage, then the fields that are ours; those of TRL and transformers are documented there."""
+    ours = [
+        field for field in dataclasses.fields(GRPOScriptArguments) if field not in dataclasses.fields(ScriptArguments)
+    ]
+    method = [field for field in dataclasses.fields(MaxEntGRPOConfig) if field.name in MAXENT_FIELDS]
+    lines = ["usage: train.py --config RECIPE.yaml [--task {maxent,grpo}] [--FIELD VALUE ...]", "", description or ""]
+    for title, fields in (("what is trained on what", ours), ("the method (--task maxent)", method)):
+        lines += [f"{title}:", *(_describe_field(field) for field in fields), ""]
+    lines.append(
+        "All fields of TRL's GRPOConfig, ScriptArguments and ModelConfig may stand in a recipe, or be flags, too."
+    )
+    return "\n".join(lines)
+
+
+def _describe_field(field: Any) -> str:
+    text = " ".join(str(field.metadata.get("help", "")).replace("%%", "%").split())
+    return textwrap.fill(f"--{field.name}  {text}", 100, initial_indent="  ", subsequent_indent="      ")
 
 
 def _assume_ranks(trainer_arguments: type[GRPOConfig], ranks: int) -> type[GRPOConfig]:

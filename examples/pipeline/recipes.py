@@ -1,6 +1,8 @@
 """Recipes as files, and what the fields of one trainer's recipe are for the other trainer."""
 
 import dataclasses
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ValueError: if the file is missing, is no YAML mapping, or holds a secret.
     """
     try:
-        recipe = yaml.load(path.read_text(), _Loader)
+        recipe = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        if isinstance(recipe, dict):
+            expect_no_secret(recipe, path)
+    except RecursionError:
+        raise ValueError(f"{path}: Expected YAML, got values nested too deep, or inside themselves.") from None
     except OSError as error:
         raise ValueError(f"{path}: Expected a recipe, got {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -73,10 +79,28 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: Expected YAML, got {problem or type(error).__name__}{line}.") from None
     if not isinstance(recipe, dict):
         raise ValueError(f"{path}: Expected a mapping of fields to values, got {type(recipe).__name__}.")
-    expect_no_secret(recipe, path)
     if not isinstance(recipe.get("env") or {}, dict):
         raise ValueError(f"{path}: Expected env to map names to values, got env={recipe['env']!r}.")
+    _expect_effective(recipe.get("env") or {}, path)
     return recipe
+
+
+def _expect_effective(environment: dict[str, Any], path: Path) -> None:
+    """Refuse variables that are read before any recipe: set here they would have no effect, and nobody would know."""
+    late = [
+        name for name, value in environment.items() if _READ_EARLY.match(name) and os.environ.get(name) != str(value)
+    ]
+    if late:
+        raise ValueError(
+            f"{path}: Expected env of variables that are read after start-up, got {late[0]}: set it before the "
+            f"command, {late[0]}=… python examples/train.py."
+        )
+
+
+_READ_EARLY = re.compile(
+    "(HF_|HUGGINGFACE_|TRANSFORMERS_|DATASETS_|TRL_|XDG_|PYTHON|LD_|OMP_|MKL_|ACCELERATE_|WORLD_SIZE|RANK|LOCAL_RANK|MASTER_)"
+)
+"""What Python, torch and the Hub's libraries read when they are imported or the processes start."""
 
 
 def parse_flags(arguments: Sequence[str]) -> Flags:

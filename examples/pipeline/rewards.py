@@ -14,6 +14,7 @@ from typing import Any
 
 from maxent_grpo.pipeline.answers.text import canonicalize, find_answer, find_tagged_answer, is_chain
 from maxent_grpo.pipeline.answers.verifier import Comparison, Verifier
+from maxent_grpo.pipeline.data.chats import read_content
 from maxent_grpo.pipeline.functions import find_function
 from maxent_grpo.pipeline.tasks import countdown as countdown_task
 from maxent_grpo.pipeline.tasks import graph_coloring as graph_coloring_task
@@ -151,8 +152,8 @@ def find_reward(name: str) -> Reward:
 
 
 def read_completion(completion: Completion) -> str:
-    """Return the text of a completion: itself, or the content of a chat's last message."""
-    return completion if isinstance(completion, str) else str(completion[-1]["content"] or "")
+    """Return the text of a completion: itself, or the content of a chat's last message, parts of text joined."""
+    return completion if isinstance(completion, str) else read_content(completion[-1].get("content"))
 
 
 class ErrorCount:

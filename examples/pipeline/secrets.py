@@ -1,26 +1,48 @@
-"""Secrets, which no recipe and no command line may hold: found however deep they are, and never repeated."""
+"""Secrets, which no recipe and no command line may hold: found by name and by shape, and never repeated."""
 
+import argparse
 import contextlib
 import json
+import os
 import re
+import sys
+import traceback
 from collections.abc import Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn
 
-_NAME = re.compile(r"(?:tok(?:e|en|n)?|secret|password|api_?key)$", re.IGNORECASE)
-_VALUE = re.compile(r"(?:^|[^\w./-])hf_")
+_NAME = re.compile(
+    r"(?:tok(?:e|en|n)?|secret|pass(?:wd|word|phrase)|(?:^|[_-])(?:pwd|auth|bearer|credentials?)|api_?key|[_-]key)$",
+    re.IGNORECASE,
+)
+_SHAPE = (
+    r"hf_(?!(?:hub_)?token\b)|(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|eyJ)[\w.-]{12,}|A(?:KI|SI)A[A-Z0-9]{12,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+_VALUE = re.compile(rf"(?:^|[^\w./-])(?:{_SHAPE})|://[^/\s:@]*:[^/\s@]+@")
+_HIDDEN = "(not repeated here)"
+_IN_TEXT = re.compile(rf"(?<![\w./-])(?:{_SHAPE})[^\s'\",;)}}\]]*")
+_IN_URL = re.compile(r"(://)[^/\s@'\"]+@")
+_FLAG = re.compile(r"(--?[\w-]+)(=|\s+)('[^']*'|\"[^\"]*\"|\S+)")
+_ASSIGNED = re.compile(r"([\w-]+)(['\"]?\s*[:=]\s*)('[^']*'|\"[^\"]*\"|[^\s,;)}\]]+)")
 SPECIAL_TOKENS = frozenset(f"{kind}_token" for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image"))
 
 
 def is_secret(name: str, value: Any) -> bool:
-    """Return whether a value is one that must not be show_field, by its own look or by the name of its field.
+    """Return whether a value must not be shown, by its own look or by the name of its field.
 
     >>> is_secret("HF_HUB_TOKEN", "x"), is_secret("name", "hf_x"), is_secret("eos_token", "</s>"), is_secret("token", True)
     (True, True, False, False)
+    >>> is_secret("api-key", "x"), is_secret("path", "https://me:pass@host/data"), is_secret("key_func", "f")
+    (True, True, False)
     """  # noqa: E501
     if isinstance(value, str) and _VALUE.search(value):
         return True
-    named = _NAME.search(name) is not None and name.lower() not in SPECIAL_TOKENS
-    return named and value is not None and not isinstance(value, bool)
+    return _is_named(name) and value is not None and not isinstance(value, bool)
+
+
+def _is_named(name: str) -> bool:
+    return _NAME.search(name) is not None and name.lower() not in SPECIAL_TOKENS
 
 
 def show_field(name: str, value: Any) -> str:
@@ -30,6 +52,44 @@ def show_field(name: str, value: Any) -> str:
     ('max_steps=3', 'hub_tokn (its value is not repeated here)')
     """
     return f"{name} (its value is not repeated here)" if find_secret(value, name) else f"{name}={value!r}"
+
+
+def hide_secrets(text: str) -> str:
+    """Return a text without values that may be secret: by shape, by name, or as the environment has them.
+
+    >>> hide_secrets("unrecognized arguments: --nosuch hf_abc --wandb-key abc"), hide_secrets("api_key='abc', tau=1")
+    ('unrecognized arguments: --nosuch (not repeated here) --wandb-key (not repeated here)', 'api_key=(not repeated here), tau=1')
+    """  # noqa: E501
+    for name, value in os.environ.items():
+        if _is_named(name) and len(value) >= 8:
+            text = text.replace(value, _HIDDEN)
+    text = _IN_TEXT.sub(_HIDDEN, _IN_URL.sub(rf"\1{_HIDDEN}@", text))
+    for pattern in (_FLAG, _ASSIGNED):
+        text = pattern.sub(_hide_named, text)
+    return text
+
+
+def _hide_named(match: re.Match[str]) -> str:
+    name, between, value = match.groups()
+    hidden = _is_named(name.lstrip("-")) and not value.startswith(("--", "(not", "(its"))
+    return f"{name}{between}{_HIDDEN if hidden else value}"
+
+
+def hide_in_tracebacks() -> None:
+    """Print tracebacks without secrets: a library's error may quote a login that it was given."""
+
+    def print_hidden(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.stderr.write(hide_secrets("".join(traceback.format_exception(kind, error, trace))))
+
+    sys.excepthook = print_hidden
+
+
+class DiscreetParser(argparse.ArgumentParser):
+    """A parser whose complaints do not repeat secrets."""
+
+    def error(self, message: str) -> NoReturn:
+        """Complain as argparse does."""
+        super().error(hide_secrets(message))
 
 
 def find_secret(value: Any, name: str) -> str | None:
@@ -59,7 +119,7 @@ def expect_no_secret(fields: dict[str, Any], where: Any) -> None:
     """
     if secret := find_secret(fields, ""):
         raise ValueError(
-            f"{where}: Expected the Hub login in the environment's HF_TOKEN or stored by `hf auth login`, got "
+            f"{where}: Expected secrets in the environment (the Hub's login in HF_TOKEN or by `hf auth login`), got "
             f"{secret} (its value is not repeated here)."
         )
 
@@ -67,4 +127,5 @@ def expect_no_secret(fields: dict[str, Any], where: Any) -> None:
 def expect_no_secret_flags(flags: Sequence[tuple[str, Sequence[str]]]) -> None:
     """Refuse flags, as names and their values, of which one holds a secret."""
     for name, values in flags:
-        expect_no_secret({name: values[0] if len(values) == 1 else list(values) or None}, "command line")
+        fields = {name or "an argument": values[0] if len(values) == 1 else list(values) or None}
+        expect_no_secret(fields, "command line")

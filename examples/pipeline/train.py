@@ -27,12 +27,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
+from maxent_grpo.adapters.trl.fitting import expect_whole_rollout
 from maxent_grpo.adapters.trl.preflight import write_preflight
-from maxent_grpo.pipeline.checkpoints import find_checkpoint
+from maxent_grpo.pipeline.checkpoints import KeepSettings, find_checkpoint, list_changes
 from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.data.sources import UnreachableError
+from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
 from maxent_grpo.pipeline.memory import list_precision_warnings, load_shape, report_memory
+from maxent_grpo.pipeline.parser import write_help
 from maxent_grpo.pipeline.run import Run, parse_run
+from maxent_grpo.pipeline.secrets import hide_in_tracebacks, hide_secrets
 from maxent_grpo.pipeline.starts import make_start
 
 logger = logging.getLogger(__name__)
@@ -49,7 +53,7 @@ def write_preflight_report(run: Run) -> str:
     shape, _ = load_shape(run)
     lines = [describe_run(run), *(f"not installed here: {name} ({field})" for name, field in run.missing.items())]
     try:
-        train, evaluation = load_prompts(run)
+        train, evaluation = load_enough_prompts(run)
         lines.append(
             f"prompts: {len(train)} to train on, {0 if evaluation is None else len(evaluation)} to evaluate on"
         )
@@ -59,6 +63,20 @@ def write_preflight_report(run: Run) -> str:
     if isinstance(args, MaxEntGRPOConfig):
         lines.append(write_preflight(args, shape, train, None))
     return "\n".join([*lines, report_memory(run)])
+
+
+def load_enough_prompts(run: Run) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """Return the rows to train and to evaluate on.
+
+    Raises:
+        ValueError: as `load_prompts`, or if there are fewer than one rollout takes.
+    """
+    train, evaluation = load_prompts(run)
+    try:
+        expect_whole_rollout(run.training, len(train))
+    except ValueError as error:
+        raise ValueError(f"{run.where}: {error}") from error
+    return train, evaluation
 
 
 def describe_run(run: Run) -> str:
@@ -81,7 +99,7 @@ def build_trainer(run: Run) -> GRPOTrainer:
     if args.disable_tqdm:
         datasets.disable_progress_bars()
     with args.main_process_first(local=False, desc="data and start"):
-        train, evaluation = load_prompts(run)
+        train, evaluation = load_enough_prompts(run)
         folder = make_start(str(model.model_name_or_path), Path(args.output_dir).parent)
     if args.process_index == 0:
         logger.warning("\n".join([describe_run(run), *list_precision_warnings(run)]))
@@ -134,20 +152,45 @@ def load_tokenizer(run: Run, folder: str) -> PreTrainedTokenizerBase:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
+    hide_in_tracebacks()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print(write_help(__doc__))
+        return
     try:
-        run = parse_run(sys.argv[1:] if arguments is None else arguments)
+        run = parse_run(arguments)
         if run.script.preflight_only:
             print(write_preflight_report(run))
             return
+        expect_writable(Path(run.training.output_dir))
         checkpoint = find_checkpoint(run.training)
         trainer = build_trainer(run)
     except ValueError as error:
-        raise SystemExit(f"train.py: {error}") from error
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if run.training.do_eval:
-        trainer.log_metrics("eval", trainer.evaluate())
-    trainer.save_model(run.training.output_dir)
-    trainer.save_state()
+        raise SystemExit(f"train.py: {hide_secrets(str(error))}") from error
+    run_training(trainer, checkpoint)
+
+
+def run_training(trainer: GRPOTrainer, checkpoint: str | None) -> None:
+    """Train, evaluate and save; end with one line where the user stops it or nothing more can be written."""
+    args = trainer.args
+    changes = list_changes(args, checkpoint) if checkpoint else []
+    if changes and args.process_index == 0:
+        logger.warning("Going on from %s with other settings: %s.", checkpoint, ", ".join(changes))
+    trainer.add_callback(KeepSettings())
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if args.do_eval:
+            trainer.log_metrics("eval", trainer.evaluate())
+        trainer.save_model(args.output_dir)
+        trainer.save_state()
+    except KeyboardInterrupt:
+        raise SystemExit(
+            "train.py: interrupted. With --resume_from_checkpoint last it goes on from the newest checkpoint."
+        ) from None
+    except Exception as error:
+        if line := describe_full_disk(error):
+            raise SystemExit(f"train.py: {line}") from error
+        raise
     end_training(trainer)
 
 

@@ -4,7 +4,6 @@ import logging
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,50 +17,9 @@ from maxent_grpo.adapters._groups import (
     build_keys,
     call_key_function,
     gather_groups,
-    read_rewards,
-    weigh_rewards,
 )
 
 CPU = torch.device("cpu")
-NAMES = ["right", "format", "length"]
-WEIGHTS = torch.tensor([0.9, 0.1, 0.0])
-
-
-def test_a_missing_verdict_of_a_function_with_a_weight_leaves_the_candidate_without_a_utility() -> None:
-    rewards = torch.tensor([[1.0, 1.0, 5.0], [math.nan, 1.0, 5.0], [1.0, math.nan, 5.0], [math.nan] * 3])
-    utilities = weigh_rewards(rewards, WEIGHTS, NAMES)
-    torch.testing.assert_close(utilities, torch.tensor([0.9 + 0.1, math.nan, math.nan, math.nan]), equal_nan=True)
-
-
-@pytest.mark.parametrize("metric", [math.nan, math.inf, -math.inf, 1e30])
-def test_a_function_of_weight_zero_never_counts(metric: float) -> None:
-    utilities = weigh_rewards(torch.tensor([[-1.0, 0.5, metric], [1.0, 0.0, 2.0]]), WEIGHTS, NAMES)
-    torch.testing.assert_close(utilities, torch.tensor([-0.9 + 0.05, 0.9]))
-
-
-@pytest.mark.parametrize("verdict", [math.inf, -math.inf])
-@pytest.mark.parametrize("function", [0, 1])
-def test_an_infinite_reward_is_refused_by_its_functions_name(function: int, verdict: float) -> None:
-    rewards = torch.zeros(4, 3)
-    rewards[2, function] = verdict
-    with pytest.raises(
-        ValueError, match=f"finite rewards, or None without a verdict, got {NAMES[function]}={verdict}"
-    ):
-        weigh_rewards(rewards, WEIGHTS, NAMES)
-
-
-def test_a_negative_weight_counts() -> None:
-    rewards = torch.tensor([[1.0, 0.25], [1.0, math.nan]])
-    utilities = weigh_rewards(rewards, torch.tensor([1.0, -2.0]), ["right", "length"])
-    torch.testing.assert_close(utilities, torch.tensor([0.5, math.nan]), equal_nan=True)
-
-
-def test_rewards_may_be_any_kind_of_number_or_none() -> None:
-    listed = [True, np.bool_(False), torch.tensor(0.5), np.float32(0.25), 2, None, math.nan]
-    expected = torch.tensor([1.0, 0.0, 0.5, 0.25, 2.0, math.nan, math.nan])
-    torch.testing.assert_close(read_rewards(listed, CPU), expected, equal_nan=True)
-    torch.testing.assert_close(read_rewards(torch.tensor([True, False]), CPU), torch.tensor([1.0, 0.0]))
-    assert read_rewards(torch.zeros(1, dtype=torch.float64), CPU).dtype == torch.float64
 
 
 def test_equal_texts_are_the_same_answer_and_equal_tokens_where_there_is_no_text() -> None:

@@ -1,11 +1,14 @@
 """`python -m maxent_grpo.preview`: what it says of rollouts, and what it says of files that hold none."""
 
+import gzip
 import json
 import math
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 
 from maxent_grpo import MaxEntConfig, effective_sample_size, listwise_q, tempered_target
 from maxent_grpo.preview import main, mean_ess, read_rollouts, suggest_dedup
@@ -175,3 +178,61 @@ def test_duplicates_are_discounted_where_that_is_asked_for(
     assert "π*      0.250  0.250  0.500  0.000" in capsys.readouterr().out
     assert main([str(write(tmp_path, {"rewards": [1, 0]})), "--dedup", "1"]) == 2
     assert "Expected keys with dedup=1.0" in capsys.readouterr().err
+
+
+STUDY = Path(__file__).parents[2] / "benchmarks/diversity/results/confirm.json"
+
+
+def test_the_advice_is_that_of_the_study() -> None:
+    """Of all methods that the confirming study compares, the recipe that is advised covers most at equal accuracy."""
+    arms = json.loads(STUDY.read_text())["arms"]
+    values = {name: [seed["coverage@8 at level"] for seed in arm["per_seed"]] for name, arm in arms.items()}
+    coverage = {name: sum(seeds) / len(seeds) for name, seeds in values.items() if None not in seeds}
+    assert len(coverage) >= 10
+    best = max((name for name in coverage if name != "two_passes"), key=coverage.__getitem__)
+    assert best == "diverse"
+
+
+VERL = [
+    {"input": "a", "output": "6*7", "score": 1, "step": 1},
+    {"input": "b", "output": "x", "score": 0, "step": 1},
+    {"input": "a", "output": "6*7\u2028", "score": None, "step": 1},
+    {"input": "a", "output": "6+7", "score": 0.5, "step": 2},
+]
+
+
+def test_one_completion_per_line_is_grouped_by_its_prompt_and_step(tmp_path: Path) -> None:
+    file = tmp_path / "1.jsonl"
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in VERL)
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    rollouts = read_rollouts(file)
+    assert rollouts.scored.tolist() == [[True, False], [True, False], [True, False]]
+    assert rollouts.rewards[rollouts.scored].tolist() == [1.0, 0.0, 0.5]
+    packed = tmp_path / "1.jsonl.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    assert torch.equal(read_rollouts(packed).scored, rollouts.scored)
+
+
+def test_the_columns_of_completions_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "a", "accuracy": each, "completion": [{"content": str(each)}]} for each in (1, 0, 1, 1)]
+    file = tmp_path / "completions_00001.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), file)
+    assert main([str(file)]) == 2
+    assert "(--reward, --group)" in capsys.readouterr().err
+    assert main([str(file), "--reward", "accuracy"]) == 0
+    assert "1 groups of 4 to 4 scored candidates, mean reward 0.750" in capsys.readouterr().out
+    assert main([str(write(tmp_path, *VERL)), "--group", "step", "--text", "output"]) == 0
+    assert "2 groups of 1 to 2 scored candidates" in capsys.readouterr().out
+
+
+def test_a_long_file_is_read_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    file.write_text('{"uid": %d, "reward": 1}\n' * 20_000 % tuple(range(20_000)))
+    assert read_rollouts(file).scored.shape == (20_000, 1)
+
+
+@pytest.mark.parametrize("content", [b'{"rewards": [1], "texts": ["caf\xe9"]}\n', b"\xff\xfe{\x00"])
+def test_another_encoding_is_named(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rollouts.jsonl").write_bytes(content)
+    assert main([str(tmp_path / "rollouts.jsonl")]) == 2
+    assert "Expected UTF-8 in" in capsys.readouterr().err

@@ -21,14 +21,15 @@ HELPERS = {"torch", "maxent_grpo._checks", "maxent_grpo._masked", "maxent_grpo._
 FUNCTIONS = HELPERS | {f"maxent_grpo.{name}" for name in ("target", "loss", "potential", "groups", "config")}
 OBJECTIVE = FUNCTIONS | {"maxent_grpo.objective", "maxent_grpo._statistics"}
 KERNELS = HELPERS | {"maxent_grpo.kernels"}
-SHARED = ("_groups", "_head", "_require", "_rollout", "_settings")
+SHARED = ("_groups", "_head", "_require", "_rewards", "_rollout", "_settings")
 ADAPTERS = OBJECTIVE | KERNELS | {f"maxent_grpo.adapters.{name}" for name in SHARED}
 TRL = {"trl", "transformers", "datasets", "accelerate"}
 MAY_IMPORT = {  # the longest name that a module's begins with decides
     "maxent_grpo": OBJECTIVE,
     **dict.fromkeys(HELPERS - {"torch"}, HELPERS),
     **dict.fromkeys(FUNCTIONS - HELPERS, FUNCTIONS),
-    "maxent_grpo.preview": OBJECTIVE | {"matplotlib"},
+    "maxent_grpo.preview": OBJECTIVE | {"matplotlib", "maxent_grpo._rollout_files"},
+    "maxent_grpo._rollout_files": OBJECTIVE | {"pyarrow"},
     "maxent_grpo.reference": {"numpy", "maxent_grpo.reference"},  # the oracle shares no code with what it judges
     "maxent_grpo.kernels": KERNELS,
     "maxent_grpo.kernels._triton_rows": KERNELS | {"triton"},

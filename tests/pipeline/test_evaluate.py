@@ -235,8 +235,7 @@ def test_a_chat_goes_through_the_template_once() -> None:
         apply_chat_template=lambda chat, **_: "<s>" + "".join(f"[{each['role']}]{each['content']}" for each in chat),
     )
     chat = [{"role": "user", "content": "1+1"}]
-    assert render_prompts([chat, "plain"], tokenizer, None) == ["[user]1+1", "plain"]  # type: ignore[arg-type]
-    assert render_prompts([chat], tokenizer, "Think.") == ["[system]Think.[user]1+1"]  # type: ignore[arg-type]
+    assert render_prompts([chat, "plain"], tokenizer) == ["[user]1+1", "plain"]  # type: ignore[arg-type]
 
 
 def test_vllm_is_asked_for_samples_of_the_model_itself(

@@ -9,6 +9,8 @@ from datasets import Dataset, concatenate_datasets
 from maxent_grpo import answer_keys
 from maxent_grpo.adapters import KeyFunction
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
+from maxent_grpo.pipeline.data.chats import describe_bad_prompt, read_content, read_message
+from maxent_grpo.pipeline.data.columns import expect_column
 from maxent_grpo.pipeline.data.sources import Source, list_eval_sources, list_train_sources, load_source
 from maxent_grpo.pipeline.rewards import Reward
 from maxent_grpo.pipeline.run import Run
@@ -62,9 +64,12 @@ def _mix_sources(
 ) -> Dataset:
     """Return the rows of all sources, checked, under the names that prompts and rewards need."""
     needed = {"prompt"}.union(*(function.columns or () for function in functions))
+    typed = (needed - {"prompt"}) | ({"whole_steps"} if "target" in needed else set())
     parts = []
     for source in sources:
         rows = _rename_columns(source, load_source(source, script), needed)
+        for name in sorted(typed & set(rows.column_names)):
+            expect_column(name, rows[name], source.path)
         parts.append(_keep_whole_rows(source, rows, needed, script))
     shared = set.intersection(*(set(part.column_names) for part in parts))
     if all(function.columns is not None for function in functions):
@@ -83,7 +88,9 @@ def _mix_sources(
 
 
 def _rename_columns(source: Source, rows: Dataset, needed: set[str]) -> Dataset:
-    """Return the rows with the columns under the names that prompts and rewards need."""
+    """Return the rows with the columns under the names that prompts and rewards need; a.b is field b of column a."""
+    if any("." in own and own not in rows.column_names for own in source.columns.values()):
+        rows = rows.flatten()
     for name, own in ({name: name for name in sorted(needed)} | source.columns).items():
         if own not in rows.column_names:
             columns = ", ".join(rows.column_names)
@@ -98,11 +105,11 @@ def _keep_whole_rows(source: Source, rows: Dataset, needed: set[str], script: GR
     """Return the rows that hold all that rewards need; refuse prompts that are none."""
     chat = script.prompt_format == "chat"
     for place, prompt in enumerate(rows["prompt"]):
-        if not _is_prompt(prompt, chat=chat):
+        if problem := describe_bad_prompt(prompt, chat=chat):
             raise ValueError(
                 f"Expected prompts of text{', or chats whose messages have role and content' * chat}, in "
-                f"dataset {source.path!r}, got {str(prompt)[:80]!r} in row {place} "
-                f"(prompt_format={script.prompt_format})."
+                f"dataset {source.path!r}, got {str(prompt)[:80]!r} in row {place} ({problem}; "
+                f"prompt_format={script.prompt_format})."
             )
     columns = {name: rows[name] for name in needed - {"prompt"}}
     complete = [row for row in range(len(rows)) if all(values[row] is not None for values in columns.values())]
@@ -116,17 +123,6 @@ def _keep_whole_rows(source: Source, rows: Dataset, needed: set[str], script: GR
         "%d of %d rows of dataset %r are left out: they have no %s.", left_out, len(rows), source.path, names
     )
     return rows.select(complete)
-
-
-def _is_prompt(prompt: Any, *, chat: bool) -> bool:
-    if isinstance(prompt, str):
-        return bool(prompt.strip())
-    if not chat or not isinstance(prompt, list) or not prompt:
-        return False
-    return all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
-        for message in prompt
-    )
 
 
 def _sample_by_weight(parts: Sequence[Dataset], sources: Sequence[Source], seed: int) -> list[Dataset]:
@@ -162,7 +158,7 @@ def _warn_long_prompts(parts: Sequence[Dataset], limit: int) -> None:
 
 
 def _read_question(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+    return prompt if isinstance(prompt, str) else read_content(prompt[-1].get("content"))
 
 
 def _format_rows(rows: Dataset, script: GRPOScriptArguments) -> Dataset:
@@ -177,7 +173,7 @@ def _format_row(row: dict[str, Any], limit: int, chat: bool, system: str | None)
     if not chat:
         return {"prompt": prompt[:limit]}
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    messages = [{"role": message["role"], "content": message["content"]} for message in messages]
+    messages = [read_message(message) for message in messages]
     messages[-1]["content"] = messages[-1]["content"][:limit]
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})

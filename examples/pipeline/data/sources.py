@@ -16,6 +16,9 @@ from maxent_grpo.pipeline.tasks.catalog import PREFIX
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+
 class UnreachableError(ValueError):
     """The Hub does not answer, so that nothing is known of a dataset."""
 
@@ -49,9 +52,20 @@ class Source:
         return place, str([self.name, self.split, self.data_files])
 
 
+def find_builder(path: str) -> str | None:
+    """Return the format of a file by its name, compressed or not, in capitals or not; None of other names.
+
+    >>> find_builder("a/rows.JSONL"), find_builder("rows.v2.csv.gz"), find_builder("org/name")
+    ('json', 'csv', None)
+    """
+    name = Path(path.lower())
+    suffix = name.with_suffix("").suffix if name.suffix in COMPRESSED else name.suffix
+    return BUILDERS.get(suffix)
+
+
 def has_one_split(path: str) -> bool:
     """Return whether a path is a single file, or a folder of a `Dataset` without splits."""
-    return Path(path).suffix in BUILDERS or (Path(path) / "state.json").exists()
+    return find_builder(path) is not None or (Path(path) / "state.json").exists()
 
 
 def list_train_sources(script: GRPOScriptArguments) -> list[Source]:
@@ -117,6 +131,8 @@ def _is_share(weight: float | None) -> bool:
 
 
 def _expect_source(source: Source, field: str) -> Source:
+    if find_builder(source.path) and not Path(source.path).exists():
+        raise ValueError(f"Expected a dataset, got {source.path!r}: no such file.")
     if has_one_split(source.path) and source.split != "train":
         raise ValueError(
             f"Expected {field}='train' of {source.path!r}, which has no other rows (eval_datasets or eval_share say "
@@ -157,13 +173,25 @@ def _read_rows(source: Source, script: GRPOScriptArguments) -> Dataset:
     if path.is_dir() and any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
         saved = load_from_disk(source.path)
         return saved if isinstance(saved, Dataset) else saved[source.split]
-    if path.suffix in BUILDERS:
-        if not path.exists():
-            raise FileNotFoundError("no such file")
+    if builder := find_builder(source.path):
         if path.stat().st_size == 0:
             return Dataset.from_dict({})
-        return load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train")
+        _expect_utf8(path)
+        return load_dataset(builder, data_files=str(path), split="train")
     return load_dataset(source.path, **{name: settings[name] for name in ("name", "data_files", "split")})
+
+
+def _expect_utf8(path: Path) -> None:
+    """Refuse text that is not UTF-8 by its row: the readers of `datasets` fail while they describe it."""
+    if path.suffix.lower() not in (".jsonl", ".json", ".csv"):
+        return
+    with path.open("rb") as file:
+        for row, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                problem = f"byte {error.start + 1} is 0x{line[error.start]:02x}"
+                raise ValueError(f"no UTF-8 in line {row}, {problem}") from None
 
 
 def _read_first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,22 +60,31 @@ def load_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"Expected a model that can be read, got {model!r}: {reason}") from error
+        raise ValueError(explain_missing_model(model, error)) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def render_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, system: str | None) -> list[str]:
+def explain_missing_model(model: str, error: BaseException) -> str:
+    """Return why a model cannot be read: a folder that is not there is no matter of the Hub's."""
+    path = Path(model)
+    reason = (str(error).strip().splitlines() or [""])[0]
+    if path.is_dir():
+        reason = "the folder has no config.json" if not (path / "config.json").is_file() else reason
+    elif path.is_absolute() or model.startswith(".") or len(path.parts) > 2 or path.parent.is_dir():
+        reason = "no such folder"
+    return f"Expected a model that can be read, got {model!r}: {reason}"
+
+
+def render_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return prompts as the model reads them: chats through its template, without the first token it adds itself."""
     texts = []
     for prompt in prompts:
         if isinstance(prompt, str):
             texts.append(prompt)
             continue
-        chat = [{"role": "system", "content": system}, *prompt] if system else prompt
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         texts.append(text.removeprefix(tokenizer.bos_token or ""))
     return texts
 

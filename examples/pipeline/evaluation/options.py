@@ -1,6 +1,7 @@
 """The command line of `evaluate.py`."""
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,14 +9,17 @@ import torch
 
 from maxent_grpo.pipeline.arguments import read_max_prompt_chars
 from maxent_grpo.pipeline.evaluation.generation import BATCH_TOKENS
+from maxent_grpo.pipeline.secrets import DiscreetParser
 from maxent_grpo.pipeline.tasks.catalog import TASKS
 
 LARGEST_K = 64
+BENCHMARKS = ("math_500", "aime24", "aime25", "gsm8k", "gpqa:diamond", "gpqa:main", "mmlu_pro", "ifeval", "lcb")
+"""Benchmarks that many run: a name that is nearly one of them is a slip."""
 
 
 def parse_options(arguments: Sequence[str] | None, description: str | None = None) -> argparse.Namespace:
     """Return the options of the command line; end with a message that names an option where they do not fit."""
-    parser = argparse.ArgumentParser(
+    parser = DiscreetParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
@@ -73,6 +77,12 @@ def _add_lighteval(parser: argparse.ArgumentParser) -> None:
 
 def _split_benchmarks(text: str) -> list[str]:
     benchmarks = [name.strip() for name in text.split(",") if name.strip()]
+    for name in benchmarks:
+        near = difflib.get_close_matches(name.partition("|")[0], BENCHMARKS, n=1, cutoff=0.85)
+        if near and name.partition("|")[0] not in BENCHMARKS:
+            raise argparse.ArgumentTypeError(
+                f"Expected a benchmark of LightEval, got {name!r} (did you mean {near[0]}?)"
+            )
     if not benchmarks:
         raise argparse.ArgumentTypeError(f"Expected benchmarks in --lighteval, got {text!r}.")
     return benchmarks

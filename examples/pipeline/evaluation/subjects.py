@@ -1,11 +1,14 @@
 """What a model is asked, and who judges its answers: a task of `tasks/`, or a dataset with a registered reward."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset
 
+from maxent_grpo.adapters._rewards import call_reward_function, name_function, weigh_rewards
 from maxent_grpo.pipeline.rewards import Reward
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tasks.catalog import find_task, split_problems
@@ -33,13 +36,14 @@ class Subject:
     has_modes: bool
 
 
-def build_task_subject(name: str, *, limit: int | None, chat: bool) -> Subject:
+def build_task_subject(name: str, *, limit: int | None, chat: bool, system: str | None = None) -> Subject:
     """Return the problems of a task that are never trained on.
 
     Args:
         name: of `tasks.catalog.TASKS`.
         limit: take the first so many, a random sample of them; None takes all.
         chat: ask in plain language.
+        system: the system message of such a chat.
 
     Raises:
         ValueError: if there is no such task.
@@ -52,7 +56,8 @@ def build_task_subject(name: str, *, limit: int | None, chat: bool) -> Subject:
         ]
 
     questions = [module.prompt(problem, boxed=chat) for problem in problems]
-    prompts = [[{"role": "user", "content": question}] for question in questions] if chat else questions
+    first = [{"role": "system", "content": system}] if system else []
+    prompts = [[*first, {"role": "user", "content": question}] for question in questions] if chat else questions
     return Subject(name, prompts, [len(problem.modes) for problem in problems], judge, has_modes=True)
 
 
@@ -65,7 +70,8 @@ def build_dataset_subject(name: str, rows: Dataset, reward: Reward, *, right: fl
         reward: of `rewards.REWARDS`, or any other.
         right: the reward from which an answer is right.
     """
-    columns = {column: rows[column] for column in rows.column_names if column != "prompt"}
+    columns = {"prompts" if column == "prompt" else column: rows[column] for column in rows.column_names}
+    name = name_function(reward.function)
 
     def judge(texts: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:
         counts = [len(samples) for samples in texts]
@@ -73,11 +79,26 @@ def build_dataset_subject(name: str, rows: Dataset, reward: Reward, *, right: fl
             column: [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
             for column, values in columns.items()
         }
-        rewards = iter(reward.function(completions=[text for samples in texts for text in samples], **repeated))
-        return [[_judge_reward(next(rewards), right) for _ in range(count)] for count in counts]
+        answers = [text for samples in texts for text in samples]
+        completions = [_answer_prompt(*pair) for pair in zip(repeated["prompts"], answers, strict=True)]
+        rewards = call_reward_function(reward.function, _UNHEARD | repeated | {"completions": completions})
+        utilities = weigh_rewards(rewards.unsqueeze(-1), torch.ones(1), [name]).tolist()
+        verdicts = iter(
+            None if math.isnan(utility) else RIGHT if utility >= right else WRONG for utility in utilities
+        )
+        return [[next(verdicts) for _ in range(count)] for count in counts]
 
     return Subject(name, list(rows["prompt"]), [1] * len(rows), judge, has_modes=False)
 
 
-def _judge_reward(reward: float | None, right: float) -> Verdict | None:
-    return None if reward is None else RIGHT if reward >= right else WRONG
+def _answer_prompt(prompt: Any, text: str) -> Any:
+    """Return a completion as training hands it to a reward: a chat's is a message of the assistant."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
+def _ignore(*entry: Any) -> None:
+    del entry
+
+
+_UNHEARD: dict[str, Any] = {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore}
+"""What a reward may use in training, where somebody listens."""

@@ -18,6 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from maxent_grpo.pipeline.files import describe_full_disk, lock_folder, write_text
+from maxent_grpo.pipeline.secrets import hide_in_tracebacks
 from maxent_grpo.pipeline.tasks import countdown
 from maxent_grpo.pipeline.tasks.catalog import split_problems
 from maxent_grpo.pipeline.tiny.evaluation import Row, measure_guesser
@@ -35,9 +37,15 @@ RESULTS = ("metrics.jsonl", "results.json", "results.md", "curves.png")
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; return the exit code."""
     options, console = parse_options(arguments, __doc__), Console()
-    open_output(options)
+    hide_in_tracebacks()
     try:
-        run_demo(options, console)
+        with lock_folder(options.output):
+            open_output(options)
+            run_demo(options, console)
+    except ValueError as error:
+        raise SystemExit(f"quickstart.py: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"quickstart.py: {describe_full_disk(error) or error}") from error
     except KeyboardInterrupt:
         console.print(
             f"Interrupted. The same call with --resume goes on from what is in {options.output}/; "
@@ -94,7 +102,7 @@ def write_results(jobs: Sequence[Job], console: Console) -> None:
     options = jobs[0].options
     rows_by_job = {str(job): job.log.rows() for job in jobs}
     rows = [row for job_rows in rows_by_job.values() for row in job_rows]
-    (options.output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_text(options.output / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     unfinished = [name for name, job_rows in rows_by_job.items() if not any("temperature" in row for row in job_rows)]
     if len(unfinished) == len(jobs):
         console.print("Nothing has been evaluated yet: there is no table.")

@@ -4,11 +4,14 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from maxent_grpo.pipeline.files import describe_full_disk
 
 Report = Callable[[Any], None]
 Stopped = Callable[[], bool]
@@ -22,7 +25,8 @@ def run_jobs(work: Work, jobs: Sequence[Any], *, on_news: Callable[[Any], None],
     so that it can save what it has. Then KeyboardInterrupt goes on to the caller.
 
     Raises:
-        RuntimeError: with the traceback of the first job that failed.
+        ValueError: of the first job that failed, if it says itself what is wrong, or that the disk is full.
+        RuntimeError: with the traceback of any other.
     """
     cores = os.cpu_count() or 1
     workers = min(workers or cores, len(jobs))
@@ -42,12 +46,20 @@ def run_jobs(work: Work, jobs: Sequence[Any], *, on_news: Callable[[Any], None],
         while any(process.is_alive() for process in processes):
             _listen(processes, news, on_news)
         waiting.cancel_join_thread()
+    if isinstance(failure, _Complaint):
+        raise ValueError(failure)
     if failure:
         raise RuntimeError(f"A job failed:\n{failure}")
 
 
 class _Failure(str):
     """The traceback of a job."""
+
+    __slots__ = ()
+
+
+class _Complaint(_Failure):
+    """What a job itself says is wrong."""
 
     __slots__ = ()
 
@@ -70,10 +82,20 @@ def _listen(processes: Sequence[Any], news: Any, on_news: Callable[[Any], None])
 
 def _work_through(work: Work, waiting: Any, news: Any, stop: Any, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes Ctrl-C on as a request to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     while not stop.is_set() and (job := waiting.get()) is not None:
         try:
             work(job, news.put, stop.is_set)
-        except BaseException:
-            news.put(_Failure(traceback.format_exc()))
+        except BaseException as error:
+            complaint = str(error) if isinstance(error, ValueError) else describe_full_disk(error)
+            news.put(_Failure(traceback.format_exc()) if complaint is None else _Complaint(complaint))
             return
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has: a run that goes on must not meet a worker of the one before."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

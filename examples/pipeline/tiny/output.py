@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from maxent_grpo.pipeline.files import write_text
+
 SETTINGS = "config.json"
 
 
@@ -27,7 +29,7 @@ def start_run(folder: Path, settings: dict[str, Any], *, files: Iterable[str]) -
     elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise SystemExit(f"Expected a new or empty folder or an earlier run of this demo, got --output {folder}.")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
 
 
 def expect_same_run(folder: Path, settings: dict[str, Any]) -> None:

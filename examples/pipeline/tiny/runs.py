@@ -100,6 +100,12 @@ def train(job: Job, report: Report, stopped: Stopped) -> None:
     if state is not None:
         loop.load_state_dict(state)
     log.keep(lambda row: row.get("step", 0) <= loop.step)
+    logged = sum("step" in row for row in log.rows())
+    if logged != loop.step:
+        raise ValueError(
+            f"Expected the metrics of {loop.step} updates in {log.file}, got {logged}; delete {job.folder}/state.pt, "
+            "and the method is trained anew."
+        )
     evaluation: Row = {}
     while loop.step < options.steps and not stopped():
         samples, statistics = loop.update(problems.train)
@@ -108,8 +114,9 @@ def train(job: Job, report: Report, stopped: Stopped) -> None:
         if loop.step % options.eval_every == 0 or loop.step == options.steps:
             evaluation = _evaluate(loop.model, problems.held_out[:128], 1.0, num_samples=8, seed=loop.step)
             row |= evaluation
+        log.append(row)  # before the state, which says how many rows there are
+        if evaluation and row.keys() >= evaluation.keys():
             save_state(loop.state_dict(), job.folder / "state.pt")
-        log.append(row)
         report((str(job), loop.step, _describe_progress(evaluation | row)))
     save_state(loop.state_dict(), job.folder / "state.pt")
     save_checkpoint(loop.model, TOKENIZER, job.folder)

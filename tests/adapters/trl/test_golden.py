@@ -55,6 +55,12 @@ def make_reward(function: int) -> Any:
     return reward
 
 
+@pytest.fixture(autouse=True)
+def no_own_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table's log-probabilities are no model's, so no model's logits give them."""
+    monkeypatch.setattr("maxent_grpo.adapters.trl.trainer.expect_own_logits", lambda *_: None)
+
+
 class Tabled(MaxEntGRPOTrainer):
     """The trainer with log-probabilities of the table in place of a model's."""
 

@@ -1,10 +1,25 @@
 """The one-pass head that the TRL adapter adds to a model, where the head is a shard in another precision."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 from maxent_grpo.adapters.trl.head import add_weighted_head
 from support import trl_tiny
@@ -43,3 +58,42 @@ def test_under_fsdp2_the_head_is_gathered_in_the_precision_it_projects_in(float3
         fully_shard(module, mp_policy=policy)
     for got, wanted in zip(step(sharded), step(plain), strict=True):
         assert torch.equal(got, wanted)  # the same operations on the same numbers
+
+
+SMALL = {
+    "vocab_size": 11,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "pad_token_id": trl_tiny.PAD,
+    "bos_token_id": trl_tiny.EOS,
+    "eos_token_id": trl_tiny.EOS,
+}
+SHALLOW = SMALL | {"num_hidden_layers": 1, "initializer_range": 0.5}
+RECURRENT = {"lru_width": 16, "attention_window_size": 8, "logits_soft_cap": 1.0, "w_init_variance_scale": 4.0}
+OTHER_LOGITS = {
+    "bert": lambda: BertLMHeadModel(BertConfig(**SHALLOW, is_decoder=True)),
+    "roberta": lambda: RobertaForCausalLM(RobertaConfig(**SHALLOW, is_decoder=True, max_position_embeddings=66)),
+    "recurrent_gemma": lambda: RecurrentGemmaForCausalLM(
+        RecurrentGemmaConfig(**SMALL, **RECURRENT, num_hidden_layers=3)
+    ),
+}
+KNOWN_LOGITS = {
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**SHALLOW, num_key_value_heads=1, head_dim=8, final_logit_softcapping=1.0)
+    ),
+    "cohere": lambda: CohereForCausalLM(CohereConfig(**SHALLOW, num_key_value_heads=1, logit_scale=3.0)),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SHALLOW, num_key_value_heads=1, logits_scaling=3.0)),
+    "qwen2 in bfloat16": lambda: trl_tiny.build_model().bfloat16(),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_LOGITS)
+def test_a_model_that_does_more_to_its_logits_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"its head's product with the last hidden states.*got model_type='{name}'"):
+        trl_tiny.build_trainer(tmp_path, policy=OTHER_LOGITS[name]())
+
+
+@pytest.mark.parametrize("name", KNOWN_LOGITS)
+def test_a_model_whose_logits_are_known_is_taken(name: str, tmp_path: Path) -> None:
+    trl_tiny.build_trainer(tmp_path, policy=KNOWN_LOGITS[name](), temperature=0.7)

@@ -1,0 +1,131 @@
+"""No command repeats a secret: canaries in recipes, flags, URLs, errors, tracebacks and saved files."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maxent_grpo.pipeline import evaluate, train
+from maxent_grpo.pipeline.evaluation.options import parse_options
+from maxent_grpo.pipeline.secrets import find_secret, hide_secrets, is_secret
+from maxent_grpo.pipeline.tiny import demo
+from support.recipes import write_recipe
+
+CANARY = "c4n4ry"
+NAMES = ["wandb_key", "passwd", "auth", "access_key", "api-key", "AWS_SECRET_ACCESS_KEY", "password", "hub_tok"]
+NAMES += ["WANDB_API_KEY", "pwd", "client-secret", "apikey", "passphrase", "http_auth", "ssh_key", "OPENAI_KEY"]
+SHAPES = [
+    f"hf_{CANARY}",
+    f"sk-proj-{CANARY}0123456789",
+    f"ghp_{CANARY}0123456789",
+    f"github_pat_{CANARY}0123456789",
+    f"glpat-{CANARY}0123456789",
+    f"xoxb-{CANARY}0123456789",
+    "AKIAC4N4RY0123456789",
+    f"https://me:{CANARY}@host/data.jsonl",
+    f"s3://{CANARY}:{CANARY}@bucket",
+    f"eyJ{CANARY}0123456789.eyJ",
+]
+HARMLESS = {
+    "eos_token": "</s>",
+    "key_func": "final_answer",
+    "max_new_tokens": "3",
+    "path": "https://host:80/data",
+    "revision": "5fd1a6e1a3f2b2c1d0e9f8a7b6c5d4e3f2a1b0c9",
+    "author": "me",
+    "dataset_name": "org/sk-learn",
+    "monkey": "x",
+    "output_dir": "runs/hf_cache",
+}
+
+
+def leaks(text: str) -> bool:
+    return CANARY in text.lower()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_is_secret_by_its_name(name: str) -> None:
+    assert is_secret(name, CANARY)
+    for text in (f"--{name} {CANARY}", f"--{name}={CANARY}", f"{name}='{CANARY}'", f'{{"{name}": "{CANARY}"}}'):
+        assert not leaks(hide_secrets(text)), text
+        assert name in hide_secrets(text)
+
+
+@pytest.mark.parametrize("value", SHAPES)
+def test_a_value_is_secret_by_its_shape(value: str) -> None:
+    assert find_secret({"env": [{"X": f"a {value}"}]}, "") == "env[0].X"
+    for text in (value, f"--nosuch {value}", f"Expected x, got x='{value}'.", f"see ({value})"):
+        assert not leaks(hide_secrets(text)), hide_secrets(text)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_other_values_are_shown(name: str) -> None:
+    assert not is_secret(name, HARMLESS[name])
+    assert hide_secrets(f"--{name} {HARMLESS[name]}") == f"--{name} {HARMLESS[name]}"
+    assert not is_secret("token", True)  # asks for the login that is stored
+
+
+def test_what_the_environment_holds_is_hidden_wherever_it_turns_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", f"{CANARY}-from-outside")
+    assert hide_secrets(f"403 for user:{CANARY}-from-outside") == "403 for user:(not repeated here)"
+
+
+def run_train(folder: Path, *flags: str, **fields: Any) -> None:
+    train.main(["--config", str(write_recipe(folder, **fields)), *flags])
+
+
+COMMANDS = {
+    "train": lambda folder, flags: run_train(folder, *flags),
+    "evaluate": lambda folder, flags: evaluate.main(["model", "--task", "countdown", *flags]),
+    "quickstart": lambda folder, flags: demo.main(["--output", str(folder / "run"), *flags]),
+}
+FLAGS = [[f"--{name}", CANARY] for name in NAMES] + [["--nosuch", value] for value in SHAPES]
+FLAGS += [[f"--nosuch={SHAPES[0]}"], [f"--{NAMES[0]}={CANARY}"], [SHAPES[0]]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_repeats_a_secret_flag(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for flags in FLAGS:
+        with caplog.at_level(logging.DEBUG), pytest.raises(SystemExit) as refused:
+            COMMANDS[command](tmp_path, flags)
+        printed = capsys.readouterr()
+        assert not leaks(f"{refused.value} {printed.out} {printed.err} {caplog.text}"), flags
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("place", ["field", "env", "inside"])
+def test_no_recipe_repeats_a_secret_field(name: str, place: str, tmp_path: Path) -> None:
+    fields = {
+        "field": {name: CANARY},
+        "env": {"env": {name: CANARY}},
+        "inside": {"model_init_kwargs": {name: [CANARY]}},
+    }
+    with pytest.raises(SystemExit) as refused:
+        run_train(tmp_path, **fields[place])
+    assert not leaks(str(refused.value))
+    assert name in str(refused.value)
+
+
+def test_a_report_keeps_the_command_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = parse_options(["model", "--task", "countdown"])
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "model", "--api-key", CANARY, SHAPES[7]])
+    settings = evaluate.describe_settings(options, type("S", (), {"name": "s", "prompts": []})(), "transformers")  # type: ignore[arg-type]
+    assert not leaks(json.dumps(settings))
+
+
+def test_a_traceback_hides_what_a_library_quotes(tmp_path: Path) -> None:
+    program = (
+        "from maxent_grpo.pipeline.secrets import hide_in_tracebacks\n"
+        f"hide_in_tracebacks()\nurl = '{SHAPES[7]}'\nraise OSError(f'no answer from {{url}}')\n"
+    )
+    file = tmp_path / "program.py"
+    file.write_text(program)
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False)
+    assert "OSError: no answer from https://" in done.stderr
+    assert not leaks(done.stderr)
