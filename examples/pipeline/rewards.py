@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from maxent_grpo.pipeline.answers.text import canonicalize, find_answer, find_tagged_answer, is_chain
+from maxent_grpo.pipeline.answers.text import canonicalize, find_answer, find_tagged_answer
 from maxent_grpo.pipeline.answers.verifier import Comparison, Verifier
 from maxent_grpo.pipeline.functions import find_function
 from maxent_grpo.pipeline.tasks import countdown as countdown_task
@@ -51,15 +51,15 @@ def math_verify(
 ) -> list[float | None]:
     """Return 1.0 where the answer in <answer> tags or a box equals the solution; None where that cannot be told.
 
-    No answer, one whose braces stay open, or a chain such as 1=2=3 where the solution is none, is 0.0. A comparison
-    that fails, takes too long or has no solution to compare with is None. Those are counted (`math_verify/errors`)
-    and logged, and too many of them stop the run.
+    What counts as equal is in docs/rewards.md. No answer, or one whose braces stay open, is 0.0. A comparison that
+    fails, takes too long or has no solution to compare with is None. Those are counted (`math_verify/errors`) and
+    logged, and too many of them stop the run.
     """
     answers = [find_answer(read_completion(completion)) for completion in completions]
     shortcuts = [_compare_without_mathematics(gold, answer) for gold, answer in zip(solution, answers, strict=True)]
     # The others are compared all at once, by as many workers as there are.
     triples = zip(solution, answers, shortcuts, strict=True)
-    pairs = [(str(gold), str(answer)) for gold, answer, shortcut in triples if shortcut is None]
+    pairs = [(find_answer(str(gold)) or str(gold), str(answer)) for gold, answer, short in triples if short is None]
     results = iter(_VERIFIER.compare_all(pairs))
     comparisons = [next(results) if shortcut is None else shortcut for shortcut in shortcuts]
     errors = _ERRORS.count(comparisons)
@@ -72,9 +72,7 @@ def _compare_without_mathematics(gold: str | None, answer: str | None) -> Compar
     """Return the comparison of an answer that needs no mathematics, None where it does."""
     if gold is None:
         return Comparison(None, "there is no solution")
-    if answer is None or (is_chain(answer) and not is_chain(str(gold))):
-        return Comparison(equal=False)
-    return None
+    return Comparison(equal=False) if answer is None else None
 
 
 def answer_format(completions: Sequence[Completion], **_: Any) -> list[float]:
