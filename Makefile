@@ -9,7 +9,7 @@ TYPES := build/types
 WHEEL := tests/package/test_install.py
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-fast test-numerical wheel nightly nightly-properties nightly-sets nightly-compiled \
+.PHONY: help setup demo test test-fast test-numerical wheel nightly nightly-properties nightly-sets nightly-compiled nightly-graders \
 	bench study study-smoke lint types clean
 
 help:  ## list the targets
@@ -55,7 +55,7 @@ settings = $(ATEN_$(word 1,$1)) $(OTHERS_$(word 2,$1)) OMP_NUM_THREADS=$(word 3,
 PRESETS := cpu graph confirm graph_confirm graph_long single noted hard small large
 PROPERTIES := $(shell grep --files-with-matches --recursive @given tests)
 
-nightly: nightly-properties nightly-sets nightly-compiled $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
+nightly: nightly-properties nightly-sets nightly-compiled nightly-graders $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
@@ -74,6 +74,9 @@ $(NIGHT)/compiled.json: $(INSTALLED)
 
 nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55
+
+nightly-graders: $(INSTALLED)  ## the table of answers, judged by ours and by the graders of other libraries
+	$(BIN)/python benchmarks/graders.py
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
