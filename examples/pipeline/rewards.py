@@ -9,7 +9,9 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from threading import Lock
+from types import NoneType
 from typing import Any
 
 from maxent_grpo.pipeline.answers.text import canonicalize, find_answer, find_tagged_answer
@@ -36,6 +38,7 @@ def pure_accuracy_math(
     >>> pure_accuracy_math(["<answer>1/2</answer>", "1/2"], [r"$\frac12$"] * 2)
     [1.0, 0.0]
     """
+    check_column("solution", solution, (str, Real, NoneType))
     answers = [canonicalize(find_tagged_answer(read_completion(completion)) or "") for completion in completions]
     return [
         None if gold is None else float(answer != "" and answer == canonicalize(str(gold)))
@@ -55,6 +58,7 @@ def math_verify(
     fails, takes too long or has no solution to compare with is None. Those are counted (`math_verify/errors`) and
     logged, and too many of them stop the run.
     """
+    check_column("solution", solution, (str, Real, NoneType))
     answers = [find_answer(read_completion(completion)) for completion in completions]
     shortcuts = [_compare_without_mathematics(gold, answer) for gold, answer in zip(solution, answers, strict=True)]
     # The others are compared all at once, by as many workers as there are.
@@ -73,6 +77,20 @@ def _compare_without_mathematics(gold: str | None, answer: str | None) -> Compar
     if gold is None:
         return Comparison(None, "there is no solution")
     return Comparison(equal=False) if answer is None else None
+
+
+def check_column(name: str, values: Sequence[Any], types: tuple[type, ...]) -> None:
+    """Raise ValueError where a column holds what its reward does not read: right answers would score 0 all along.
+
+    >>> check_column("solution", ["5", {"ground_truth": "5"}], (str,))
+    Traceback (most recent call last):
+    ValueError: Expected a column solution of str, got dict: {'ground_truth': '5'}.
+    """
+    for value in values:
+        if not isinstance(value, types) or isinstance(value, bool):
+            names = " or ".join(each.__name__ for each in types if each is not NoneType)
+            kind = type(value).__name__
+            raise ValueError(f"Expected a column {name} of {names}, got {kind}: {str(value)[:60]}.")
 
 
 def answer_format(completions: Sequence[Completion], **_: Any) -> list[float]:
@@ -104,6 +122,8 @@ def build_countdown_problems(
     numbers: Sequence[Sequence[int]], target: Sequence[int], whole_steps: Sequence[bool] | None
 ) -> list[countdown_task.Problem]:
     """Return the problems that columns hold."""
+    check_column("target", target, (Integral,))
+    check_column("numbers", [number for row in numbers for number in row], (Integral,))
     columns = zip(numbers, target, whole_steps or [False] * len(numbers), strict=True)
     return [countdown_task.Problem(tuple(row_numbers), value, (), whole) for row_numbers, value, whole in columns]
 

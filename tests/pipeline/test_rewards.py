@@ -64,6 +64,25 @@ def test_errors_that_are_rare_do_not_stop_the_run() -> None:
     assert errors.total == 50
 
 
+@pytest.mark.parametrize("solution", [{"style": "rule", "ground_truth": "5"}, ["5"], True, b"5"])
+def test_a_solution_that_is_no_text_and_no_number_is_named(solution: object) -> None:
+    for reward in (math_verify, pure_accuracy_math):
+        with pytest.raises(
+            ValueError, match=f"Expected a column solution of str or Real, got {type(solution).__name__}"
+        ):
+            reward(["<answer>5</answer>"], [solution])
+
+
+def test_a_solution_may_be_a_number() -> None:
+    assert math_verify(["<answer>5</answer>", "<answer>0.5</answer>"], [5, 0.5]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("numbers", "target"), [([2, 3], "16"), (["2", "3"], 16), ([2, None], 16), ([2, 3], None)])
+def test_numbers_that_are_text_or_missing_are_named(numbers: list[object], target: object) -> None:
+    with pytest.raises(ValueError, match=r"Expected a column (target|numbers) of Integral, got (str|NoneType)"):
+        rewards.countdown(["2+3"], [numbers], [target])
+
+
 def test_countdown_and_colouring_rewards_read_their_columns() -> None:
     assert rewards.countdown(["6/4*2", "2*6/4"], [[2, 4, 6]] * 2, [3, 3], [True, True]) == [0.0, 1.0]
     scores = rewards.graph_coloring(["GRB", "RGB"], [[[0, 1], [1, 3]]] * 2, ["R???"] * 2)
