@@ -102,6 +102,11 @@ def test_a_verdict_does_not_depend_on_which_of_the_two_is_the_reference(
     assert [pair for pair, equal, back in turned if back != equal] == []
 
 
+def test_a_half_percent_is_no_half(verifier: Verifier) -> None:
+    verdicts = [verifier.compare("0.5", answer).equal for answer in (r"0.5\%", r"50\%", "0.5")]
+    assert verdicts == [False, True, True]
+
+
 def test_64_threads_get_the_verdicts_of_one(verifier: Verifier, verdicts: list[bool]) -> None:
     few = slice(None, None, 5)
     with ThreadPoolExecutor(64) as threads:

@@ -76,12 +76,14 @@ def _measure_unit(unit: Unit) -> tuple[tuple[tuple[str, int], ...], sympy.Expr]:
 
 
 def _compare_percentages(gold: Value, answer: Value) -> bool:
-    if are_equal(gold.expression, answer.expression):
-        return True
     if gold.percent == answer.percent:
-        return False
+        return are_equal(gold.expression, answer.expression)
     share, number = (gold, answer) if gold.percent else (answer, gold)
-    return are_equal(share.expression / 100, number.expression)
+    if are_equal(share.expression / 100, number.expression):
+        return True
+    # 50 stands for 50% where the sign is left out; 0.5 is 50% already, and no half of one.
+    is_share = share.expression.is_number and bool(abs(share.expression.evalf(20)) < 1)
+    return not is_share and are_equal(share.expression, number.expression)
 
 
 def _compare_assignments(gold: Reading, answer: Reading) -> bool:
