@@ -8,9 +8,10 @@ PEERS := $(VENV)/.peers
 TYPES := build/types
 WHEEL := tests/package/test_install.py
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest
+NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs
 
-.PHONY: help setup demo test test-fast test-numerical wheel nightly nightly-properties nightly-kills nightly-sets \
-	nightly-compiled bench study study-smoke lint types clean
+.PHONY: help setup demo test test-fast test-numerical wheel rehearse venv-local conda-local nightly $(NIGHTLY) bench \
+	study study-smoke lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -55,7 +56,7 @@ settings = $(ATEN_$(word 1,$1)) $(OTHERS_$(word 2,$1)) OMP_NUM_THREADS=$(word 3,
 PRESETS := cpu graph confirm graph_confirm graph_long single noted hard small large
 PROPERTIES := $(shell grep --files-with-matches --recursive @given tests)
 
-nightly: nightly-properties nightly-kills nightly-sets nightly-compiled $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
+nightly: $(NIGHTLY) $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
@@ -79,6 +80,9 @@ $(NIGHT)/compiled.json: $(INSTALLED)
 
 nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55
+
+nightly-graders: $(INSTALLED)  ## the table of answers, judged by ours and by the graders of other libraries
+	$(BIN)/python benchmarks/graders.py
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)

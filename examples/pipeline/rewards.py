@@ -9,10 +9,12 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from threading import Lock
+from types import NoneType
 from typing import Any
 
-from maxent_grpo.pipeline.answers.text import canonicalize, find_answer, find_tagged_answer, is_chain
+from maxent_grpo.pipeline.answers.text import canonicalize, find_answer, find_tagged_answer
 from maxent_grpo.pipeline.answers.verifier import Comparison, Verifier
 from maxent_grpo.pipeline.data.chats import read_content
 from maxent_grpo.pipeline.functions import find_function
@@ -37,6 +39,7 @@ def pure_accuracy_math(
     >>> pure_accuracy_math(["<answer>1/2</answer>", "1/2"], [r"$\frac12$"] * 2)
     [1.0, 0.0]
     """
+    check_column("solution", solution, (str, Real, NoneType))
     answers = [canonicalize(find_tagged_answer(read_completion(completion)) or "") for completion in completions]
     return [
         None if gold is None else float(answer != "" and answer == canonicalize(str(gold)))
@@ -52,15 +55,16 @@ def math_verify(
 ) -> list[float | None]:
     """Return 1.0 where the answer in <answer> tags or a box equals the solution; None where that cannot be told.
 
-    No answer, one whose braces stay open, or a chain such as 1=2=3 where the solution is none, is 0.0. A comparison
-    that fails, takes too long or has no solution to compare with is None. Those are counted (`math_verify/errors`)
-    and logged, and too many of them stop the run.
+    What counts as equal is in docs/rewards.md. No answer, or one whose braces stay open, is 0.0. A comparison that
+    fails, takes too long or has no solution to compare with is None. Those are counted (`math_verify/errors`) and
+    logged, and too many of them stop the run.
     """
+    check_column("solution", solution, (str, Real, NoneType))
     answers = [find_answer(read_completion(completion)) for completion in completions]
     shortcuts = [_compare_without_mathematics(gold, answer) for gold, answer in zip(solution, answers, strict=True)]
     # The others are compared all at once, by as many workers as there are.
     triples = zip(solution, answers, shortcuts, strict=True)
-    pairs = [(str(gold), str(answer)) for gold, answer, shortcut in triples if shortcut is None]
+    pairs = [(find_answer(str(gold)) or str(gold), str(answer)) for gold, answer, short in triples if short is None]
     results = iter(_VERIFIER.compare_all(pairs))
     comparisons = [next(results) if shortcut is None else shortcut for shortcut in shortcuts]
     errors = _ERRORS.count(comparisons)
@@ -73,9 +77,21 @@ def _compare_without_mathematics(gold: str | None, answer: str | None) -> Compar
     """Return the comparison of an answer that needs no mathematics, None where it does."""
     if gold is None:
         return Comparison(None, "there is no solution")
-    if answer is None or (is_chain(answer) and not is_chain(str(gold))):
-        return Comparison(equal=False)
-    return None
+    return Comparison(equal=False) if answer is None else None
+
+
+def check_column(name: str, values: Sequence[Any], types: tuple[type, ...]) -> None:
+    """Raise ValueError where a column holds what its reward does not read: right answers would score 0 all along.
+
+    >>> check_column("solution", ["5", {"ground_truth": "5"}], (str,))
+    Traceback (most recent call last):
+    ValueError: Expected a column solution of str, got dict: {'ground_truth': '5'}.
+    """
+    for value in values:
+        if not isinstance(value, types) or isinstance(value, bool):
+            names = " or ".join(each.__name__ for each in types if each is not NoneType)
+            kind = type(value).__name__
+            raise ValueError(f"Expected a column {name} of {names}, got {kind}: {str(value)[:60]}.")
 
 
 def answer_format(completions: Sequence[Completion], **_: Any) -> list[float]:
@@ -107,6 +123,8 @@ def build_countdown_problems(
     numbers: Sequence[Sequence[int]], target: Sequence[int], whole_steps: Sequence[bool] | None
 ) -> list[countdown_task.Problem]:
     """Return the problems that columns hold."""
+    check_column("target", target, (Integral,))
+    check_column("numbers", [number for row in numbers for number in row], (Integral,))
     columns = zip(numbers, target, whole_steps or [False] * len(numbers), strict=True)
     return [countdown_task.Problem(tuple(row_numbers), value, (), whole) for row_numbers, value, whole in columns]
 

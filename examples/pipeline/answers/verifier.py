@@ -1,7 +1,7 @@
-"""Mathematical equality by math-verify, in worker processes that are killed when they do not answer in time.
+"""Mathematical equality, in worker processes that are killed when they do not answer in time.
 
-math-verify's own timeout needs the main thread of the process and cannot stop a computation in C; a process of its
-own can always be stopped, and any number of threads may ask.
+A timeout by signal needs the main thread of the process and cannot stop a computation in C; a process of its own can
+always be stopped, and any number of threads may ask.
 """
 
 import atexit
@@ -11,6 +11,7 @@ import os
 import queue
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 
 WORKER = Path(__file__).with_name("worker.py")
 START_SECONDS = 120.0
+TRIES = 2
+"""A worker may die of something that has nothing to do with its pair, such as a machine out of memory."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class _Worker:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.pipe, other_end = multiprocessing.Pipe()
-        command = [sys.executable, str(WORKER), str(other_end.fileno()), str(seconds)]
+        command = [sys.executable, "-P", str(WORKER), str(other_end.fileno()), str(seconds)]
         self.process = subprocess.Popen(command, pass_fds=[other_end.fileno()], stdin=subprocess.DEVNULL)
         other_end.close()
         if self._receive(START_SECONDS) != b"ready":
@@ -43,8 +46,9 @@ class _Worker:
                 f"Expected a worker that compares answers, got none: {' '.join(command)} did not start."
             )
 
-    def compare(self, gold: str, answer: str) -> Comparison:
-        """Return what the process says, or why it says nothing; a process that says nothing is killed."""
+    def compare(self, gold: str, answer: str) -> Comparison | None:
+        """Return what the process says, or that its time is over, and then it is killed; None where it has died."""
+        start = time.monotonic()
         try:
             self.pipe.send_bytes(json.dumps([gold, answer]).encode())
             reply = self._receive(self.seconds)
@@ -53,6 +57,8 @@ class _Worker:
         if reply:
             return Comparison(**({"equal": None} | json.loads(reply)))
         self.kill()
+        if time.monotonic() - start < self.seconds:
+            return None
         return Comparison(None, f"no verdict on {answer[:80]!r} within {self.seconds:g} s")
 
     def _receive(self, seconds: float) -> bytes:
@@ -88,7 +94,16 @@ class Verifier:
         atexit.register(self.close)
 
     def compare(self, gold: str, answer: str) -> Comparison:
-        """Return whether an answer equals the reference; waits for an idle worker. Any thread may call it."""
+        """Return whether an answer equals the reference; waits for an idle worker. Any thread may call it.
+
+        The pair of a worker that dies, which is not one that is out of time, is tried once more by a new one.
+        """
+        for _ in range(TRIES):
+            if (compared := self._try(gold, answer)) is not None:
+                return compared
+        return Comparison(None, f"{TRIES} workers died over {answer[:80]!r}")
+
+    def _try(self, gold: str, answer: str) -> Comparison | None:
         worker = self._idle.get()
         try:
             if worker is None or not worker.is_alive():
