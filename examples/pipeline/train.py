@@ -31,6 +31,8 @@ from maxent_grpo.adapters.trl.preflight import write_preflight
 from maxent_grpo.pipeline.checkpoints import find_checkpoint
 from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.data.sources import UnreachableError
+from maxent_grpo.pipeline.functions import find_function
+from maxent_grpo.pipeline.job_files import add_job_files
 from maxent_grpo.pipeline.memory import list_precision_warnings, load_shape, report_memory
 from maxent_grpo.pipeline.run import Run, parse_run
 from maxent_grpo.pipeline.starts import make_start
@@ -95,6 +97,8 @@ def build_trainer(run: Run) -> GRPOTrainer:
     if isinstance(args, MaxEntGRPOConfig):
         trainer_class = MaxEntGRPOTrainer
         settings = {"key_func": run.key_function}
+    if run.script.trainer_mixin is not None:
+        trainer_class = add_mixin(trainer_class, run)
     return trainer_class(
         folder,
         [reward.function for reward in run.rewards],
@@ -106,6 +110,22 @@ def build_trainer(run: Run) -> GRPOTrainer:
         quantization_config=get_quantization_config(model),
         **settings,
     )
+
+
+def add_mixin(trainer_class: type[GRPOTrainer], run: Run) -> type[GRPOTrainer]:
+    """Return the trainer's class with the recipe's class before it.
+
+    Raises:
+        ValueError: if there is no such class.
+    """
+    path = str(run.script.trainer_mixin)
+    try:
+        mixin = find_function(path, ["none"])
+    except ValueError as error:
+        raise ValueError(f"{run.where}: trainer_mixin: {error}") from error
+    if not isinstance(mixin, type):
+        raise ValueError(f"{run.where}: Expected trainer_mixin to name a class, got trainer_mixin={path!r}.")
+    return type(trainer_class.__name__, (mixin, trainer_class), {})
 
 
 def load_tokenizer(run: Run, folder: str) -> PreTrainedTokenizerBase:
@@ -143,7 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer = build_trainer(run)
     except ValueError as error:
         raise SystemExit(f"train.py: {error}") from error
+    job_files = add_job_files(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
+    if job_files.has_stopped:  # a checkpoint is saved, and the job's time is nearly over
+        end_training(trainer)
+        return
     if run.training.do_eval:
         trainer.log_metrics("eval", trainer.evaluate())
     trainer.save_model(run.training.output_dir)
