@@ -1,6 +1,6 @@
 """The files by which a job and its trainer speak: a progress file that is written, a stop file that is read.
 
-The environment names them (`MAXENT_PROGRESS_FILE`, `MAXENT_STOP_FILE`); outside a job there are none.
+The environment names them (`LAUNCH_PROGRESS_FILE`, `LAUNCH_STOP_FILE`); outside a job there are none.
 """
 
 import json
@@ -12,14 +12,14 @@ import torch
 from accelerate.utils import broadcast
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-PROGRESS, STOP = "MAXENT_PROGRESS_FILE", "MAXENT_STOP_FILE"
+PROGRESS, STOP = "LAUNCH_PROGRESS_FILE", "LAUNCH_STOP_FILE"
 
 
 class JobFiles(TrainerCallback):  # type: ignore[misc]
     """Writes how far training is; saves a checkpoint and stops once the stop file is there.
 
-    Rank 0 reads the stop file at the end of a step and all ranks follow it. Training stops between two rollouts, where
-    a checkpoint holds all there is to resume from.
+    Rank 0 reads the stop file at the end of a step and all ranks follow it. Training stops between two rollouts,
+    where a checkpoint holds all there is to resume from.
 
     Args:
         trainer: TRL's or ours.

@@ -103,14 +103,18 @@ def install_slurm() -> None:
     missing = find_missing_programs()
     if os.geteuid() != 0:
         raise SystemExit(
-            f"rehearsal: Expected root, which starts Slurm's daemons ({', '.join(PACKAGES)}), got user {os.geteuid()}."
+            f"rehearsal: Expected root, to start the daemons of {', '.join(PACKAGES)}, got user {os.geteuid()}."
         )
     if not missing:
         return
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
     for command in (["apt-get", "update", "--quiet"], install):
         result = subprocess.run(
-            command, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, text=True, check=False
+            command,
+            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if result.returncode:
             raise SystemExit(f"rehearsal: {' '.join(command)} failed:\n{result.stdout}{result.stderr}")
@@ -175,9 +179,7 @@ def find_free_ports(count: int) -> list[int]:
 def _write_configuration(folder: Path, proctrack: str, gpus: int) -> None:
     host, cpus = socket.gethostname().split(".")[0], os.cpu_count() or 1
     controller, *ports = find_free_ports(1 + len(NODES))
-    text = CONFIGURATION.format(
-        folder=folder, host=host, port=controller, proctrack=proctrack, nodes=",".join(NODES)
-    )
+    text = CONFIGURATION.format(folder=folder, host=host, port=controller, proctrack=proctrack, nodes=",".join(NODES))
     gres = f" Gres=gpu:{gpus}" if gpus else ""
     text += "GresTypes=gpu\n" if gpus else ""
     for node, port in zip(NODES, ports, strict=True):

@@ -4,13 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from maxent_grpo.pipeline.launch.commands import build_sbatch_command
 from maxent_grpo.pipeline.launch.environment import build_environment, describe_environment
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
 from maxent_grpo.pipeline.launch.job import run_job
+from maxent_grpo.pipeline.launch.node import list_devices
 from maxent_grpo.pipeline.launch.options import parse_options
 from maxent_grpo.pipeline.launch.plan import LOGS, assume_place, plan_job, render_plan
 
@@ -40,8 +41,11 @@ def launch(words: list[str], root: Path) -> int:
     given = dict(os.environ)
     if is_in_job and not options.dry_run:
         return run_job(options, root)
-    job = plan_job(options, root, given if is_in_job else drop_slurm(given))
-    submit = None if is_in_job else build_sbatch_command(options, job.topology, [w for w in words if w != "--dry-run"])
+    given = given if is_in_job else drop_devices(given)
+    job = plan_job(options, root, given, count_devices(given))
+    submit = (
+        None if is_in_job else build_sbatch_command(options, job.topology, [w for w in words if w != "--dry-run"])
+    )
     servers = list(assume_place(job).servers.values())
     variables = build_environment(given, root=root, job="0-0", addresses=servers)
     print(render_plan(job, submit, describe_environment(variables, given, root), given, root), flush=True)
@@ -53,9 +57,19 @@ def launch(words: list[str], root: Path) -> int:
     return subprocess.run(submit, cwd=root, check=False).returncode
 
 
-def drop_slurm(given: dict[str, str]) -> dict[str, str]:
+def drop_devices(given: dict[str, str]) -> dict[str, str]:
     """Return an environment without the GPUs of this machine, which are not the job's."""
     return {name: value for name, value in given.items() if name != "CUDA_VISIBLE_DEVICES"}
+
+
+def count_devices(given: Mapping[str, str]) -> int | None:
+    """Return how many GPUs an environment names; None where it names none."""
+    if not given.get("CUDA_VISIBLE_DEVICES"):
+        return None
+    try:
+        return len(list_devices(given))
+    except ValueError as error:
+        raise LaunchError(str(error)) from error
 
 
 def _prepare_logs(root: Path) -> None:

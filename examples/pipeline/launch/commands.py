@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from maxent_grpo.pipeline.launch.options import Options
-from maxent_grpo.pipeline.launch.settings import Settings, list_trainer_flags
+from maxent_grpo.pipeline.launch.settings import Settings, find_start, list_trainer_flags
 from maxent_grpo.pipeline.launch.topology import Topology, read_request
 from maxent_grpo.pipeline.recipes import parse_flags
 from maxent_grpo.pipeline.run import Run
@@ -59,7 +59,8 @@ def build_server_commands(
         given: the environment, whose SERVER_PROGRAM may name another vLLM.
     """
     address = next(iter(place.servers.values()))
-    shared = ["--model", str(run.model.model_name_or_path)]
+    start = find_start(run)
+    shared = ["--model", "/".join(reversed(start)) if start else str(run.model.model_name_or_path)]
     if run.model.model_revision not in (None, "main"):
         shared += ["--revision", run.model.model_revision]
     shared += ["--dtype", str(run.model.dtype or "auto")]

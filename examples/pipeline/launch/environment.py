@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-MARKER = "MAXENT_JOB"
+MARKER = "LAUNCH_JOB"
 """The variable that every process of a job inherits, and by which the sweep finds what is left."""
 
 SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
@@ -37,7 +37,7 @@ def build_environment(given: Mapping[str, str], *, root: Path, job: str, address
     }
     variables |= find_hub_login(given)
     kept = {name: str(value) for name, value in variables.items() if name not in given}
-    kept |= {MARKER: job, "MAXENT_NODE_CACHE": str(cache)}
+    kept |= {MARKER: job, "LAUNCH_NODE_CACHE": str(cache)}
     for name in ("NO_PROXY", "no_proxy") if addresses else ():
         kept[name] = ",".join([*filter(None, given.get(name, "").split(",")), *addresses])
     return kept

@@ -1,7 +1,6 @@
 """The life of a job: look at the nodes, serve, train, watch, end everything, start again where that was asked for."""
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -14,12 +13,12 @@ from maxent_grpo.pipeline.job_files import PROGRESS, STOP
 from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM, Place
 from maxent_grpo.pipeline.launch.environment import MARKER, MASK, build_environment, is_secret_name
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
+from maxent_grpo.pipeline.launch.node import SWEEP
 from maxent_grpo.pipeline.launch.options import Options
-from maxent_grpo.pipeline.launch.plan import LOGS, Job, plan_job, plan_steps
+from maxent_grpo.pipeline.launch.plan import LOGS, Job, plan_steps
 from maxent_grpo.pipeline.launch.settings import find_start
 from maxent_grpo.pipeline.launch.steps import Step, call_slurm, run_step
 from maxent_grpo.pipeline.launch.survey import ask_nodes, build_node_step, read_lines
-from maxent_grpo.pipeline.launch.node import SWEEP
 from maxent_grpo.pipeline.launch.watch import HealthWatch, ask_health, ask_token, read_progress
 
 TAIL = 15
@@ -27,7 +26,7 @@ PAUSE = 1.0
 MODEL_SECONDS = 1800.0
 
 
-class Canceled(Exception):
+class CanceledError(Exception):
     """The job was asked to end."""
 
 
@@ -61,7 +60,7 @@ class JobRunner:
         except LaunchError as error:
             code = error.code
             self._explain(error)
-        except Canceled:
+        except CanceledError:
             code = Exit.CANCELED
             self._say("canceled")
         # Slurm may send TERM again while the end is made.
@@ -125,7 +124,7 @@ class JobRunner:
         if start is None or job.topology.mode != "server":
             return
         self._say(f"making the model {start[0]}")
-        command = build_node_step(1, "model", self.given, ["python", "-m", "maxent_grpo.pipeline.starts", *start])
+        command = build_node_step(1, "model", ["python", "-m", "maxent_grpo.pipeline.starts", *start])
         code, output = run_step(command, self.environment, MODEL_SECONDS)
         if code:
             raise LaunchError(f"Expected the model {start[0]} to be made, got:\n{output}", Exit.TRAINER_FAILED)
@@ -146,9 +145,7 @@ class JobRunner:
             time.sleep(PAUSE)
         minutes = f"{self.options.ready_minutes:g} minutes (--ready-minutes)"
         if is_healthy:
-            raise LaunchError(
-                f"The server answers /health and no request, after {minutes}.", Exit.SERVER_SILENT, log
-            )
+            raise LaunchError(f"The server answers /health and no request, after {minutes}.", Exit.SERVER_SILENT, log)
         raise LaunchError(f"The server is not healthy after {minutes}.", Exit.SERVER_NOT_READY, log)
 
     def _watch(self, url: str, server_log: str, trainer_log: str) -> None:
@@ -190,13 +187,15 @@ class JobRunner:
             code = step.poll()
             if code is not None:
                 self._expect_not_canceled()
-                raise LaunchError(f"The server's step {step.name} ended with exit code {code}.", Exit.SERVER_DIED, log)
+                raise LaunchError(
+                    f"The server's step {step.name} ended with exit code {code}.", Exit.SERVER_DIED, log
+                )
 
     def _expect_not_canceled(self) -> None:
         """Take the end of a step for what it is where Slurm ends the whole job."""
         state = call_slurm(["scontrol", "show", "job", self.job_id, "--oneliner"])
         if any(f"JobState={name}" in state for name in ("CANCELLED", "COMPLETING", "TIMEOUT", "PREEMPTED")):
-            raise Canceled
+            raise CanceledError
 
     def _is_requeue_left(self) -> bool:
         if self.restarts < self.options.requeue:
@@ -219,20 +218,25 @@ class JobRunner:
                 step.end()
         if not self.environment:
             return {}
-        cache = self.environment["MAXENT_NODE_CACHE"]
+        cache = self.environment["LAUNCH_NODE_CACHE"]
         nodes = int(self.given.get("SLURM_JOB_NUM_NODES", "1"))
         marker = f"{MARKER}={self.environment[MARKER]}"
         command = ["sweep", "--marker", marker, "--grace", "1", "--cache", cache]
         # The sweep's own step must not carry the marker, or it would find itself.
-        _, output = run_step(build_node_step(nodes, "sweep", self.given, [*NODE_PROGRAM, *command]), self.given, 120)
-        left = {f"{line['name']}:{pid}": text for line in read_lines(output, SWEEP) for pid, text in line["left"].items()}
+        sweep = [*NODE_PROGRAM, *command]
+        _, output = run_step(build_node_step(nodes, "sweep", sweep), self.given, 120)
+        if SWEEP not in output:  # Slurm starts no step in a job that it is ending
+            _, output = run_step(sweep, self.given, 120)
+        left = {
+            f"{line['name']}:{pid}": text for line in read_lines(output, SWEEP) for pid, text in line["left"].items()
+        }
         for place, text in left.items():
             self._say(f"left behind and ended: {place} {self._mask(text)[:200]}")
         return left
 
     def _install_handlers(self) -> None:
         def cancel(number: int, frame: FrameType | None) -> None:
-            raise Canceled
+            raise CanceledError
 
         def ask_to_stop(number: int, frame: FrameType | None) -> None:
             self._say("asked to stop (USR1): the trainer will save a checkpoint at the end of a rollout")

@@ -53,9 +53,9 @@ def _ask_driver() -> list[str]:
 
 
 def read_listing(text: str) -> list[str]:
-    """Return the devices of `nvidia-smi -L`: of a GPU in parts its parts, of another one itself.
+    r"""Return the devices of `nvidia-smi -L`: of a GPU in parts its parts, of another one itself.
 
-    >>> read_listing("GPU 0: A100 (UUID: GPU-1)\\nGPU 1: A100 (UUID: GPU-2)\\n  MIG 1g.5gb Device 0: (UUID: MIG-3)")
+    >>> read_listing("GPU 0: A100 (UUID: GPU-1)\nGPU 1: A100 (UUID: GPU-2)\n  MIG 1g.5gb Device 0: (UUID: MIG-3)")
     ['GPU-1', 'MIG-3']
     """
     devices: list[str] = []
@@ -121,7 +121,6 @@ def survey_node(options: argparse.Namespace) -> None:
     facts: dict[str, object] = {"name": name, "address": address}
     facts["ports"] = find_free_ports(address, *options.ports)
     facts["taken"] = [port for port in options.fixed if not is_free(address, port)]
-    facts["cpus"] = len(os.sched_getaffinity(0))
     try:
         facts["devices"] = list_devices(os.environ)
     except ValueError as error:
@@ -141,7 +140,7 @@ def run_command(options: argparse.Namespace) -> None:
     if options.gpus is not None:
         first, last = map(int, options.gpus.split(":"))
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(slice_devices(list_devices(os.environ), first, last))
-    folder = environment.get("MAXENT_NODE_CACHE")
+    folder = environment.get("LAUNCH_NODE_CACHE")
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
     rank = list(addresses).index(name)

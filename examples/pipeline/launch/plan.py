@@ -121,9 +121,7 @@ def plan_steps(job: Job, place: Place, given: Mapping[str, str], job_id: str) ->
             log = str(LOGS / f"vllm-{job_id}{f'-{index}' if index else ''}.out")
             name = f"serve{index or ''}"
             # A node that serves knows itself alone: its rank is in its flags.
-            step = build_step(
-                command, {node: place.servers[node]}, gpus, given, name=name, log=log, cpus=place.cpus
-            )
+            step = build_step(command, {node: place.servers[node]}, gpus, given, name=name, log=log, cpus=place.cpus)
             steps.append(PlannedStep(name, (node,), log, step))
     log = str(LOGS / f"train_{job_id}.log")
     command = build_trainer_command(job.options, job.settings, topology, place, given)

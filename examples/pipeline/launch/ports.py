@@ -30,8 +30,8 @@ def pick_port(free: Sequence[int], used: set[int], fixed: int | None = None) -> 
     """Return a free port that is not used yet, or the one asked for, and note it as used.
 
     Raises:
-        IndexError: if no port is free.
+        StopIteration: if no port is free.
     """
-    port = fixed if fixed is not None else [port for port in free if port not in used][0]
+    port = fixed if fixed is not None else next(port for port in free if port not in used)
     used.add(port)
     return port

@@ -82,10 +82,8 @@ def check_run(options: Options, settings: Settings, topology: Topology, root: Pa
     """
     arguments = [*list_trainer_flags(options, settings), *options.args]
     try:
-        run = parse_run(
-            ["--config", str(root / settings.recipe), *arguments, "--preflight_only", "true"]
-            + ["--gpus", str(topology.ranks)]
-        )
+        preflight = ["--preflight_only", "true", "--gpus", str(topology.ranks)]
+        run = parse_run(["--config", str(root / settings.recipe), *arguments, *preflight])
     except ValueError as error:
         raise LaunchError(str(error).replace(f"{root}/", "")) from error
     return run
@@ -119,7 +117,7 @@ def _read_launch_file(root: Path, path: Path) -> LaunchFile:
 
 def _expect_choice(flag: str, name: str, folder: Path, paths: list[Path]) -> Path:
     for path in paths:
-        if path.stem == name or path.name == name:
+        if name in (path.stem, path.name):
             return folder / path.name
     names = ", ".join(path.stem if path.suffix == ".yaml" else path.name for path in paths)
     raise LaunchError(f"Expected {flag} of {names}, got {flag} {name}.")

@@ -39,7 +39,7 @@ def ask_nodes(
     window = choose_window(int(given["SLURM_JOB_ID"]), read_ephemeral())
     command = [*NODE_PROGRAM, "survey", "--canary", str(canary), "--ports", *map(str, window), "--fixed"]
     command += [str(port) for port in (options.vllm_port, options.vllm_group_port) if port is not None]
-    code, output = run_step(build_node_step(count, "survey", given, command), given, SURVEY_SECONDS)
+    code, output = run_step(build_node_step(count, "survey", command), given, SURVEY_SECONDS)
     facts = sorted(read_lines(output, SURVEY), key=lambda line: str(line["name"]))
     if code or len(facts) != count:
         raise LaunchError(f"Expected {count} nodes to answer, got {len(facts)}:\n{output}", Exit.NODES_UNFIT)
@@ -49,12 +49,11 @@ def ask_nodes(
     job = plan_job(options, root, given, devices or None)
     _expect_devices(job, facts)
     print("\n".join(describe_job(job, facts[0]["devices"] or None)), flush=True)
-    return job, _find_place(job, facts)
+    return job, _find_place(job, facts, read_cpus(given))
 
 
-def build_node_step(count: int, name: str, given: Mapping[str, str], command: Sequence[str]) -> list[str]:
+def build_node_step(count: int, name: str, command: Sequence[str]) -> list[str]:
     """Return the short step that runs a command once on each node."""
-    del given
     step = ["srun", "--overlap", f"--job-name={name}", f"--nodes={count}", f"--ntasks={count}"]
     return [*step, "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=0", *command]
 
@@ -81,7 +80,7 @@ def _expect_fit(facts: list[dict[str, Any]], word: str) -> None:
             raise LaunchError(f"{each['name']}: {each['problem']}", Exit.NODES_UNFIT)
         if each["canary"] != word:
             raise LaunchError(
-                f"{each['name']}: Expected the logs folder to be on a disk that all nodes share, got {each['canary']}.",
+                f"{each['name']}: Expected logs/ to be on a disk that all nodes share, got {each['canary']}.",
                 Exit.NODES_UNFIT,
             )
 
@@ -95,12 +94,22 @@ def _expect_devices(job: Job, facts: list[dict[str, Any]]) -> None:
             )
 
 
-def _find_place(job: Job, facts: list[dict[str, Any]]) -> Place:
+def read_cpus(given: Mapping[str, str]) -> int:
+    """Return the CPUs that the job has on each node, where they differ the least.
+
+    >>> read_cpus({"SLURM_JOB_CPUS_PER_NODE": "72(x2),36"})
+    36
+    """
+    counts = given.get("SLURM_JOB_CPUS_PER_NODE") or given.get("SLURM_CPUS_ON_NODE") or "1"
+    return min(int(part.partition("(")[0]) for part in counts.split(","))
+
+
+def _find_place(job: Job, facts: list[dict[str, Any]], cpus: int) -> Place:
     addresses = {str(each["name"]): str(each["address"]) for each in facts}
     ports = {str(each["name"]): list(each["ports"]) for each in facts}
     try:
-        place = choose_place(job, addresses, ports, min(int(each["cpus"]) for each in facts))
-    except IndexError:
+        place = choose_place(job, addresses, ports, cpus)
+    except StopIteration:
         raise LaunchError(f"Expected free ports, got {ports}.", Exit.NODES_UNFIT) from None
     if job.topology.mode != "server":
         return place

@@ -143,7 +143,9 @@ def read_request(words: Sequence[str]) -> Request:
     if gpus is None and total is not None:
         gpus, rest = divmod(total, nodes or 1)
         if rest:
-            raise LaunchError(f"Expected as many GPUs on every node, got --gpus={total} on {nodes} nodes in --sbatch.")
+            raise LaunchError(
+                f"Expected as many GPUs on every node, got --gpus={total} on {nodes} nodes in --sbatch."
+            )
     return Request(nodes, gpus, bool(flags.keys() & {"gres", "gpus", "gpus_per_node"}))
 
 
