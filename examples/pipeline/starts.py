@@ -31,7 +31,7 @@ def make_tiny_countdown(folder: Path) -> None:
     teach_model("tiny-countdown", WARM_STEPS, folder)
 
 
-def make_tiny_served(folder: Path) -> None:
+def make_server_start(folder: Path) -> None:
     """Make a start that vLLM serves on a CPU, in two thirds of the time."""
     teach_model("tiny-served", 2 * WARM_STEPS // 3, folder)
 
@@ -50,7 +50,7 @@ def teach_model(name: str, steps: int, folder: Path) -> None:
 
 STARTS: dict[str, Callable[[Path], None]] = {
     "tiny-countdown": make_tiny_countdown,
-    "tiny-served": make_tiny_served,
+    "tiny-served": make_server_start,
 }
 
 

@@ -79,8 +79,8 @@ def build_server_commands(
     head = shlex.split(given.get("SERVER_PROGRAM", SERVER_PROGRAM))
     commands = [[*head, "--host", address, "--port", str(place.server_port), *shared]]
     for node in range(1, topology.server_nodes):
-        start = ["--headless", "--data-parallel-start-rank", str(node * local)]
-        commands.append([*shlex.split(HEADLESS_PROGRAM), *start, *shared])
+        headless = ["--headless", "--data-parallel-start-rank", str(node * local)]
+        commands.append([*shlex.split(HEADLESS_PROGRAM), *headless, *shared])
     return commands
 
 

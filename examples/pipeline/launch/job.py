@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from maxent_grpo.pipeline.job_files import PROGRESS, STOP
 from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM, Place
@@ -122,6 +123,8 @@ class JobRunner:
         """Make a model that is made on the spot, which the server needs before the trainer comes."""
         start = find_start(job.run)
         if start is None or job.topology.mode != "server":
+            return
+        if self.root.joinpath(start[1], start[0], "config.json").exists():
             return
         self._say(f"making the model {start[0]}")
         command = build_node_step(1, "model", ["python", "-m", "maxent_grpo.pipeline.starts", *start])
@@ -274,8 +277,8 @@ class JobRunner:
                 text = text.replace(value, MASK)
         return text
 
-    def _say(self, text: str, file: object = None) -> None:
-        print(f"[{time.strftime('%T')}] {text}", file=file or sys.stdout, flush=True)  # type: ignore[call-overload]
+    def _say(self, text: str, file: TextIO | None = None) -> None:
+        print(f"[{time.strftime('%T')}] {text}", file=file or sys.stdout, flush=True)
 
 
 def run_job(options: Options, root: Path) -> int:
