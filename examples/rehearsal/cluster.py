@@ -15,6 +15,7 @@ FREEZER = Path("/sys/fs/cgroup/freezer")
 
 CONFIGURATION = """
 ClusterName=rehearsal
+FirstJobId={first}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 SlurmUser=root
@@ -179,7 +180,10 @@ def find_free_ports(count: int) -> list[int]:
 def _write_configuration(folder: Path, proctrack: str, gpus: int) -> None:
     host, cpus = socket.gethostname().split(".")[0], os.cpu_count() or 1
     controller, *ports = find_free_ports(1 + len(NODES))
-    text = CONFIGURATION.format(folder=folder, host=host, port=controller, proctrack=proctrack, nodes=",".join(NODES))
+    first = int(time.time()) % 10_000_000 + 1000  # logs of an earlier cluster's jobs are there under their ids
+    text = CONFIGURATION.format(
+        folder=folder, first=first, host=host, port=controller, proctrack=proctrack, nodes=",".join(NODES)
+    )
     gres = f" Gres=gpu:{gpus}" if gpus else ""
     text += "GresTypes=gpu\n" if gpus else ""
     for node, port in zip(NODES, ports, strict=True):

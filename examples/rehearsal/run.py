@@ -127,8 +127,8 @@ def main() -> None:
     environment = make_environment()
     print(f"environment: {(time.time() - started) / 60:.1f} minutes", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="maxent-slurm-"))
+    folder.chmod(0o755)  # munge refuses a socket that some users could not reach
     cluster = start_cluster(folder / "cluster")
-    folder.chmod(0o755)
     rehearsal = Rehearsal(make_site(cluster, environment, folder), environment)
     rehearsal.report |= {
         "commit": subprocess.run(

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster import wait_for
 from drills import expect_end
-from jobs import ROOT, TINY, JobEnd, Site, read_logs, wait_for_end
+from jobs import ENDED, ROOT, TINY, JobEnd, Site, read_logs, wait_for_end
 
 RUNS = ROOT / "runs/rehearsal"
 MOST = 1e-4
@@ -99,8 +99,12 @@ def resume_training(site: Site) -> tuple[JobEnd, JobEnd, dict[str, Any]]:
         sbatch = ["--requeue", f"--nodelist={node}", "--cpus-per-task=2"]
         jobs[name] = site.submit([*flags, *shared, " ".join(args)], sbatch=sbatch)
     progress = ROOT / f"logs/job-{jobs['stopped']}/progress-0.json"
-    reached = wait_for(lambda: progress.exists() and json.loads(progress.read_text())["step"] >= 2, 400, 0.1)
-    assert reached, read_logs(jobs["stopped"])[-4000:]
+
+    def has_come_far() -> bool:
+        ended = site.show(jobs["stopped"]).get("JobState") in ENDED
+        return ended or (progress.exists() and json.loads(progress.read_text())["step"] >= 2)
+
+    assert wait_for(has_come_far, 400, 0.1), read_logs(jobs["stopped"])[-4000:]
     site.cluster.call("scancel", "--batch", "--signal=USR1", jobs["stopped"])
     ends = {name: wait_for_end(site, job, 500, started) for name, job in jobs.items()}
     for end in ends.values():

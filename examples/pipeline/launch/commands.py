@@ -41,7 +41,9 @@ class Place:
 
     @property
     def url(self) -> str:
-        """Where the server is."""
+        """Where the server is; empty without one."""
+        if not self.servers:
+            return ""
         address = next(iter(self.servers.values()))
         return f"http://{f'[{address}]' if ':' in address else address}:{self.server_port}"
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -64,6 +65,9 @@ class JobRunner:
         except CanceledError:
             code = Exit.CANCELED
             self._say("canceled")
+        except Exception:  # whatever it is, the job's processes are ended below
+            code = Exit.TRAINER_FAILED
+            traceback.print_exc()
         # Slurm may send TERM again while the end is made.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
@@ -84,7 +88,8 @@ class JobRunner:
                 Exit.TOO_MANY_RESTARTS,
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.stop.unlink(missing_ok=True)  # of an earlier start with the same count
+        for file in (self.stop, self.progress):
+            file.unlink(missing_ok=True)  # of another job that had this id
         job, place = ask_nodes(self.options, self.root, self.given, self.folder, self.restarts)
         self._set_environment(job, place)
         self._make_start(job)
