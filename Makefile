@@ -9,7 +9,7 @@ TYPES := build/types
 WHEEL := tests/package/test_install.py
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest
 
-.PHONY: rehearse venv-local conda-local help setup demo test test-fast test-numerical wheel nightly nightly-properties nightly-sets nightly-compiled \
+.PHONY: rehearse venv-local conda-local help setup demo test test-fast test-numerical wheel nightly nightly-properties nightly-sets nightly-compiled nightly-jobs \
 	bench study study-smoke lint types clean
 
 help:  ## list the targets
@@ -74,7 +74,7 @@ settings = $(ATEN_$(word 1,$1)) $(OTHERS_$(word 2,$1)) OMP_NUM_THREADS=$(word 3,
 PRESETS := cpu graph confirm graph_confirm graph_long single noted hard small large
 PROPERTIES := $(shell grep --files-with-matches --recursive @given tests)
 
-nightly: nightly-properties nightly-sets nightly-compiled $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
+nightly: nightly-properties nightly-sets nightly-compiled nightly-jobs $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
@@ -90,6 +90,10 @@ nightly-compiled: $(NIGHT)/compiled.json  ## every specialisation of the Triton 
 $(NIGHT)/compiled.json: $(INSTALLED)
 	@mkdir -p $(@D)
 	$(BIN)/python benchmarks/compiled_kernels.py $@
+
+nightly-jobs: $(NIGHT)/jobs-chaos.json $(NIGHT)/jobs-vllm.json  ## jobs on Slurm under kills; needs root
+$(NIGHT)/jobs-%.json: $(INSTALLED)
+	$(BIN)/python examples/rehearsal/nightly.py --part $* --output $@
 
 nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55

@@ -77,7 +77,9 @@ def build_server_commands(
         shared += ["--data-parallel-rpc-port", str(place.rpc_port)]
     # What TRL's client needs: log-probabilities as sampled, as many as it asks for, and an engine for its weights.
     shared += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
-    shared += ["--weight-transfer-config", json.dumps({"backend": "nccl"}), *options.vllm_args]
+    if "weight_transfer_config" not in {name for name, _ in parse_flags(options.vllm_args)}:
+        shared += ["--weight-transfer-config", json.dumps({"backend": "nccl"})]
+    shared += options.vllm_args
     head = shlex.split(given.get("SERVER_PROGRAM", SERVER_PROGRAM))
     commands = [[*head, "--host", address, "--port", str(place.server_port), *shared]]
     for node in range(1, topology.server_nodes):
