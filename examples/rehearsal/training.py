@@ -41,7 +41,7 @@ def train_with_server(site: Site) -> tuple[JobEnd, dict[str, Any]]:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     job = result.stdout.strip().splitlines()[-1]
-    end = wait_for_end(site, job, 900, started)
+    end = wait_for_end(site, job, 1500, started)
     expect_end(end, 0, "COMPLETED", ("the server is ready",))
     return end, read_proof(RUNS / "maxent")
 
@@ -137,7 +137,7 @@ def parse_plans(site: Site, python: Path) -> int:
                 commands.append(match[1])
     code = (
         "import json, shlex, sys\n"
-        "from vllm.entrypoints.openai.cli_args import make_arg_parser\n"
+        "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
         "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
         "parser = make_arg_parser(FlexibleArgumentParser())\n"
         "for line in sys.stdin.read().splitlines():\n"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -26,6 +27,7 @@ from maxent_grpo.pipeline.launch.watch import HealthWatch, ask_health, ask_token
 TAIL = 15
 PAUSE = 1.0
 MODEL_SECONDS = 1800.0
+REQUEUE_SECONDS = 30.0
 
 
 class CanceledError(Exception):
@@ -82,6 +84,8 @@ class JobRunner:
     def _work(self) -> bool:
         """Serve and train; return whether the job is to start again."""
         self._say(f"job {self.job_id}, restart {self.restarts} of at most {self.options.requeue}")
+        if self.given.get("SLURM_GPUS_PER_TASK"):
+            raise LaunchError(f"Expected GPUs per node, got SLURM_GPUS_PER_TASK={self.given['SLURM_GPUS_PER_TASK']}.")
         if self.restarts > self.options.requeue:
             raise LaunchError(
                 f"Expected at most --requeue {self.options.requeue} restarts, got {self.restarts}.",
@@ -96,6 +100,7 @@ class JobRunner:
         steps = plan_steps(job, place, self.environment, self.job_id)
         for step in steps:
             self._head_log(step.log)
+            self._say(f"{step.name} on {', '.join(step.nodes)}, log {step.log}: {shlex.join(step.command)}")
         for step in steps[:-1]:
             self.servers.append(Step(step.name, step.command, self.environment))
         if self.servers:
@@ -217,7 +222,7 @@ class JobRunner:
     def _requeue(self) -> None:
         self._say("asking Slurm to start the job again")
         call_slurm(["scontrol", "requeue", self.job_id])
-        time.sleep(30)  # Slurm ends this script; without the pause it would have ended by itself
+        time.sleep(REQUEUE_SECONDS)  # Slurm ends this script; without the pause it would have ended by itself
 
     def _end_all(self) -> dict[str, str]:
         """End all steps; return what was still there of the job, which is then ended too."""

@@ -77,7 +77,7 @@ def _split_number(name: str) -> tuple[str, int]:
 def _expect_fit(facts: list[dict[str, Any]], word: str) -> None:
     for each in facts:
         if "problem" in each:
-            raise LaunchError(f"{each['name']}: {each['problem']}", Exit.NODES_UNFIT)
+            raise LaunchError(f"{each['name']}: {each['problem']}")
         if each["canary"] != word:
             raise LaunchError(
                 f"{each['name']}: Expected logs/ to be on a disk that all nodes share, got {each['canary']}.",
