@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -104,6 +105,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     started = time.time()
+    for number in (signal.SIGTERM, signal.SIGINT):  # however it is ended, the daemons end with it
+        signal.signal(number, lambda number, frame: sys.exit(f"rehearsal: ended by signal {number}"))
     install_slurm()
     environment = make_environment()
     folder = Path(tempfile.mkdtemp(prefix="maxent-slurm-"))

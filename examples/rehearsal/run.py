@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -125,6 +126,8 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help="one part")
     options = parser.parse_args()
     started = time.time()
+    for number in (signal.SIGTERM, signal.SIGINT):  # however it is ended, the daemons end with it
+        signal.signal(number, lambda number, frame: sys.exit(f"rehearsal: ended by signal {number}"))
     install_slurm()
     environment = make_environment()
     print(f"environment: {(time.time() - started) / 60:.1f} minutes", flush=True)
