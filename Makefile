@@ -44,6 +44,25 @@ test-numerical: $(INSTALLED)  ## the tests of rounding errors, natively and as o
 wheel: $(INSTALLED)  ## build the wheel; install it, and the source tree, into environments of their own
 	$(PYTEST) -q $(WHEEL) $(ARGS)
 
+# On a Slurm that it starts here; needs root. runs/rehearsal/report.json has the figures.
+rehearse: $(INSTALLED)  ## train on a cluster of this machine with vLLM, DeepSpeed and Slurm, and let things go wrong
+	$(BIN)/python examples/rehearsal/run.py $(ARGS)
+
+# Environments for a cluster. CONSTRAINTS=examples/constraints/cpu.txt makes one without a GPU. Downloads and pip's
+# cache lie under var/, so that nothing is written to a home folder.
+CONSTRAINTS ?= examples/constraints/gpu.txt
+CACHES := PIP_CACHE_DIR="$${PIP_CACHE_DIR:-$(CURDIR)/var/pip}" CONDA_PKGS_DIRS="$${CONDA_PKGS_DIRS:-$(CURDIR)/var/conda}"
+
+venv-local:  ## an environment for a cluster, by pip, in openr1-venv
+	test -x openr1-venv/bin/python || $(PYTHON) -m venv openr1-venv
+	$(CACHES) bash examples/constraints/install.sh openr1-venv/bin/python $(CONSTRAINTS)
+	$(CACHES) openr1-venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+
+conda-local:  ## the same by conda, in openr1
+	test -d openr1 || $(CACHES) conda env create --yes --prefix openr1 --file examples/environment.yml
+	$(CACHES) bash examples/constraints/install.sh openr1/bin/python $(CONSTRAINTS)
+	$(CACHES) openr1/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+
 # Parts of at most an hour, each to be made alone, and each file, set and preset of it where it stopped: what the
 # commit has passed is not run again. `make -k nightly` goes on after a part that fails, or whose hour is over.
 NIGHT := build/nightly/$(shell git rev-parse --short HEAD)
@@ -77,6 +96,10 @@ nightly-compiled: $(NIGHT)/compiled.json  ## every specialisation of the Triton 
 $(NIGHT)/compiled.json: $(INSTALLED)
 	@mkdir -p $(@D)
 	$(BIN)/python benchmarks/compiled_kernels.py $@
+
+nightly-jobs: $(NIGHT)/jobs-chaos.json $(NIGHT)/jobs-vllm.json  ## jobs on Slurm under kills; needs root
+$(NIGHT)/jobs-%.json: $(INSTALLED)
+	$(BIN)/python examples/rehearsal/nightly.py --part $* --output $@
 
 nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55

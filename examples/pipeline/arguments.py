@@ -48,6 +48,10 @@ class GRPOScriptArguments(ScriptArguments):  # type: ignore[misc]
     eval_datasets: list[dict[str, Any]] = field(
         default_factory=list, metadata={"help": "Sources to evaluate on; by default dataset_test_split."}
     )
+    trainer_mixin: str | None = field(
+        default=None,
+        metadata={"help": "Dotted path to a class that comes before the trainer's own, to change how it works."},
+    )
     prompt_column: str = field(default="prompt", metadata={"help": "Column of dataset_name that holds prompts."})
     solution_column: str | None = field(
         default=None, metadata={"help": "Column of dataset_name that rewards see as `solution`."}

@@ -33,6 +33,8 @@ from maxent_grpo.pipeline.checkpoints import KeepSettings, find_checkpoint, list
 from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.data.sources import UnreachableError
 from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
+from maxent_grpo.pipeline.functions import find_function
+from maxent_grpo.pipeline.job_files import add_job_files
 from maxent_grpo.pipeline.memory import list_precision_warnings, load_shape, report_memory
 from maxent_grpo.pipeline.parser import write_help
 from maxent_grpo.pipeline.run import Run, parse_run
@@ -113,6 +115,8 @@ def build_trainer(run: Run) -> GRPOTrainer:
     if isinstance(args, MaxEntGRPOConfig):
         trainer_class = MaxEntGRPOTrainer
         settings = {"key_func": run.key_function}
+    if run.script.trainer_mixin is not None:
+        trainer_class = add_mixin(trainer_class, run)
     return trainer_class(
         folder,
         [reward.function for reward in run.rewards],
@@ -124,6 +128,22 @@ def build_trainer(run: Run) -> GRPOTrainer:
         quantization_config=get_quantization_config(model),
         **settings,
     )
+
+
+def add_mixin(trainer_class: type[GRPOTrainer], run: Run) -> type[GRPOTrainer]:
+    """Return the trainer's class with the recipe's class before it.
+
+    Raises:
+        ValueError: if there is no such class.
+    """
+    path = str(run.script.trainer_mixin)
+    try:
+        mixin = find_function(path, ["none"])
+    except ValueError as error:
+        raise ValueError(f"{run.where}: trainer_mixin: {error}") from error
+    if not isinstance(mixin, type):
+        raise ValueError(f"{run.where}: Expected trainer_mixin to name a class, got trainer_mixin={path!r}.")
+    return type(trainer_class.__name__, (mixin, trainer_class), {})
 
 
 def load_tokenizer(run: Run, folder: str) -> PreTrainedTokenizerBase:
@@ -177,12 +197,14 @@ def run_training(trainer: GRPOTrainer, checkpoint: str | None) -> None:
     if changes and args.process_index == 0:
         logger.warning("Going on from %s with other settings: %s.", checkpoint, ", ".join(changes))
     trainer.add_callback(KeepSettings())
+    job_files = add_job_files(trainer)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-        if args.do_eval:
-            trainer.log_metrics("eval", trainer.evaluate())
-        trainer.save_model(args.output_dir)
-        trainer.save_state()
+        if not job_files.has_stopped:  # else a checkpoint is saved, and the job's time is nearly over
+            if args.do_eval:
+                trainer.log_metrics("eval", trainer.evaluate())
+            trainer.save_model(args.output_dir)
+            trainer.save_state()
     except KeyboardInterrupt:
         raise SystemExit(
             "train.py: interrupted. With --resume_from_checkpoint last it goes on from the newest checkpoint."

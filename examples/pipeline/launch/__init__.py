@@ -1,0 +1,1 @@
+"""Training on a Slurm cluster: what `examples/slurm_train.sh` decides, starts and watches."""

@@ -1,0 +1,150 @@
+"""Command lines as arrays: the server's, the trainer's, Slurm's."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from maxent_grpo.pipeline.launch.options import Options
+from maxent_grpo.pipeline.launch.settings import Settings, find_start, list_trainer_flags
+from maxent_grpo.pipeline.launch.topology import Topology, read_request
+from maxent_grpo.pipeline.recipes import parse_flags
+from maxent_grpo.pipeline.run import Run
+
+SCRIPT = "examples/slurm_train.sh"
+NODE_PROGRAM = ("python", "examples/pipeline/launch/node.py")
+SERVER_PROGRAM = "python -m vllm.entrypoints.openai.api_server"
+HEADLESS_PROGRAM = "python -m vllm.entrypoints.cli.main serve"
+TRAINER_PROGRAM = "python -m accelerate.commands.launch"
+ADDRESS_FLAGS = frozenset({"vllm_server_base_url", "vllm_server_host", "vllm_server_port"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Nodes, their addresses, and the ports that were found free on them.
+
+    Attributes:
+        servers: names and addresses of the nodes that serve.
+        trainers: names and addresses of the nodes that train.
+        server_port, rpc_port: on the first node that serves.
+        group_port, main_port: on the first node that trains.
+        cpus: of each node.
+    """
+
+    servers: dict[str, str]
+    trainers: dict[str, str]
+    server_port: int
+    rpc_port: int
+    group_port: int
+    main_port: int
+    cpus: int
+
+    @property
+    def url(self) -> str:
+        """Where the server is; empty without one."""
+        if not self.servers:
+            return ""
+        address = next(iter(self.servers.values()))
+        return f"http://{f'[{address}]' if ':' in address else address}:{self.server_port}"
+
+
+def build_server_commands(
+    options: Options, run: Run, topology: Topology, place: Place, given: Mapping[str, str]
+) -> list[list[str]]:
+    """Return the command of each node that serves: the API server's, then those of nodes that only lend GPUs.
+
+    Args:
+        options: the flags.
+        run: what train.py makes of them.
+        topology: who serves.
+        place: nodes and ports.
+        given: the environment, whose SERVER_PROGRAM may name another vLLM.
+    """
+    address = next(iter(place.servers.values()))
+    start = find_start(run)
+    shared = ["--model", "/".join(reversed(start)) if start else str(run.model.model_name_or_path)]
+    if run.model.model_revision not in (None, "main"):
+        shared += ["--revision", run.model.model_revision]
+    shared += ["--dtype", str(run.model.dtype or "auto")]
+    if run.training.vllm_max_model_length is not None:
+        shared += ["--max-model-len", str(run.training.vllm_max_model_length)]
+    if run.training.trust_remote_code:
+        shared += ["--trust-remote-code"]
+    shared += ["--tensor-parallel-size", str(topology.tp), "--data-parallel-size", str(topology.dp)]
+    local = topology.dp // topology.server_nodes
+    if topology.server_nodes > 1:
+        shared += ["--data-parallel-size-local", str(local), "--data-parallel-address", address]
+        shared += ["--data-parallel-rpc-port", str(place.rpc_port)]
+    # What TRL's client needs: log-probabilities as sampled, as many as it asks for, and an engine for its weights.
+    shared += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
+    if "weight_transfer_config" not in {name for name, _ in parse_flags(options.vllm_args)}:
+        shared += ["--weight-transfer-config", json.dumps({"backend": "nccl"})]
+    shared += options.vllm_args
+    head = shlex.split(given.get("SERVER_PROGRAM", SERVER_PROGRAM))
+    commands = [[*head, "--host", address, "--port", str(place.server_port), *shared]]
+    for node in range(1, topology.server_nodes):
+        headless = ["--headless", "--data-parallel-start-rank", str(node * local)]
+        commands.append([*shlex.split(HEADLESS_PROGRAM), *headless, *shared])
+    return commands
+
+
+def build_trainer_command(
+    options: Options, settings: Settings, topology: Topology, place: Place, given: Mapping[str, str]
+) -> list[str]:
+    """Return the command of every node that trains; `{rank}` stands for the node's place among them."""
+    command = [*shlex.split(given.get("TRAINER_PROGRAM", TRAINER_PROGRAM))]
+    command += ["--config_file", str(settings.launch_file.path)]
+    command += ["--num_processes", str(topology.ranks), "--num_machines", str(topology.trainer_nodes)]
+    command += ["--machine_rank", "{rank}", "--main_process_ip", next(iter(place.trainers.values()))]
+    command += ["--main_process_port", str(place.main_port)]
+    if topology.trainer_nodes > 1 and settings.launch_file.kind == "DEEPSPEED":
+        # Slurm has started a launcher on every node; Accelerate's own way would be ssh and a file of hosts.
+        command += ["--deepspeed_multinode_launcher", "standard"]
+    command += ["examples/train.py", "--config", str(settings.recipe), *list_trainer_flags(options, settings)]
+    names = {name for name, _ in parse_flags(options.args)}
+    if settings.mode == "server" and not names & ADDRESS_FLAGS:
+        command += ["--vllm_server_base_url", place.url]
+    if settings.mode == "server" and "vllm_group_port" not in names:
+        command += ["--vllm_group_port", str(place.group_port)]
+    if int(given.get("SLURM_RESTART_COUNT", "0") or 0) > 0 and "resume_from_checkpoint" not in names:
+        command += ["--resume_from_checkpoint", "last"]
+    return [*command, *options.args]
+
+
+def build_step(
+    command: Sequence[str],
+    nodes: Mapping[str, str],
+    gpus: tuple[int, int] | None,
+    given: Mapping[str, str],
+    *,
+    name: str,
+    log: str,
+    cpus: int,
+) -> list[str]:
+    """Return the step that runs a command on some nodes, one task on each.
+
+    Args:
+        command: what each node becomes.
+        nodes: their names and addresses, in the order of their ranks.
+        gpus: first and last + 1 of each node's GPUs, or None on CPUs.
+        given: the environment, whose SRUN_FLAGS (pyxis) and COMMAND_PREFIX (apptainer) are the hooks for containers.
+        name: of the step.
+        log: where its output is appended.
+        cpus: of each task.
+    """
+    step = ["srun", "--overlap", f"--job-name={name}", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}"]
+    step += ["--ntasks-per-node=1", f"--nodelist={','.join(nodes)}", f"--cpus-per-task={cpus}", "--mem=0"]
+    step += ["--kill-on-bad-exit=1", f"--output={log}", "--open-mode=append"]
+    step += [*shlex.split(given.get("SRUN_FLAGS", "")), *NODE_PROGRAM, "run"]
+    step += ["--nodes", ",".join(f"{node}={address}" for node, address in nodes.items())]
+    step += ["--gpus", f"{gpus[0]}:{gpus[1]}"] if gpus else []
+    return [*step, "--", *shlex.split(given.get("COMMAND_PREFIX", "")), *command]
+
+
+def build_sbatch_command(options: Options, topology: Topology, arguments: Sequence[str]) -> list[str]:
+    """Return the command that submits the script with its own flags; what `--sbatch` says comes last and wins."""
+    command = ["sbatch", "--parsable", f"--nodes={topology.nodes}", "--ntasks-per-node=1"]
+    if not read_request(options.sbatch).names_gpus:
+        command.append(f"--gres=gpu:{topology.gpus}" if topology.gpus else "--gres=none")
+    command.append("--requeue" if options.requeue else "--no-requeue")
+    return [*command, *options.sbatch, SCRIPT, *arguments]

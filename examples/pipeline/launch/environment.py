@@ -1,0 +1,83 @@
+"""The environment of a job's processes: where downloads and caches go, and what is never shown."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+MARKER = "LAUNCH_JOB"
+"""The variable that every process of a job inherits, and by which the sweep finds what is left."""
+
+SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+MASK = "<set, not shown>"
+
+
+def build_environment(given: Mapping[str, str], *, root: Path, job: str, addresses: list[str]) -> dict[str, str]:
+    """Return the variables that a job's processes get besides those given; what is given wins.
+
+    Args:
+        given: the environment of the script.
+        root: the repository, under which downloads go.
+        job: the job's id with its count of restarts.
+        addresses: of the servers, which no proxy is to be asked for.
+    """
+    downloads = root / "var"
+    cache = Path(given.get("TMPDIR", "/tmp")) / f"maxent-{job}"
+    variables = {
+        "HF_HOME": downloads / "huggingface",
+        "PIP_CACHE_DIR": downloads / "pip",
+        "CONDA_PKGS_DIRS": downloads / "conda",
+        "WANDB_DIR": downloads / "wandb",
+        "WANDB_CACHE_DIR": downloads / "wandb",
+        "WANDB_CONFIG_DIR": downloads / "wandb",
+        "WANDB_DATA_DIR": downloads / "wandb",
+        "VLLM_CONFIG_ROOT": cache / "vllm",
+        "VLLM_NO_USAGE_STATS": "1",
+        **{name: cache / folder for name, folder in CACHES.items()},
+    }
+    variables |= find_hub_login(given)
+    kept = {name: str(value) for name, value in variables.items() if name not in given}
+    kept |= {MARKER: job, "LAUNCH_NODE_CACHE": str(cache)}
+    for name in ("NO_PROXY", "no_proxy") if addresses else ():
+        kept[name] = ",".join([*filter(None, given.get(name, "").split(",")), *addresses])
+    return kept
+
+
+CACHES = {
+    "XDG_CACHE_HOME": "cache",
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TORCH_EXTENSIONS_DIR": "extensions",
+    "VLLM_CACHE_ROOT": "vllm",
+    "CUDA_CACHE_PATH": "cuda",
+    "NUMBA_CACHE_DIR": "numba",
+    "MPLCONFIGDIR": "matplotlib",
+}
+"""What compiles into a folder: on a shared disk nodes would wait for each other's locks, or meet half a file."""
+
+
+def find_hub_login(given: Mapping[str, str]) -> dict[str, str]:
+    """Return where a stored login of the Hub is, which another HF_HOME would hide."""
+    home = Path(given.get("HF_HOME") or Path(given.get("HOME", "/")) / ".cache/huggingface")
+    stored = Path(given.get("HF_TOKEN_PATH") or home / "token")
+    return {"HF_TOKEN_PATH": str(stored)} if stored.is_file() else {}
+
+
+def describe_environment(variables: Mapping[str, str], given: Mapping[str, str], root: Path) -> list[str]:
+    """Return a line for each variable, and for each secret that is set, whose value is never shown."""
+    home = given.get("HOME", os.sep)
+    lines = []
+    for name, value in sorted(variables.items()):
+        text = value.replace(str(root), ".")
+        shown = text.replace(home, "~") if home != os.sep else text
+        lines.append(f"{name}={MASK if is_secret_name(name) else shown}")
+    return lines + [f"{name}={MASK}" for name in sorted(given) if is_secret_name(name) and given[name]]
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a variable's value is not to be shown.
+
+    >>> [is_secret_name(name) for name in ("HF_TOKEN", "WANDB_API_KEY", "HF_TOKEN_PATH", "TOKENIZERS_PARALLELISM")]
+    [True, True, False, False]
+    """
+    return SECRET.search(name) is not None and not name.endswith(("_PATH", "_FILE", "_DIR"))

@@ -1,0 +1,165 @@
+"""Which nodes and GPUs serve, and which train."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from maxent_grpo.pipeline.launch.errors import LaunchError
+from maxent_grpo.pipeline.launch.options import Options
+from maxent_grpo.pipeline.recipes import parse_flags
+
+GPUS = 8
+"""GPUs of a node where nothing says how many: those of the script's header."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Who does what.
+
+    Attributes:
+        mode: server, colocate or off.
+        nodes: of the job.
+        gpus: of each node; 0 where the model trains on CPUs.
+        server_nodes: the first nodes, which serve; the single node of a job serves and trains.
+        server_gpus: of each serving node.
+        dp, tp: copies of the model that serve, and GPUs that share one.
+        trainer_nodes: nodes that train.
+        trainer_ranks: processes that train, on each of them.
+    """
+
+    mode: str
+    nodes: int
+    gpus: int
+    server_nodes: int
+    server_gpus: int
+    dp: int
+    tp: int
+    trainer_nodes: int
+    trainer_ranks: int
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train."""
+        return self.trainer_nodes * self.trainer_ranks
+
+    @property
+    def server_slice(self) -> tuple[int, int]:
+        """First and last + 1 of a serving node's GPUs that serve."""
+        return 0, self.server_gpus
+
+    @property
+    def trainer_slice(self) -> tuple[int, int]:
+        """First and last + 1 of a training node's GPUs that train."""
+        first = self.server_gpus if self.mode == "server" and self.nodes == 1 else 0
+        return first, self.gpus
+
+
+def choose_topology(options: Options, mode: str, *, nodes: int, gpus: int, cpu_ranks: int = 0) -> Topology:
+    """Return who serves and who trains.
+
+    Args:
+        options: the flags.
+        mode: server, colocate or off.
+        nodes: of the job.
+        gpus: of each node.
+        cpu_ranks: processes that train on each node's CPUs, where there are to be no GPUs; else 0.
+
+    Raises:
+        LaunchError: naming the flags that leave nobody to train, or that do not multiply.
+    """
+    for name in ("vllm_nodes", "vllm_gpus", "dp", "vllm_port", "vllm_group_port"):
+        if mode != "server" and getattr(options, name) is not None:
+            raise LaunchError(f"Expected --{name.replace('_', '-')} with a server alone, got it with --vllm {mode}.")
+    if mode != "server":
+        if options.tp != 1:
+            raise LaunchError(f"Expected --tp with a server alone, got --tp {options.tp} with --vllm {mode}.")
+        return Topology(mode, nodes, 0 if cpu_ranks else gpus, 0, 0, 0, 0, nodes, cpu_ranks or gpus)
+    server_nodes = options.vllm_nodes or 1
+    _expect_trainers(options, nodes, server_nodes)
+    trainer_nodes = nodes - server_nodes if nodes > 1 else 1
+    if cpu_ranks:
+        return Topology(mode, nodes, 0, server_nodes, 0, options.dp or 1, options.tp, trainer_nodes, cpu_ranks)
+    server_gpus = options.vllm_gpus or (gpus if nodes > 1 else (options.dp or 1) * options.tp)
+    if server_gpus > gpus or (nodes == 1 and server_gpus == gpus):
+        raise LaunchError(
+            f"Expected GPUs that serve and GPUs that train, got {server_gpus} of {gpus} GPUs that serve on "
+            f"{nodes} {'node' if nodes == 1 else 'nodes'}."
+        )
+    dp = options.dp or server_nodes * server_gpus // options.tp
+    if server_gpus % options.tp or dp * options.tp != server_nodes * server_gpus:
+        raise LaunchError(
+            f"Expected --dp times --tp to be the GPUs that serve ({server_nodes} × {server_gpus}), and --tp GPUs "
+            f"on one node, got --dp {dp} --tp {options.tp}."
+        )
+    ranks = gpus if nodes > 1 else gpus - server_gpus
+    return Topology(mode, nodes, gpus, server_nodes, server_gpus, dp, options.tp, trainer_nodes, ranks)
+
+
+def _expect_trainers(options: Options, nodes: int, server_nodes: int) -> None:
+    if nodes == 1 and server_nodes > 1:
+        raise LaunchError(f"Expected --vllm-nodes 1 on one node, got --vllm-nodes {server_nodes}.")
+    if nodes > 1 and server_nodes >= nodes:
+        raise LaunchError(f"Expected --vllm-nodes < --nodes, got --vllm-nodes {server_nodes} --nodes {nodes}.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What sbatch is asked for, as far as its flags say it.
+
+    Attributes:
+        nodes: of the job.
+        gpus: of each node.
+        names_gpus: whether a flag speaks of GPUs or gres at all.
+    """
+
+    nodes: int | None
+    gpus: int | None
+    names_gpus: bool
+
+
+def read_request(words: Sequence[str]) -> Request:
+    """Return what flags of sbatch ask for.
+
+    >>> read_request(["--gres=gpu:a100:7", "-N", "2"])
+    Request(nodes=2, gpus=7, names_gpus=True)
+    >>> read_request(["--gres=none"])
+    Request(nodes=None, gpus=None, names_gpus=True)
+
+    Raises:
+        LaunchError: on `--gpus-per-task`, which hides the GPUs of a node's processes from each other.
+    """
+    flags = {name: values for name, values in _read_sbatch(words) if values}
+    if "gpus_per_task" in flags:
+        raise LaunchError(
+            "Expected GPUs per node in --sbatch, got --gpus-per-task, under which NCCL's processes cannot "
+            "reach each other's GPUs."
+        )
+    nodes = _read_count(flags.get("nodes"))
+    gpus = _read_count(flags.get("gpus_per_node"))
+    for part in ",".join(flags.get("gres", [])).split(","):
+        if re.match(r"gpu(:|$)", part):
+            gpus = _read_count([part]) or 1
+    total = _read_count(flags.get("gpus"))
+    if gpus is None and total is not None:
+        gpus, rest = divmod(total, nodes or 1)
+        if rest:
+            raise LaunchError(
+                f"Expected as many GPUs on every node, got --gpus={total} on {nodes} nodes in --sbatch."
+            )
+    return Request(nodes, gpus, bool(flags.keys() & {"gres", "gpus", "gpus_per_node"}))
+
+
+def _read_sbatch(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return sbatch's flags with their values, short names as long ones."""
+    long_names = {"-N": "--nodes", "-G": "--gpus"}
+    spelled = []
+    for word in words:
+        short = long_names.get(word[:2])
+        spelled += [word] if short is None else [short, *([word[2:].removeprefix("=")] if word[2:] else [])]
+    return parse_flags(spelled)
+
+
+def _read_count(values: list[str] | None) -> int | None:
+    """Return the number at the end of `a100:7`, `7` or `gpu:a100:7(S:0-1)`; None without one."""
+    match = re.search(r"(?:^|:)(\d+)(?:\(.*\))?$", values[0]) if values else None
+    return int(match[1]) if match else None

@@ -1,0 +1,88 @@
+"""Who serves and who trains, and what is refused because it leaves nobody to."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from maxent_grpo.pipeline.launch.errors import LaunchError
+from maxent_grpo.pipeline.launch.options import Options, parse_options
+from maxent_grpo.pipeline.launch.topology import choose_topology, read_request
+
+
+def make_options(**fields: Any) -> Options:
+    return dataclasses.replace(parse_options([]), **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "nodes", "gpus", "serve", "train"),
+    [
+        ({}, 1, 8, (0, 1), (1, 8)),
+        ({"dp": 2, "tp": 2}, 1, 8, (0, 4), (4, 8)),
+        ({"vllm_gpus": 3}, 1, 8, (0, 3), (3, 8)),
+        ({}, 2, 8, (0, 8), (0, 8)),
+        ({"tp": 4}, 4, 4, (0, 4), (0, 4)),
+    ],
+)
+def test_a_single_node_is_shared_and_several_are_not(
+    fields: dict[str, Any], nodes: int, gpus: int, serve: tuple[int, int], train: tuple[int, int]
+) -> None:
+    topology = choose_topology(make_options(**fields), "server", nodes=nodes, gpus=gpus)
+    assert (topology.server_slice, topology.trainer_slice) == (serve, train)
+    assert topology.dp * topology.tp == topology.server_nodes * topology.server_gpus
+    assert topology.ranks == (train[1] - train[0]) * max(1, nodes - 1)
+
+
+@pytest.mark.parametrize("mode", ["colocate", "off"])
+def test_without_a_server_all_train(mode: str) -> None:
+    topology = choose_topology(make_options(), mode, nodes=2, gpus=4)
+    assert topology.ranks == 2 * 4
+    assert topology.trainer_slice == (0, 4)
+
+
+def test_on_cpus_a_node_has_as_many_ranks_as_the_launch_file() -> None:
+    topology = choose_topology(make_options(), "server", nodes=2, gpus=8, cpu_ranks=2)
+    assert (topology.gpus, topology.ranks, topology.dp, topology.tp) == (0, 2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "nodes", "gpus", "mode", "complaint"),
+    [
+        ({}, 1, 1, "server", "got 1 of 1 GPUs that serve on 1 node"),
+        ({"vllm_gpus": 8}, 1, 8, "server", "got 8 of 8 GPUs"),
+        ({"dp": 3, "vllm_gpus": 2}, 1, 8, "server", "got --dp 3 --tp 1"),
+        ({"tp": 3}, 2, 8, "server", "--tp GPUs on one node, got --dp 2 --tp 3"),
+        ({"vllm_nodes": 2}, 2, 8, "server", "got --vllm-nodes 2 --nodes 2"),
+        ({"vllm_nodes": 2}, 1, 8, "server", "got --vllm-nodes 2"),
+        ({"vllm_gpus": 2}, 1, 8, "colocate", "Expected --vllm-gpus with a server alone"),
+        ({"tp": 2}, 1, 8, "off", "Expected --tp with a server alone"),
+    ],
+)
+def test_what_cannot_be_is_named(fields: dict[str, Any], nodes: int, gpus: int, mode: str, complaint: str) -> None:
+    with pytest.raises(LaunchError, match=complaint.replace("(", r"\(")):
+        choose_topology(make_options(**fields), mode, nodes=nodes, gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    ("words", "nodes", "gpus"),
+    [
+        ("--gres=gpu:a100:7", None, 7),
+        ("--gres gpu:4", None, 4),
+        ("--gres=gpu", None, 1),
+        ("--gres=gpu:h100:4(S:0-1),nvme:1", None, 4),
+        ("--gpus-per-node=h100:8 -N2", 2, 8),
+        ("-N 2 -G 16", 2, 8),
+        ("--gres=none", None, None),
+        ("--time=1:00", None, None),
+    ],
+)
+def test_gpus_and_nodes_are_read_from_the_flags_of_sbatch(words: str, nodes: int | None, gpus: int | None) -> None:
+    request = read_request(words.split())
+    assert (request.nodes, request.gpus) == (nodes, gpus)
+    assert request.names_gpus == ("gres" in words or "gpus" in words or "-G" in words)
+
+
+@pytest.mark.parametrize("words", ["--gpus-per-task=1", "-N 3 --gpus=8"])
+def test_gpus_that_nodes_cannot_share_are_refused(words: str) -> None:
+    with pytest.raises(LaunchError, match=words.split("=", maxsplit=1)[0].rsplit(maxsplit=1)[-1]):
+        read_request(words.split())
