@@ -13,6 +13,7 @@ import pytest
 
 from maxent_grpo.pipeline.launch import job, node
 from maxent_grpo.pipeline.launch.__main__ import main
+from maxent_grpo.pipeline.launch.watch import Progress
 from support.launch_cases import ROOT
 from support.stub_slurm import write_stubs
 
@@ -69,10 +70,8 @@ def test_a_job_serves_trains_and_leaves_its_logs(root: Path, capsys: pytest.Capt
     ("variables", "flags", "code", "text"),
     [
         ({"STUB_SERVER": "unhealthy"}, ["--ready-minutes", "0.02"], 11, "not healthy after 0.02 minutes"),
-        ({"STUB_SERVER": "silent"}, ["--ready-minutes", "0.02"], 12, "answers /health and no request"),
         ({"STUB_SERVER": "dies", "STUB_SECONDS": "2", "STUB_STEPS": "300"}, [], 10, "died, as it was told to"),
         ({"STUB_TRAINER": "fails"}, [], 1, "failed, as it was told to"),
-        ({"STUB_TRAINER": "stalls"}, ["--stall-minutes", "0.02"], 13, "after step 2; the server answers"),
         ({"SLURM_RESTART_COUNT": "1"}, [], 14, "at most --requeue 0 restarts, got 1"),
         ({"SLURM_GPUS_PER_TASK": "1"}, [], 2, "got SLURM_GPUS_PER_TASK=1"),
         ({"CUDA_VISIBLE_DEVICES": "GPU-a,MIG-b"}, [], 2, "n1: Expected whole GPUs or MIG parts"),
@@ -96,6 +95,31 @@ def test_each_failure_has_its_code_and_the_words_that_explain_it(
     output = capsys.readouterr()
     assert text in output.out + output.err
     assert f"ended with exit code {code}" in output.out
+
+
+@pytest.mark.parametrize(
+    ("answers", "flags", "code", "text"),
+    [
+        # Limits that no load of the machine can stretch: what is watched is given, not timed.
+        (False, ["--ready-minutes", "0.02"], 12, "answers /health and no request"),
+        (True, ["--stall-minutes", "1"], 13, "for 1 minutes (--stall-minutes) after step 2; the server answers"),
+    ],
+)
+def test_a_server_without_a_token_and_a_trainer_without_a_step_are_told_apart(
+    answers: bool,
+    flags: list[str],
+    code: int,
+    text: str,
+    root: Path,
+    monkeypatch: Patch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(job, "ask_health", lambda url: True)
+    monkeypatch.setattr(job, "ask_token", lambda url, seconds=1.0: answers)
+    monkeypatch.setattr(job, "read_progress", lambda file, since: Progress(2, 1e6, stopped=False))
+    monkeypatch.setenv("STUB_STEPS", "300")
+    assert main([*TINY, *flags]) == code
+    assert text in capsys.readouterr().err
 
 
 def test_a_taken_port_that_was_asked_for_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
