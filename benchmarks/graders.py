@@ -11,12 +11,14 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import venv
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "tests" / "pipeline" / "answer_pairs.json"
@@ -48,7 +50,7 @@ def main() -> None:
     counts = {name: count_verdicts(rows, each) for name, each in verdicts.items()}
     print(write_table(counts))
     if not options.ours:
-        RESULTS.write_text(json.dumps({"pairs": len(rows), "packages": PACKAGES.split(), "counts": counts}, indent=1))
+        RESULTS.write_text(write_json({"pairs": len(rows), "packages": PACKAGES.split(), "counts": counts}))
 
 
 def load_rows() -> list[dict[str, str]]:
@@ -114,6 +116,12 @@ def write_table(counts: dict[str, dict[str, dict[str, int]]]) -> str:
         cells = ["{right} / {false positives} / {false negatives}".format_map(c[category]) for c in counts.values()]
         lines.append(f"| {category} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def write_json(results: dict[str, Any]) -> str:
+    """Return the results as JSON with a line per class."""
+    text = json.dumps(results, indent=1)
+    return re.sub(r"[{\[]\s+([^{}\[\]]*?)\s+[}\]]", lambda match: " ".join(match[0].split()), text) + "\n"
 
 
 if __name__ == "__main__":
