@@ -91,7 +91,7 @@ def _read_part(text: str) -> Reading:  # noqa: PLR0911 - one return per kind
     sides, relations = split_top(text, RELATION)
     if relations:
         return read_relation(sides, [_SIGNS.get(relation, relation) for relation in relations])
-    if pair and (group := read_enclosed(*pair)) is not None:
+    if pair and (group := read_group(*pair)) is not None:
         return group
     if r"\pm" in text or r"\mp" in text:
         return read_signs(text)
@@ -156,7 +156,7 @@ def read_list(parts: list[str], connectors: list[str]) -> Reading:
     if len(parts) > MOST_ITEMS or not all(parts):
         raise Unreadable("a list with nothing between two separators, or of too many items")
     if any(_DOTS.search(part) for part in parts):
-        return _read_dotted("sequence", parts)
+        return _read_dots("sequence", parts)
     items = tuple(_read_part(part) for part in parts)
     joined = {connector.split()[-1] for connector in connectors}
     if joined in ({"and"}, {"or"}) and (region := _join_regions(items, joined.pop())) is not None:
@@ -165,7 +165,7 @@ def read_list(parts: list[str], connectors: list[str]) -> Reading:
     return Group("list", tuple(item for group in flat for item in group))
 
 
-def _read_dotted(kind: str, parts: list[str]) -> Group:
+def _read_dots(kind: str, parts: list[str]) -> Group:
     """Return things in a row with dots among them, which keep their order and the place of the dots."""
     if not all(parts):
         raise Unreadable("nothing between two separators")
@@ -180,7 +180,7 @@ def _join_regions(items: tuple[Reading, ...], connector: str) -> Region | None:
     return Region(join(*(region.points for region in regions)), regions[0].variable)
 
 
-def read_enclosed(opening: str, inside: str, closing: str) -> Reading | None:
+def read_group(opening: str, inside: str, closing: str) -> Reading | None:
     """Return what a pair of brackets holds; None where the brackets only group an expression."""
     if opening == "⦃":
         return read_set(inside)
@@ -190,7 +190,7 @@ def read_enclosed(opening: str, inside: str, closing: str) -> Reading | None:
     if not connectors:
         return Group("brackets", (_read_part(inside),)) if opening == "[" else _read_inside(inside, opening + closing)
     if any(_DOTS.search(part) for part in parts):
-        return _read_dotted(f"dotted {opening}{closing}", parts)
+        return _read_dots(f"dotted {opening}{closing}", parts)
     items = tuple(map(_read_part, parts))
     if len(items) == 2 and opening + closing in ("(]", "[)"):
         low, high = items
@@ -222,7 +222,7 @@ def read_set(inside: str) -> Reading:
         return replace(described, variable=None)
     parts, _ = split_top(inside, SEPARATOR)
     if any(_DOTS.search(part) for part in parts) or not all(parts):
-        return _read_dotted("dotted set", parts)
+        return _read_dots("dotted set", parts)
     items: list[Reading] = []
     for item in map(_read_part, parts):
         items += item.items if isinstance(item, Group) and item.kind == "list" else [item]

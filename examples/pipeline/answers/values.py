@@ -57,22 +57,22 @@ def read_single(text: str, *, loose: bool = False) -> Reading:  # noqa: PLR0911 
     if periodic := _PERIODIC.fullmatch(text):
         text = f"{periodic[1]}\\overline{{{periodic[2]}}}"
     if (sign := next((sign for sign in _SIGNS if text.removeprefix("-").startswith(sign)), None)) is not None:
-        return _read_scaled(text.replace(sign, "", 1), read_unit(_SIGNS[sign]))
+        return _read_quantity(text.replace(sign, "", 1), read_unit(_SIGNS[sign]))
     if percent := _PERCENT.search(text):
-        return Value(_read_checked(text[: percent.start()]), percent=True, source=text)
+        return Value(_read_finite(text[: percent.start()]), percent=True, source=text)
     if (degree := _DEGREE.search(text)) and not _TRIGONOMETRY.search(text):
         scale = {"C": "celsius", "F": "fahrenheit", None: "degree"}[degree[1] or degree[2]]
-        return Value(_read_checked(text[: degree.start()]), UNITS[scale], source=text)
+        return Value(_read_finite(text[: degree.start()]), UNITS[scale], source=text)
     if loose and (letter := _LOOSE_UNIT.fullmatch(text)) and letter[2] in UNITS:
-        return Value(_read_checked(letter[1]), UNITS[letter[2]], source=text)
-    return _read_scaled(text, None)
+        return Value(_read_finite(letter[1]), UNITS[letter[2]], source=text)
+    return _read_quantity(text, None)
 
 
-def _read_checked(text: str) -> sympy.Expr:
+def _read_finite(text: str) -> sympy.Expr:
     return check_value(read_expression(text))
 
 
-def _read_scaled(text: str, unit: Unit | None) -> Value:
+def _read_quantity(text: str, unit: Unit | None) -> Value:
     """Read a number, perhaps with "million", and its unit."""
     scale = _SCALE.search(text)
     if scale and re.search(r"\d\s*$", text[: scale.start()]):
@@ -82,7 +82,7 @@ def _read_scaled(text: str, unit: Unit | None) -> Value:
             unit = read_unit(rest)
         elif rest:
             raise Unreadable("two units")
-        return Value(_read_checked(text[: scale.start()]) * _SCALES[scale[1]], unit, source=text)
+        return Value(_read_finite(text[: scale.start()]) * _SCALES[scale[1]], unit, source=text)
     text = _TEXT_FRACTION.sub(r"\1/\2", text)
     for finder in (_find_text_unit, _find_bare_unit):
         place = finder(text)
@@ -90,8 +90,8 @@ def _read_scaled(text: str, unit: Unit | None) -> Value:
             continue
         if unit is not None and read_unit(_TEXT.sub(r" \1 ", text[place:])) != unit:
             raise Unreadable("two units")
-        return Value(_read_checked(text[:place]), read_unit(_TEXT.sub(r" \1 ", text[place:])), source=text)
-    return Value(_read_checked(text), unit, source=text)
+        return Value(_read_finite(text[:place]), read_unit(_TEXT.sub(r" \1 ", text[place:])), source=text)
+    return Value(_read_finite(text), unit, source=text)
 
 
 def _find_text_unit(text: str) -> int | None:
