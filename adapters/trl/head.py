@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput
 
 from maxent_grpo._checks import expect
@@ -99,7 +100,7 @@ def expect_own_logits(model: Any, score: Callable[[Tensor], Tensor], temperature
     sides may be off by that, and a log-softmax by twice as much.
 
     Args:
-        model: the model, its adapter included; where its weights are in parts, nothing is compared.
+        model: the model, its adapter included; under ZeRO-3, whose weights are in parts, nothing is compared.
         score: returns the log-probabilities [1, T-1] of a row's tokens [1, T] after the first.
         temperature: the logits are divided by it.
 
@@ -107,7 +108,7 @@ def expect_own_logits(model: Any, score: Callable[[Tensor], Tensor], temperature
         ValueError: naming the model, if they differ.
     """
     weight = getattr(model.get_output_embeddings(), "weight", None)
-    if not isinstance(weight, Tensor) or any(hasattr(p, "ds_id") or p.is_meta for p in model.parameters()):
+    if not isinstance(weight, Tensor) or any(p.is_meta for p in model.parameters()) or is_deepspeed_zero3_enabled():
         return
     vocabulary, states = weight.shape[0], []
     ids = (torch.arange(8, device=weight.device) % vocabulary).unsqueeze(0)

