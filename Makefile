@@ -7,9 +7,11 @@ INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 TYPES := build/types
 WHEEL := tests/package/test_install.py
-PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest
+# What runs in an environment of its own, and is not to be collected in this one.
+ELSEWHERE := --ignore adapters/openrlhf --ignore tests/adapters/openrlhf
+PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest $(ELSEWHERE)
 
-.PHONY: help setup demo test test-fast test-numerical wheel nightly nightly-properties nightly-sets nightly-compiled \
+.PHONY: help setup demo test test-fast test-numerical wheel test-openrlhf nightly nightly-openrlhf nightly-properties nightly-sets nightly-compiled \
 	bench study study-smoke lint types clean
 
 help:  ## list the targets
@@ -43,6 +45,33 @@ test-numerical: $(INSTALLED)  ## the tests of rounding errors, natively and as o
 wheel: $(INSTALLED)  ## build the wheel; install it, and the source tree, into environments of their own
 	$(PYTEST) -q $(WHEEL) $(ARGS)
 
+# OpenRLHF's pins exclude TRL's. What its lock file names lies in the cache, for all checkouts; the layer over it
+# installs this one's package, and stands in for vLLM and CUDA.
+OPENRLHF_TESTS := tests/adapters/openrlhf
+OPENRLHF_LOCK := $(OPENRLHF_TESTS)/requirements.txt
+OPENRLHF_HASH := $(shell sha256sum $(OPENRLHF_LOCK) | head -c 12)
+OPENRLHF_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maxent-grpo/openrlhf-$(OPENRLHF_HASH)
+OPENRLHF_PIP := $(OPENRLHF_CACHE)/bin/pip
+OPENRLHF := .venv-openrlhf
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+test-openrlhf: $(OPENRLHF)/.installed  ## the adapter of OpenRLHF on the real library, in an environment of its own
+	$(OPENRLHF)/bin/python -m pytest -q $(OPENRLHF_TESTS) $(ARGS)
+
+$(OPENRLHF_CACHE)/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(OPENRLHF_PIP) install --quiet torch==2.13.0
+	$(OPENRLHF_PIP) install --quiet --no-deps $$(grep '^[a-z]' $(OPENRLHF_LOCK) | grep -v '^deepspeed=')
+	$(OPENRLHF_PIP) install --quiet --no-deps --no-build-isolation --requirement $(OPENRLHF_LOCK)
+	touch $@
+
+$(OPENRLHF)/.installed: pyproject.toml $(OPENRLHF_CACHE)/.installed
+	$(PYTHON) -m venv --without-pip $(OPENRLHF)
+	printf '%s\n' $$($(OPENRLHF_CACHE)/bin/python $(SITE)) $(CURDIR)/$(OPENRLHF_TESTS)/cpu \
+	  > $$($(OPENRLHF)/bin/python $(SITE))/layers.pth
+	$(OPENRLHF_PIP) --python $(OPENRLHF)/bin/python install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
 # Parts of at most an hour, each to be made alone, and each file, set and preset of it where it stopped: what the
 # commit has passed is not run again. `make -k nightly` goes on after a part that fails, or whose hour is over.
 NIGHT := build/nightly/$(shell git rev-parse --short HEAD)
@@ -59,12 +88,12 @@ nightly: nightly-properties nightly-sets nightly-compiled $(PRESETS:%=nightly-st
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal $*
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(ELSEWHERE) -q -n 2 --dist worksteal $*
 	@mkdir -p $(@D) && touch $@
 
 nightly-sets: $(SETS:%=$(NIGHT)/sets/%)  ## the numerical tests under every pair of instruction sets, of ATen and others
 $(NIGHT)/sets/%: $(INSTALLED)
-	env $(call settings,$(subst -, ,$*)) $(BIN)/python -m pytest -m numerical
+	env $(call settings,$(subst -, ,$*)) $(BIN)/python -m pytest $(ELSEWHERE) -m numerical
 	@mkdir -p $(@D) && touch $@
 
 nightly-compiled: $(NIGHT)/compiled.json  ## every specialisation of the Triton kernels, compiled
@@ -104,4 +133,4 @@ types: $(INSTALLED)  ## mypy --strict on the package, the adapters and the pipel
 	MYPYPATH=$(TYPES) $(BIN)/mypy --config-file pyproject.toml -p maxent_grpo
 
 clean:  ## remove the environment, builds and runs
-	rm -rf $(VENV) build dist runs *.egg-info
+	rm -rf $(VENV) $(OPENRLHF) build dist runs *.egg-info
