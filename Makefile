@@ -11,8 +11,8 @@ WHEEL := tests/package/test_install.py
 ELSEWHERE := --ignore adapters/openrlhf --ignore tests/adapters/openrlhf
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest $(ELSEWHERE)
 
-.PHONY: help setup demo test test-fast test-numerical wheel test-openrlhf nightly nightly-openrlhf nightly-properties nightly-sets nightly-compiled \
-	bench study study-smoke lint types clean
+.PHONY: help setup demo test test-fast test-numerical wheel test-openrlhf nightly nightly-properties nightly-sets \
+	nightly-compiled nightly-openrlhf bench study study-smoke lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -84,7 +84,7 @@ settings = $(ATEN_$(word 1,$1)) $(OTHERS_$(word 2,$1)) OMP_NUM_THREADS=$(word 3,
 PRESETS := cpu graph confirm graph_confirm graph_long single noted hard small large
 PROPERTIES := $(shell grep --files-with-matches --recursive @given tests)
 
-nightly: nightly-properties nightly-sets nightly-compiled $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
+nightly: nightly-properties nightly-sets nightly-compiled nightly-openrlhf $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
@@ -100,6 +100,10 @@ nightly-compiled: $(NIGHT)/compiled.json  ## every specialisation of the Triton 
 $(NIGHT)/compiled.json: $(INSTALLED)
 	@mkdir -p $(@D)
 	$(BIN)/python benchmarks/compiled_kernels.py $@
+
+nightly-openrlhf: $(OPENRLHF)/.installed  ## OpenRLHF's command line end to end on a CPU, on one rank and on two
+	@mkdir -p $(NIGHT)
+	$(OPENRLHF)/bin/python $(OPENRLHF_TESTS)/end_to_end.py $(NIGHT)/openrlhf-end-to-end.json
 
 nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55
