@@ -7,11 +7,13 @@ INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 TYPES := build/types
 WHEEL := tests/package/test_install.py
-PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest
-NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs
+# What runs in an environment of its own, and is not to be collected in this one.
+ELSEWHERE := --ignore adapters/openrlhf --ignore tests/adapters/openrlhf --ignore adapters/verl.py --ignore tests/adapters/verl
+PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest $(ELSEWHERE)
+NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs nightly-openrlhf
 
-.PHONY: help setup demo test test-fast test-numerical wheel rehearse venv-local conda-local nightly $(NIGHTLY) bench \
-	study study-smoke lint types clean
+.PHONY: help setup demo test test-fast test-numerical test-openrlhf wheel rehearse venv-local conda-local nightly \
+	$(NIGHTLY) bench study study-smoke lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -63,6 +65,33 @@ conda-local:  ## the same by conda, in openr1
 	$(CACHES) bash examples/constraints/install.sh openr1/bin/python $(CONSTRAINTS)
 	$(CACHES) openr1/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 
+# OpenRLHF's pins exclude TRL's. What its lock file names lies in the cache, for all checkouts; the layer over it
+# installs this one's package, and stands in for vLLM and CUDA.
+OPENRLHF_TESTS := tests/adapters/openrlhf
+OPENRLHF_LOCK := $(OPENRLHF_TESTS)/requirements.txt
+OPENRLHF_HASH := $(shell sha256sum $(OPENRLHF_LOCK) | head -c 12)
+OPENRLHF_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maxent-grpo/openrlhf-$(OPENRLHF_HASH)
+OPENRLHF_PIP := $(OPENRLHF_CACHE)/bin/pip
+OPENRLHF := .venv-openrlhf
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+test-openrlhf: $(OPENRLHF)/.installed  ## the adapter of OpenRLHF on the real library, in an environment of its own
+	$(OPENRLHF)/bin/python -m pytest -q $(OPENRLHF_TESTS) $(ARGS)
+
+$(OPENRLHF_CACHE)/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(OPENRLHF_PIP) install --quiet torch==2.13.0
+	$(OPENRLHF_PIP) install --quiet --no-deps $$(grep '^[a-z]' $(OPENRLHF_LOCK) | grep -v '^deepspeed=')
+	$(OPENRLHF_PIP) install --quiet --no-deps --no-build-isolation --requirement $(OPENRLHF_LOCK)
+	touch $@
+
+$(OPENRLHF)/.installed: pyproject.toml $(OPENRLHF_CACHE)/.installed
+	$(PYTHON) -m venv --without-pip $(OPENRLHF)
+	printf '%s\n' $$($(OPENRLHF_CACHE)/bin/python $(SITE)) $(CURDIR)/$(OPENRLHF_TESTS)/cpu \
+	  > $$($(OPENRLHF)/bin/python $(SITE))/layers.pth
+	$(OPENRLHF_PIP) --python $(OPENRLHF)/bin/python install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
 # Parts of at most an hour, each to be made alone, and each file, set and preset of it where it stopped: what the
 # commit has passed is not run again. `make -k nightly` goes on after a part that fails, or whose hour is over.
 NIGHT := build/nightly/$(shell git rev-parse --short HEAD)
@@ -79,7 +108,7 @@ nightly: $(NIGHTLY) $(PRESETS:%=nightly-study-%)  ## what a change need not wait
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal $*
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(ELSEWHERE) -q -n 2 --dist worksteal $*
 	@mkdir -p $(@D) && touch $@
 
 nightly-kills: $(NIGHT)/kills  ## the demo and training, killed 40 times
@@ -89,7 +118,7 @@ $(NIGHT)/kills: $(INSTALLED)
 
 nightly-sets: $(SETS:%=$(NIGHT)/sets/%)  ## the numerical tests under every pair of instruction sets, of ATen and others
 $(NIGHT)/sets/%: $(INSTALLED)
-	env $(call settings,$(subst -, ,$*)) $(BIN)/python -m pytest -m numerical
+	env $(call settings,$(subst -, ,$*)) $(BIN)/python -m pytest $(ELSEWHERE) -m numerical
 	@mkdir -p $(@D) && touch $@
 
 nightly-compiled: $(NIGHT)/compiled.json  ## every specialisation of the Triton kernels, compiled
@@ -100,6 +129,10 @@ $(NIGHT)/compiled.json: $(INSTALLED)
 nightly-jobs: $(NIGHT)/jobs-chaos.json $(NIGHT)/jobs-vllm.json  ## jobs on Slurm under kills; needs root
 $(NIGHT)/jobs-%.json: $(INSTALLED)
 	$(BIN)/python examples/rehearsal/nightly.py --part $* --output $@
+
+nightly-openrlhf: $(OPENRLHF)/.installed  ## OpenRLHF's command line end to end on a CPU, on one rank and on two
+	@mkdir -p $(NIGHT)
+	$(OPENRLHF)/bin/python $(OPENRLHF_TESTS)/end_to_end.py $(NIGHT)/openrlhf-end-to-end.json
 
 nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55
@@ -136,4 +169,4 @@ types: $(INSTALLED)  ## mypy --strict on the package, the adapters and the pipel
 	MYPYPATH=$(TYPES) $(BIN)/mypy --config-file pyproject.toml -p maxent_grpo
 
 clean:  ## remove the environment, builds and runs
-	rm -rf $(VENV) build dist runs *.egg-info
+	rm -rf $(VENV) $(OPENRLHF) build dist runs *.egg-info

@@ -1,5 +1,7 @@
 """How a trainer's recipe becomes the method's settings, the same for every trainer's adapter."""
 
+import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,3 +32,10 @@ def read_settings(
     options = {"maxent_max_length": max_length, "maxent_clip_low": clip_low, "maxent_clip_high": clip_high}
     fields = {name: value for name, value in recipe.items() if value is not None}
     return MaxEntConfig.from_recipe(options | fields, defaults={"nll_reduction": "max_length"})
+
+
+def describe_fields() -> dict[str, str]:
+    """Return the description of each field of `MaxEntConfig`, from its docstring, as argparse prints it."""
+    attributes = inspect.cleandoc(MaxEntConfig.__doc__ or "").split("Attributes:")[1].split("Raises:")[0]
+    entries = re.findall(r"^    (\w+): (.+?)(?=^    \w|\Z)", attributes, flags=re.MULTILINE | re.DOTALL)
+    return {name: " ".join(text.split()).replace("%", "%%") for name, text in entries}

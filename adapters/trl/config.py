@@ -1,31 +1,22 @@
 """The arguments of `MaxEntGRPOTrainer`: TRL's, the `maxent_*` fields of `MaxEntConfig`, and what is refused."""
 
 import dataclasses
-import inspect
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from trl import GRPOConfig
 
 from maxent_grpo._checks import expect, expect_in
-from maxent_grpo.adapters._settings import read_settings
+from maxent_grpo.adapters._settings import describe_fields, read_settings
 from maxent_grpo.adapters.trl.options import REFUSED
 from maxent_grpo.config import MaxEntConfig
 
 _CORRECTIONS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 
 
-def _describe_fields() -> dict[str, str]:
-    """Return the description of each field of `MaxEntConfig`, from its docstring."""
-    attributes = inspect.cleandoc(MaxEntConfig.__doc__ or "").split("Attributes:")[1].split("Raises:")[0]
-    entries = re.findall(r"^    (\w+): (.+?)(?=^    \w|\Z)", attributes, flags=re.MULTILINE | re.DOTALL)
-    return {name: " ".join(text.split()).replace("%", "%%") for name, text in entries}
-
-
 def _make_fields() -> list[tuple[str, Any, Any]]:
     """Return a `maxent_<name>` field for each field of `MaxEntConfig`; None leaves its default to that class."""
-    descriptions, types = _describe_fields(), get_type_hints(MaxEntConfig)
+    descriptions, types = describe_fields(), get_type_hints(MaxEntConfig)
     defaults = {known.name: repr(known.default) for known in dataclasses.fields(MaxEntConfig)} | {
         "nll_reduction": "'max_length', the scale of GRPO's loss",
         "max_length": "max_completion_length",

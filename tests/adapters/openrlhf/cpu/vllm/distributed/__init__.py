@@ -1,0 +1,1 @@
+"""How OpenRLHF sends weights."""
