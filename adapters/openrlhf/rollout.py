@@ -17,9 +17,8 @@ from maxent_grpo.adapters._groups import (
     build_keys,
     call_key_function,
     gather_groups,
-    read_rewards,
-    weigh_rewards,
 )
+from maxent_grpo.adapters._rewards import read_rewards, weigh_rewards
 from maxent_grpo.adapters.openrlhf.options import load_key_function
 from maxent_grpo.groups import answer_keys
 from maxent_grpo.objective import MaxEntObjective, Target
