@@ -13,7 +13,7 @@ LOOK = """
 import os, sys, ray
 from support.ray_processes import MARK, list_processes
 ray.init(num_cpus=1, include_dashboard=False, _temp_dir=sys.argv[1], logging_level="error")
-ray.get(ray.remote(int).remote())
+ray.get(ray.remote(os.getpid).remote())
 print(*list_processes(os.environ[MARK]), sep="\\n")
 """
 
