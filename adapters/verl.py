@@ -337,9 +337,11 @@ def register() -> None:
 
 def load_config(overrides: Sequence[str], directory: str | None, name: str) -> Any:
     """Return what `verl.trainer.main_ppo` would make of its command line."""
-    module = initialize_config_module("verl.trainer.config", version_base=None)
-    folder = module if directory is None else initialize_config_dir(os.path.abspath(directory), version_base=None)
-    with folder:
+    if directory is None:
+        source = initialize_config_module("verl.trainer.config", version_base=None)
+    else:
+        source = initialize_config_dir(os.path.abspath(directory), version_base=None)
+    with source:
         return compose(name, list(overrides))
 
 

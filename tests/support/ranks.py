@@ -11,17 +11,17 @@ import torch.multiprocessing as mp
 RANKS = 2
 
 
-def on_ranks(check: Callable[..., None], *arguments: object) -> None:
+def on_ranks(check: Callable[..., None], *arguments: object, ranks: int = RANKS) -> None:
     """Run `check(rank, *arguments)` on every rank; the first failure is raised."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_ranked, (port, check, *arguments), nprocs=RANKS)
+    mp.spawn(_ranked, (port, ranks, check, *arguments), nprocs=ranks)
 
 
-def _ranked(rank: int, port: int, check: Callable[..., None], *arguments: object) -> None:
+def _ranked(rank: int, port: int, ranks: int, check: Callable[..., None], *arguments: object) -> None:
     os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS)
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks)
     )
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")

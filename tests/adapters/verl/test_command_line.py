@@ -11,6 +11,7 @@ from maxent_grpo.adapters import verl as adapter
 from support.verl_golden import ONE_CHANGE, PLAIN_GRPO
 
 ACTOR = "actor_rollout_ref.actor"
+BYPASS = "algorithm.rollout_correction.bypass_mode=True"
 
 
 def prepare(*overrides: str) -> tuple[Any, MaxEntConfig]:
@@ -81,7 +82,7 @@ REFUSED = {
     "distillation.enabled=True": "distillation.enabled",
     f"{ACTOR}.policy_loss.loss_mode=gspo": "policy_loss.loss_mode",
     f"{ACTOR}.policy_loss.loss_mode=bypass_mode": "policy_loss.loss_mode",
-    "algorithm.rollout_correction.bypass_mode=True": "calculate_log_probs",
+    f"{BYPASS} actor_rollout_ref.rollout.calculate_log_probs=False": "calculate_log_probs",
     "actor_rollout_ref.rollout.n=1": "actor_rollout_ref.rollout.n",
     "+algorithm.maxent.clip_low=0.1": f"{ACTOR}.clip_ratio_low",
     "+algorithm.maxent.tau=-1": "algorithm.maxent.tau",
@@ -121,9 +122,10 @@ def test_the_check_knows_whether_verl_will_load_the_plugin(
     assert adapter.main(["--check", *ONE_CHANGE]) == status
 
 
-def test_the_check_reads_a_config_of_ones_own(tmp_path: Any) -> None:
+def test_the_check_reads_a_config_of_ones_own(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     text = "defaults:\n  - ppo_trainer\n  - _self_\nhydra:\n  searchpath: [pkg://verl.trainer.config]\n"
     (tmp_path / "mine.yaml").write_text(text + "algorithm:\n  maxent:\n    tau: -3\n")
     arguments = ["--config-path", str(tmp_path), "--config-name", "mine"]
     assert adapter.main([*arguments, "--check", *ONE_CHANGE]) == 1
+    assert "algorithm.maxent.tau >= 0" in caplog.text
     assert adapter.main([*arguments, "--check", *ONE_CHANGE, "algorithm.maxent.tau=3"]) == 0
