@@ -12,7 +12,7 @@ ELSEWHERE := --ignore adapters/openrlhf --ignore tests/adapters/openrlhf --ignor
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest $(ELSEWHERE)
 NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs nightly-openrlhf
 
-.PHONY: help setup demo test test-fast test-numerical test-openrlhf wheel rehearse venv-local conda-local nightly \
+.PHONY: help setup demo test test-fast test-numerical test-openrlhf test-verl wheel rehearse venv-local conda-local nightly \
 	$(NIGHTLY) bench study study-smoke lint types clean
 
 help:  ## list the targets
@@ -42,6 +42,28 @@ test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
 test-numerical: $(INSTALLED)  ## the tests of rounding errors, natively and as on an old processor
 	export $(call settings,native native 2); $(PYTEST) -m numerical $(ARGS)
 	export $(call settings,default old 1); $(PYTEST) -m numerical $(ARGS)
+
+# verl excludes what the other tests need, so its packages have an environment of their own, kept under the hash of its
+# lock file, and a small one over it knows this checkout. Files are compiled when they are first imported.
+VERL := tests/adapters/verl
+VERL_PACKAGES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maxent-grpo/verl-$(shell sha256sum $(VERL)/lock.txt | cut -c1-12)
+VERL_LAYER := build/verl
+$(VERL_PACKAGES)/.complete: $(VERL)/lock.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --no-compile --no-deps torch==2.13.0
+	$(@D)/bin/pip install --quiet --no-compile --no-deps --requirement $<
+	touch $@
+$(VERL_LAYER)/.complete: $(VERL_PACKAGES)/.complete pyproject.toml
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	cd $(@D)/lib/python*/site-packages && ls -d $(VERL_PACKAGES)/lib/python*/site-packages > packages.pth
+	$(@D)/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
+test-verl: $(VERL_LAYER)/.complete  ## the tests of the adapter for verl, in an environment of its own
+	time $(VERL_LAYER)/bin/python -m pytest --quiet --override-ini addopts="$(OWN_ADDOPTS)" $(VERL) adapters/verl.py $(ARGS)
+OWN_ADDOPTS := --import-mode=importlib --doctest-modules --strict-markers --strict-config
 
 wheel: $(INSTALLED)  ## build the wheel; install it, and the source tree, into environments of their own
 	$(PYTEST) -q $(WHEEL) $(ARGS)
