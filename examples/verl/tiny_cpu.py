@@ -40,7 +40,7 @@ def make_model(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415  (Ray's workers read this file too)
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415
 
-    names = ["<pad>", "<|im_end|>", "<unk>", "\n", *LETTERS]  # verl looks for two of them in a Qwen
+    names = ["<pad>", "<|im_end|>", "<unk>", "\u010a", *LETTERS]  # as a Qwen has: the end of a turn, and a new line
     words = Tokenizer(models.WordLevel({name: row for row, name in enumerate(names)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer = PreTrainedTokenizerFast(
