@@ -10,7 +10,7 @@ WHEEL := tests/package/test_install.py
 # What runs in an environment of its own, and is not to be collected in this one.
 ELSEWHERE := --ignore adapters/openrlhf --ignore tests/adapters/openrlhf --ignore adapters/verl.py --ignore tests/adapters/verl
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest $(ELSEWHERE)
-NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs nightly-openrlhf
+NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs nightly-openrlhf nightly-verl
 
 .PHONY: help setup demo test test-fast test-numerical test-openrlhf test-verl wheel rehearse venv-local conda-local nightly \
 	$(NIGHTLY) bench study study-smoke lint types clean
@@ -48,11 +48,11 @@ test-numerical: $(INSTALLED)  ## the tests of rounding errors, natively and as o
 VERL := tests/adapters/verl
 VERL_PACKAGES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maxent-grpo/verl-$(shell sha256sum $(VERL)/lock.txt | cut -c1-12)
 VERL_LAYER := build/verl
-$(VERL_PACKAGES)/.complete: $(VERL)/lock.txt
+$(VERL_PACKAGES)/.complete:  # whatever a checkout's dates are: the hash names its content
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --no-compile --no-deps torch==2.13.0
-	$(@D)/bin/pip install --quiet --no-compile --no-deps --requirement $<
+	$(@D)/bin/pip install --quiet --no-compile --no-deps --requirement $(VERL)/lock.txt
 	touch $@
 $(VERL_LAYER)/.complete: $(VERL_PACKAGES)/.complete pyproject.toml
 	rm -rf $(@D)
@@ -61,9 +61,9 @@ $(VERL_LAYER)/.complete: $(VERL_PACKAGES)/.complete pyproject.toml
 	$(@D)/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
+# Without the addopts of pyproject.toml, which leave these tests out.
 test-verl: $(VERL_LAYER)/.complete  ## the tests of the adapter for verl, in an environment of its own
-	time $(VERL_LAYER)/bin/python -m pytest --quiet --override-ini addopts="$(OWN_ADDOPTS)" $(VERL) adapters/verl.py $(ARGS)
-OWN_ADDOPTS := --import-mode=importlib --doctest-modules --strict-markers --strict-config
+	time $(VERL_LAYER)/bin/python -m pytest -q -o addopts="--import-mode=importlib --strict-markers" $(VERL) $(ARGS)
 
 wheel: $(INSTALLED)  ## build the wheel; install it, and the source tree, into environments of their own
 	$(PYTEST) -q $(WHEEL) $(ARGS)
@@ -155,6 +155,11 @@ $(NIGHT)/jobs-%.json: $(INSTALLED)
 nightly-openrlhf: $(OPENRLHF)/.installed  ## OpenRLHF's command line end to end on a CPU, on one rank and on two
 	@mkdir -p $(NIGHT)
 	$(OPENRLHF)/bin/python $(OPENRLHF_TESTS)/end_to_end.py $(NIGHT)/openrlhf-end-to-end.json
+
+nightly-verl: $(NIGHT)/verl.json  ## whole runs of verl on a CPU, two updates each
+$(NIGHT)/verl.json: $(VERL_LAYER)/.complete
+	@mkdir -p $(@D)
+	cd tests && $(CURDIR)/$(VERL_LAYER)/bin/python -m support.verl_runs $(CURDIR)/$@
 
 nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55

@@ -4,6 +4,7 @@ verl imports it where VERL_USE_EXTERNAL_MODULES names it, and takes it where VER
 """
 
 import contextlib
+import dataclasses
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -81,4 +82,15 @@ class CpuPlatform(PlatformBase):
 from verl.workers.engine.base import EngineRegistry  # noqa: E402
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead  # noqa: E402
 
-EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")(FSDPEngineWithLMHead)
+
+@EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")
+class CpuEngine(FSDPEngineWithLMHead):
+    """verl's engine, with a reference that is not kept in pinned memory, which needs an accelerator."""
+
+    def _build_fsdp_module(self, module: Any) -> Any:
+        config = self.engine_config
+        self.engine_config = dataclasses.replace(config, forward_only=False)
+        try:
+            return super()._build_fsdp_module(module)
+        finally:
+            self.engine_config = config

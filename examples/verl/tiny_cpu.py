@@ -92,9 +92,12 @@ def main(folder: Path, overrides: list[str]) -> None:
     try:
         runpy.run_module("verl.trainer.main_ppo", run_name="__main__")
     finally:
+        import psutil  # noqa: PLC0415  (Ray brings it)
         import ray  # noqa: PLC0415
 
+        processes = psutil.Process().children(recursive=True)
         ray.shutdown()
+        psutil.wait_procs(processes, timeout=30)  # they still write there
         shutil.rmtree(ray_folder, ignore_errors=True)
 
 

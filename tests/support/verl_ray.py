@@ -28,14 +28,15 @@ def start_ray(processes: list[psutil.Process]) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="ray-")  # short: a socket's path has at most 107 bytes
     # The queue's actors ask for CPUs by the dozen, and wait for ever where there are fewer.
     where = {"_temp_dir": folder, "_node_ip_address": "127.0.0.1"}
-    ray.init(num_cpus=32, num_gpus=0, include_dashboard=False, log_to_driver=False, **where)
     try:
+        ray.init(num_cpus=32, num_gpus=0, include_dashboard=False, log_to_driver=False, **where)
         tq.init({"backend": {"SimpleStorage": {"num_data_storage_units": 2, "total_storage_size": 1000}}})
         yield
+    finally:
         processes.extend(psutil.Process().children(recursive=True))
         tq.close()
-    finally:
         ray.shutdown()
+        psutil.wait_procs(processes, timeout=30)  # they still write there
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -94,10 +94,6 @@ def train_on_rank(rank: int, model: str, row_name: str, overrides: list[str], ra
     """Let verl's worker train on this rank's share of the golden batch; rank 0 saves the gradient it stepped with."""
     # Not at the top: verl chooses its platform when it is first imported, and only here is it the CPU's.
     from verl.utils import tensordict_utils as tu
-    from verl.utils.config import omega_conf_to_dataclass
-    from verl.workers.config import TrainingWorkerConfig
-    from verl.workers.engine_workers import TrainingWorker
-    from verl.workers.utils.losses import ppo_loss
 
     from support import verl_golden
 
@@ -109,21 +105,7 @@ def train_on_rank(rank: int, model: str, row_name: str, overrides: list[str], ra
     trainer = verl_golden.build_trainer([*listed, *WORKER, *overrides, f"actor_rollout_ref.model.path={model}"])
     batch = verl_golden.build_batch(golden)
     advantages = verl_golden.weigh_batch(trainer, batch)
-    actor = omega_conf_to_dataclass(trainer.config.actor_rollout_ref.actor)
-    actor.engine.use_dynamic_bsz = actor.use_dynamic_bsz
-    actor.engine.max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu
-    actor.engine.micro_batch_size_per_gpu = actor.ppo_micro_batch_size_per_gpu
-    worker = TrainingWorker(
-        TrainingWorkerConfig(
-            model_type="language_model",
-            model_config=omega_conf_to_dataclass(trainer.config.actor_rollout_ref.model),
-            engine_config=actor.engine,
-            optimizer_config=actor.optim,
-            checkpoint_config=actor.checkpoint,
-        )
-    )
-    worker.reset()
-    worker.set_loss_fn(partial(ppo_loss, config=actor))
+    worker = start_worker(trainer.config.actor_rollout_ref)
     steps: list[dict[str, Tensor]] = []
     worker.engine.optimizer.register_step_pre_hook(lambda *_: steps.append(gather_gradient(worker.engine.module)))
     share = slice(rank * len(batch.rows) // ranks, (rank + 1) * len(batch.rows) // ranks)
@@ -139,6 +121,31 @@ def train_on_rank(rank: int, model: str, row_name: str, overrides: list[str], ra
     assert len(steps) == 1
     if rank == 0:
         torch.save(flatten_gradient(steps[0]), f"{folder}/gradient.pt")
+
+
+def start_worker(config: Any) -> Any:
+    """Return verl's worker as its `ActorRolloutRefWorker` sets it up."""
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.config import TrainingWorkerConfig
+    from verl.workers.engine_workers import TrainingWorker
+    from verl.workers.utils.losses import ppo_loss
+
+    actor = omega_conf_to_dataclass(config.actor)
+    actor.engine.use_dynamic_bsz = actor.use_dynamic_bsz
+    actor.engine.max_token_len_per_gpu = actor.ppo_max_token_len_per_gpu
+    actor.engine.micro_batch_size_per_gpu = actor.ppo_micro_batch_size_per_gpu
+    worker = TrainingWorker(
+        TrainingWorkerConfig(
+            model_type="language_model",
+            model_config=omega_conf_to_dataclass(config.model),
+            engine_config=actor.engine,
+            optimizer_config=actor.optim,
+            checkpoint_config=actor.checkpoint,
+        )
+    )
+    worker.reset()
+    worker.set_loss_fn(partial(ppo_loss, config=actor))
+    return worker
 
 
 def gather_gradient(module: nn.Module) -> dict[str, Tensor]:
