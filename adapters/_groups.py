@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect
+from maxent_grpo.duplicates import duplicate_counts
 from maxent_grpo.groups import answer_keys, completion_keys
 from maxent_grpo.objective import MaxEntObjective, Target
-from maxent_grpo.target import duplicate_counts
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from maxent_grpo._checks import expect
 from maxent_grpo._settings_checks import expect_settings
+from maxent_grpo.transforms import find_transform, list_inputs
 
 logger = logging.getLogger(__name__)
 
 Anchor = Literal["reference", "old", "none"]
-UtilityTransform = Literal["raw", "rank", "zscore"]
+Baseline = Literal["mean", "none"]
 Projection = Literal["mle", "listwise", "surrogate"]
 Skip = Literal["none", "equal", "all_min"]
 NllReduction = Literal["sum", "mean", "max_length"]
@@ -40,13 +41,20 @@ class MaxEntConfig:
         q_eps: ε >= 0, the least probability in q; K·ε <= 1.
         length_normalize_ref: divide the reference's sequence log-probabilities by the candidates' lengths.
         anchor: whose log-probabilities make ρ: the frozen reference's, the rollout policy's, or nobody's (β = 0).
-        utility_transform: rewards as they are, their ranks in the group, or their z-scores in the group.
+        utility_transform: what is done to rewards first, by names of `maxent_grpo.transforms` (raw, rank, zscore,
+            ips, gapo, darling, unlikeliness, ucpo) or a function's dotted path; several are applied in order.
         projection: how the policy is fitted to the target: `mle` (coefficients π*), `listwise` (π* − p) or
             `surrogate` (advantages times softmax(U/surrogate_tau), eq. (8); the target is not used).
         center: subtract 1/K from the `mle` coefficients.
-        dedup: κ in [0, 1], the part of the sampling frequency that is taken back from duplicates.
-        success_power: a >= 0; coefficients are multiplied by (the group's mean utility)^a, utilities in [0, 1]. With
-            a > 0 a negative utility makes the coefficients of its group NaN.
+        dedup: κ in [0, 1], the part of the sampling frequency that is taken back from duplicates; 1 is IPS-GRPO's
+            (arXiv 2601.21669).
+        soft_dedup: α >= 0, by which right answers are discounted for their likelihood instead, without keys.
+        success_power: a; coefficients are multiplied by (the group's mean utility)^a, utilities in [0, 1]. Where
+            one is not, the coefficients of its group are NaN.
+        failure_power: b; they are multiplied by (1 - the group's mean utility)^b.
+        distinct_power: d; they are multiplied by (the number of different right answers)^d.
+        pass_k: k; they are multiplied by what makes pass@k the aim, utilities in [0, 1] and 1 <= k < K.
+        pass_k_normalize: divide that by k times the deviation of pass@k in the group.
         skip: which groups get coefficients of 0: none, those of equal utilities, or those without a success.
         min_utility: the highest utility of a failure, for skip="all_min".
         nll_reduction: a candidate's NLL is a sum over tokens, their mean, or their sum over `max_length`.
@@ -54,13 +62,18 @@ class MaxEntConfig:
         clip_low: how far below 1 a token's ratio to the rollout policy may act, in [0, 1].
         clip_high: how far above 1 it may act.
         surrogate_tau: temperature of the surrogate's candidate weights, > 0; inf weighs them equally.
+        baseline: what is subtracted from the surrogate's utilities: their mean in the group, or nothing.
         target_ess: effective sample size of the target; replaces τ by each group's own where given.
         keep_fraction: fraction of the non-zero coefficients that survive pruning, in (0, 1]; None prunes nothing.
+        bank_weight: λ >= 0, of the rehearsal of right answers found earlier, eq. (9); set to 0 they are drawn and
+            change no gradient.
+        bank_capacity: answers that are kept for each prompt, one of each kind.
+        bank_prompts: R, prompts whose answers are rehearsed in each optimiser step.
 
     Raises:
         ValueError: naming the field and its value, on values out of range and on settings that exclude
-            one another: both τ and β infinite, β > 0 without an anchor, center outside `mle`, a surrogate
-            with an NLL per token or an effective sample size.
+            one another: both τ and β infinite, β > 0 without an anchor, center outside `mle`, both dedup and
+            soft_dedup, a surrogate with an NLL per token, an effective sample size or soft_dedup.
 
     >>> MaxEntConfig(tau=-1.0)
     Traceback (most recent call last):
@@ -73,11 +86,16 @@ class MaxEntConfig:
     q_eps: float = 1e-6
     length_normalize_ref: bool = True
     anchor: Anchor = "reference"
-    utility_transform: UtilityTransform = "raw"
+    utility_transform: str | tuple[str, ...] = "raw"
     projection: Projection = "mle"
     center: bool = False
     dedup: float = 0.0
+    soft_dedup: float = 0.0
     success_power: float = 0.0
+    failure_power: float = 0.0
+    distinct_power: float = 0.0
+    pass_k: int | None = None
+    pass_k_normalize: bool = False
     skip: Skip = "none"
     min_utility: float = 0.0
     nll_reduction: NllReduction = "sum"
@@ -85,12 +103,16 @@ class MaxEntConfig:
     clip_low: float = 0.2
     clip_high: float = 0.2
     surrogate_tau: float = math.inf
+    baseline: Baseline = "mean"
     target_ess: float | None = None
     keep_fraction: float | None = None
+    bank_weight: float = 0.0
+    bank_capacity: int = 16
+    bank_prompts: int = 1
 
     def __post_init__(self) -> None:
         """Check every field, then the fields against one another."""
-        expect_settings(vars(self), {}, _CHOICES)
+        _expect_fields(vars(self), {})
 
     @property
     def needs_reference(self) -> bool:
@@ -100,7 +122,27 @@ class MaxEntConfig:
     @property
     def needs_old_logps(self) -> bool:
         """Whether the coefficients cannot be had without the rollout policy's log-probabilities."""
-        return self.projection == "listwise" or (self.anchor == "old" and self.beta > 0)
+        by_anchor = self.anchor == "old" and self.beta > 0
+        return by_anchor or self.projection == "listwise" or self.soft_dedup > 0 or self._reads("old_logps")
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether the target cannot be had without knowing which candidates are the same answer."""
+        return self.dedup > 0 or self.distinct_power != 0 or self._reads("counts")
+
+    @property
+    def moves_equal_groups(self) -> bool:
+        """Whether centred weights of candidates that are equally good can differ."""
+        return self.dedup > 0 or self.soft_dedup > 0 or self.beta > 0
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        """The names of the transforms of utilities, in order."""
+        names = self.utility_transform
+        return (names,) if isinstance(names, str) else tuple(names)
+
+    def _reads(self, name: str) -> bool:
+        return any(name in list_inputs(find_transform(transform)) for transform in self.transforms)
 
     @classmethod
     def diverse(cls, *, max_length: int | None = None) -> Self:
@@ -184,7 +226,7 @@ class MaxEntConfig:
     def _build(cls, fields: Mapping[str, Any], names: Mapping[str, str]) -> Self:
         """Return settings; complaints call fields as their source does."""
         defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        expect_settings(defaults | dict(fields), names, _CHOICES)
+        _expect_fields(defaults | dict(fields), names)
         return cls(**fields)
 
 
@@ -196,6 +238,17 @@ ADAPTER_ENTRIES = ("maxent_preset", "maxent_fused_head", "maxent_measure_every")
 
 _TYPES: dict[str, Any] = get_type_hints(MaxEntConfig)
 _CHOICES = {name: get_args(hint) for name, hint in _TYPES.items() if get_origin(hint) is Literal}
+
+
+def _expect_fields(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Check fields, and that there are transforms of the names that are asked for."""
+    expect_settings(values, names, _CHOICES)
+    field, transforms = names.get("utility_transform", "utility_transform"), values["utility_transform"]
+    listed = (transforms,) if isinstance(transforms, str) else transforms
+    texts = isinstance(listed, tuple) and all(isinstance(name, str) for name in listed)
+    expect(texts, f"{field} to be a name or a tuple of names", **{field: transforms})
+    for name in listed:
+        find_transform(name, field)
 
 
 def _recipe_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,9 +310,20 @@ def _parse(label: str, value: object, hint: Any) -> Any:
         expect(optional, f"{label} to have a value", **{label: value})
         return None
     kind = next(option for option in (get_args(hint) or (hint,)) if option is not type(None))
+    if kind is str:
+        return _as_names(label, value)
     parsed = _as_bool(value) if kind is bool else _as_number(value, kind)
     expect(parsed is not None, f"{label} to be a {kind.__name__}", **{label: value})
     return parsed
+
+
+def _as_names(label: str, value: object) -> str | tuple[str, ...]:
+    """Return one name, or the names of a list or of a text with commas."""
+    names = value.split(",") if isinstance(value, str) else value
+    texts = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    expect(texts, f"{label} to be names", **{label: value})
+    stripped = tuple(name.strip() for name in names)  # type: ignore[attr-defined]  # checked
+    return stripped[0] if len(stripped) == 1 else stripped
 
 
 def _as_bool(value: object) -> bool | None:

@@ -18,8 +18,9 @@ FOLDERS = {
 }
 
 HELPERS = {"torch", "maxent_grpo._checks", "maxent_grpo._masked", "maxent_grpo._settings_checks"}
-FUNCTIONS = HELPERS | {f"maxent_grpo.{name}" for name in ("target", "loss", "potential", "groups", "config")}
-OBJECTIVE = FUNCTIONS | {"maxent_grpo.objective", "maxent_grpo._statistics"}
+PURE = ("target", "duplicates", "transforms", "group_weights", "loss", "potential", "groups", "bank", "config")
+FUNCTIONS = HELPERS | {f"maxent_grpo.{name}" for name in PURE}
+OBJECTIVE = FUNCTIONS | {f"maxent_grpo.{name}" for name in ("objective", "_statistics", "_target_steps")}
 KERNELS = HELPERS | {"maxent_grpo.kernels"}
 SHARED = ("_groups", "_head", "_require", "_rewards", "_rollout", "_settings")
 ADAPTERS = OBJECTIVE | KERNELS | {f"maxent_grpo.adapters.{name}" for name in SHARED}
