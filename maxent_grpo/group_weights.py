@@ -8,6 +8,9 @@ from torch import Tensor
 from maxent_grpo._checks import LARGEST, expect, expect_candidates, expect_in, expect_mask
 from maxent_grpo._masked import count, fill, mean, upcast
 
+ROUNDINGS = 16
+"""By how many units in the last place a weighted sum of rewards may be off 1."""
+
 
 def power_weights(
     utilities: Tensor,
@@ -48,7 +51,11 @@ def power_weights(
     for name, power in powers.items():
         expect_in(name, power, -LARGEST, LARGEST)
     expect(distinct_power == 0 or answers is not None, "answers with distinct_power", distinct_power=distinct_power)
-    bases = (mean(values, mask).squeeze(-1), mean(1 - values, mask).squeeze(-1), answers)
+    rates = [mean(each, mask).squeeze(-1) for each in (values, 1 - values)]
+    bases = (
+        *(torch.where(rate.abs() <= ROUNDINGS * torch.finfo(rate.dtype).eps, 0.0, rate) for rate in rates),
+        answers,
+    )
     for power, base in zip(powers.values(), bases, strict=True):
         if power != 0:
             assert base is not None  # checked
@@ -106,7 +113,12 @@ def _choose_ratio(part: Tensor, whole: Tensor, k: int) -> Tensor:
     return ratio
 
 
+def is_rate(utilities: Tensor) -> Tensor:
+    """Return where a utility is between 0 and 1, [...] bool, or beyond by the rounding of a sum of rewards."""
+    slack = ROUNDINGS * torch.finfo(utilities.dtype).eps
+    return (utilities >= -slack) & (utilities <= 1 + slack)
+
+
 def _mark_outside(weights: Tensor, utilities: Tensor, mask: Tensor | None) -> Tensor:
     """Return group weights with NaN where a counted utility is no number from 0 to 1, so that p̂ is no rate."""
-    counted = fill(utilities, mask, 0.0)
-    return weights.masked_fill(~((counted >= 0) & (counted <= 1)).all(-1), math.nan)
+    return weights.masked_fill(~is_rate(fill(utilities, mask, 0.0)).all(-1), math.nan)

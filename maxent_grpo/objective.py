@@ -25,6 +25,7 @@ from maxent_grpo._target_steps import (
 )
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.duplicates import count_answers
+from maxent_grpo.group_weights import is_rate
 from maxent_grpo.groups import prune_candidates
 from maxent_grpo.loss import clipped_surrogate, maxent_weighted_nll
 from maxent_grpo.target import center_weights, informative_groups, listwise_log_q, tempered_log_target
@@ -73,16 +74,9 @@ class MaxEntObjective:
         config = self.config
         by_rate = {name: getattr(config, name) for name in ("success_power", "failure_power", "pass_k")}
         by_rate = {name: value for name, value in by_rate.items() if value}
-        known = utilities[~utilities.isnan()]
-        if by_rate and known.numel():
-            lowest, highest = float(known.amin()), float(known.amax())
-            settings = " and ".join(f"{name}={value!r}" for name, value in by_rate.items())
-            expect(
-                lowest >= 0 and highest <= 1,
-                f"utilities in [0, 1] with {settings}",
-                lowest_utility=lowest,
-                highest_utility=highest,
-            )
+        outside = utilities[~is_rate(upcast(utilities)) & ~utilities.isnan()] if by_rate else utilities[:0]
+        settings = " and ".join(f"{name}={value!r}" for name, value in by_rate.items())
+        expect(outside.numel() == 0, f"utilities in [0, 1] with {settings}", utilities=outside[:3].tolist())
 
     @torch.no_grad()
     def target(

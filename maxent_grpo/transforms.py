@@ -196,10 +196,9 @@ def find_transform(name: str, field: str = "utility_transform") -> Transform:
     """
     function = TRANSFORMS[name] if name in TRANSFORMS else _import_function(name)
     if not callable(function):
-        raise ValueError(
-            f"Expected {field} of {list(TRANSFORMS)}, or a function's dotted path, got {field}={name!r}."
-        )
-    unknown = sorted(list_inputs(function) - set(INPUTS))
+        known = f"{list(TRANSFORMS)} or a function's dotted path"
+        raise ValueError(f"Expected {field} to be one of {known}, got {field}={name!r}.")
+    unknown = sorted(set(list_inputs(function)) - set(INPUTS))
     expect(not unknown, f"{field}={name!r} to read {list(INPUTS)} alone", reads=unknown)
     return function
 
@@ -212,10 +211,13 @@ def _import_function(path: str) -> object:
         return None
 
 
-def list_inputs(function: Transform) -> set[str]:
-    """Return the names of what a transform cannot do without beside the utilities."""
-    _, *others = inspect.signature(function).parameters.values()
-    return {parameter.name for parameter in others if parameter.default is inspect.Parameter.empty}
+def list_inputs(function: Transform, *, optional: bool = False) -> list[str]:
+    """Return the names of what a transform cannot do without beside the utilities, or of all that it may be given."""
+    try:
+        _, *others = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C, without a signature: of one argument
+        return []
+    return [each.name for each in others if each.default is each.empty or (optional and each.name in INPUTS)]
 
 
 def transform_utilities(
@@ -247,7 +249,7 @@ def transform_utilities(
     broken = fill(utilities, mask, 0.0).isnan().any(-1, keepdim=True)
     for name in names:
         function = find_transform(name)
-        given = {key: inputs[key] for key in INPUTS if key in inspect.signature(function).parameters}
+        given = {key: inputs[key] for key in list_inputs(function, optional=True)}
         missing = [key for key in list_inputs(function) if given[key] is None]
         expect(not missing, f"{' and '.join(missing)} with utility_transform={name!r}", **dict.fromkeys(missing))
         shape = utilities.shape

@@ -26,22 +26,26 @@ def _transform_candidate(
     name: str, i: int, u: Array, right: npt.NDArray[np.bool_], counts: Array, scores: Array
 ) -> float:
     K, n, successes = len(u), counts[i], int(right.sum())
-    if name == "rank":
-        return float(rank_utilities(u)[i])
-    if name == "zscore":
-        return 0.0 if u.max() == u.min() else float((u[i] - u.mean()) / u.std())
+    if name in ("rank", "zscore"):
+        standard = 0.0 if u.max() == u.min() else float((u[i] - u.mean()) / u.std())
+        return standard if name == "zscore" else float(rank_utilities(u)[i])
     if name == "ips":
         return float(u[i] / (n / K))
+    if not right[i]:
+        return -1.0 if name == "gapo" else float(u[i])
     if name == "gapo":
-        answers = sum(1 / counts[j] for j in range(K) if right[j])
-        return float(1 - (n / successes - 1 / answers)) if right[i] else -1.0
-    if not right[i] or name == "raw":
-        return float(u[i])
-    if name == "darling":
-        return float(u[i] * (1.0 if successes == 1 else max(0.1, (successes - n) / (successes - 1))))
-    if name == "unlikeliness":
-        rank = 1 + sum(score < scores[i] for score in scores) + (sum(scores == scores[i]) - 1) / 2
-        return float(u[i] * (1 - 0.25 * rank / K))
+        return float(1 - (n / successes - 1 / sum(1 / counts[right])))
     if name == "ucpo":
         return float(u[right].sum() / sum(math.exp(scores[i] - score) for score in scores[right]))
-    raise ValueError(f"Expected a known transform, got {name!r}.")
+    return float(u[i] * _scale_right(name, i, u, right, counts, scores))
+
+
+def _scale_right(name: str, i: int, u: Array, right: npt.NDArray[np.bool_], counts: Array, scores: Array) -> float:
+    """Return what the utility of a right candidate is multiplied by."""
+    successes = int(right.sum())
+    if name == "darling":
+        return 1.0 if successes == 1 else max(0.1, (successes - counts[i]) / (successes - 1))
+    if name == "unlikeliness":
+        rank = 1 + sum(score < scores[i] for score in scores) + (sum(scores == scores[i]) - 1) / 2
+        return 1 - 0.25 * rank / len(u)
+    return {"raw": 1.0}[name]

@@ -203,7 +203,7 @@ class TestRecipe:
         assert MaxEntConfig.from_recipe({"maxent_utility_transform": "rank"}, {}).utility_transform == "rank"
         with pytest.raises(ValueError, match=r"Expected maxent_utility_transform to be names, got .*\[1\]"):
             MaxEntConfig.from_recipe({"maxent_utility_transform": [1]}, {})
-        with pytest.raises(ValueError, match="Expected maxent_utility_transform to be one of .*='loud'"):
+        with pytest.raises(ValueError, match=r"Expected maxent_utility_transform to be one of .*='loud'"):
             MaxEntConfig.from_recipe({"maxent_utility_transform": "zscore,loud"}, {})
 
     def test_none_is_a_choice_where_it_is_one(self):

@@ -46,6 +46,12 @@ class TestPowers:
         weights = mg.power_weights(vector([[outside, 1.0], [0.5, 0.25]]), **options)
         assert weights.isnan().tolist() == [True, False]
 
+    def test_a_sum_of_rewards_may_round_beyond_one(self):
+        rewards = torch.tensor([0.7, 0.2, 0.1]).cumsum(0)[-1:] + 2 * torch.finfo(torch.float32).eps
+        assert rewards > 1
+        assert mg.power_weights(rewards, success_power=1.0) == rewards
+        assert mg.power_weights(rewards, failure_power=-0.5) == 0
+
     def test_too_large_for_the_dtype_stay_numbers(self):
         weight = mg.power_weights(torch.tensor([1.0] + [0.0] * 7), success_power=-1e6)
         assert float(weight) == torch.finfo(torch.float32).max
@@ -145,7 +151,9 @@ class TestInAnObjective:
         objective = MaxEntObjective(MaxEntConfig(center=True, **fields))
         objective.expect_utilities(vector([[1.0, NAN, 0.0]]))
         (name,) = fields
-        with pytest.raises(ValueError, match=rf"Expected utilities in \[0, 1\] with {name}=.*utility={outside}"):
+        with pytest.raises(
+            ValueError, match=rf"Expected utilities in \[0, 1\] with {name}=.*utilities=\[{outside}\]"
+        ):
             objective.expect_utilities(vector([[outside, NAN, 0.5]]))
 
     def test_by_pass_at_k_refuse_groups_that_are_too_small(self):

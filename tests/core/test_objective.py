@@ -223,7 +223,8 @@ REFUSED = {
         "Expected old_logps with utility_transform='ucpo', got old_logps=None.",
     ),
     "no likelihoods": (
-        lambda: call({"soft_dedup": 0.5}, old_logps=None), "Expected old_logps with soft_dedup=0.5, got old_logps=None."
+        lambda: call({"soft_dedup": 0.5}, old_logps=None),
+        "Expected old_logps with soft_dedup=0.5, got old_logps=None.",
     ),
     "counts of another shape": (
         lambda: call({"dedup": 0.5}, counts=KEYS[0]), "Expected counts of shape [3, 4], got counts of shape [4]."

@@ -29,6 +29,8 @@ class TestStatistics:
             "potential": mg.regularized_potential(log_policy.exp(), target.log_q, log_rho, **knobs).mean(),
             "improvement_gap": mg.improvement_gap(log_policy, target.log_q, log_rho, **knobs).mean(),
             "forward_kl": torch.where(MASK, w * (log_w - log_policy), 0.0).sum(-1).mean(),
+            # Of the right ones, keys 5, 7 and 1, 1, 2: all different, and two of three; the third group has none.
+            "frac_distinct_right": torch.tensor((1 + 2 / 3) / 2, dtype=torch.float64),
         }
         logged = statistics.as_dict()
         assert logged.keys() == {f"maxent/{name}" for name in expected}
