@@ -31,8 +31,8 @@ class Statistics:
             other than the surrogate, whose weights maximise no such potential.
         improvement_gap: J* − J(π) = (τ+β)·KL(π‖π*); likewise.
         forward_kl: KL(π*‖π), which weighted maximum likelihood lowers; needs the policy's log-probabilities.
-        frac_distinct_right: share of different answers among the right ones, M/n₊, over groups with a right one; needs
-            to know which answers are the same. 1 where none repeat, and κ does nothing.
+        frac_distinct_right: share of different answers among the right ones, M/n₊, over groups with a right one. It
+            needs to know which answers are the same, and is 1 where none repeats: there κ does nothing.
         frac_unscored: share of all candidates that have no verdict; adapters fill it in, who see the rewards.
     """
 

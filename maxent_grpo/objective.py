@@ -253,6 +253,26 @@ class MaxEntObjective:
             (gradient,) = torch.autograd.grad(loss, logps)
         return -gradient
 
+    def rehearsal_coefficients(
+        self, shares: Tensor, lengths: Tensor, *, group_size: int, num_groups: float
+    ) -> Tensor:
+        """Return the coefficients of banked answers in a `loss` that is not clipped, [n], eq. (9).
+
+        c_b = G·λ·(K−1)/(K²·R·|B|·len_b) for an NLL that is summed, times T_max for one divided by it; len_b is left
+        out where each NLL is divided by its own length. The answers belong to no group, so nothing else changes.
+
+        Args:
+            shares: [n], 1/(R·|B|) of each answer, as `ExemplarBank.draw` gives them.
+            lengths: [n] tokens of each.
+            group_size: K.
+            num_groups: G, as of the loss.
+        """
+        expect_shape("lengths", lengths, shares.shape)
+        factor = num_groups * self.config.bank_weight * (group_size - 1) / group_size**2
+        if self.config.nll_reduction == "mean":
+            return factor * shares
+        return factor * shares * (self._max_length or 1) / lengths.clamp(min=1)
+
     @torch.no_grad()
     def statistics(self, target: Target, *, policy_logps: Tensor | None = None) -> Statistics:
         """Return the logged statistics of a target, and of a policy on its candidates.

@@ -40,7 +40,10 @@ class TestStatistics:
 
     def test_what_cannot_be_known_is_absent(self):
         objective, target = build(anchor="none")
-        always = {"maxent/ess", "maxent/weight_entropy", "maxent/max_weight", "maxent/frac_uninformative_groups"}
+        known = {"maxent/ess", "maxent/weight_entropy", "maxent/max_weight", "maxent/frac_uninformative_groups"}
+        without_keys = objective.target(UTILITIES, mask=MASK, lengths=LENGTHS)
+        assert objective.statistics(without_keys).as_dict().keys() == known
+        always = known | {"maxent/frac_distinct_right"}
         assert objective.statistics(target).as_dict().keys() == always
         objective, target = build(tau=INF)
         names = objective.statistics(target, policy_logps=OLD).as_dict().keys()
