@@ -64,6 +64,10 @@ class Rehearsal:
         rows = {name: value[index] for name, value in vars(self).items()}
         return Rehearsal(**(rows | {"shares": filled}))
 
+    def scale(self, factor: float) -> "Rehearsal":
+        """Return the same rows with shares times a factor."""
+        return Rehearsal(**(vars(self) | {"shares": self.shares * factor}))
+
     def to(self, device: torch.device | str) -> "Rehearsal":
         """Return the rows on a device."""
         return Rehearsal(**{name: value.to(device) for name, value in vars(self).items()})
