@@ -44,9 +44,8 @@ class BankRehearsal:
         Raises:
             ValueError: where tools wrote some of the tokens.
         """
-        expect(
-            "tool_mask" not in rows, "no tools with maxent_bank_weight (their tokens would be rehearsed)", tools=True
-        )
+        tools = "tool_mask" in rows
+        expect(not tools, "no tools with maxent_bank_weight (their tokens would be rehearsed)", tools=tools)
         assert groups.keys is not None  # there are tokens
         first, mask = self.args.process_index * len(rows["prompt_ids"]), rows["prompt_mask"].bool()
         mine = slice(first, first + len(mask))
