@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/measured.md anew from the committed JSON.
+"""Write the tables of README.md, docs/measured.md and docs/method.md anew, from the committed JSON and the code.
 
 python docs/tools/update_tables.py                   # demo, kernels and study, as they are committed
 python docs/tools/update_tables.py --demo runs/demo  # first copy a finished demo run into docs/assets/demo
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from maxent_grpo.methods import METHODS, write_settings
 from maxent_grpo.pipeline.markdown import format_table, replace_section
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,8 +190,18 @@ Models of 0.3 million parameters, no pretrained one yet. [All results](benchmark
 """
 
 
+def write_methods_section() -> str:
+    """Return the table of known methods as settings."""
+    rows = [
+        [name, method.reference, f"`{write_settings(method)}`", method.missing] for name, method in METHODS.items()
+    ]
+    head = ["method", "reference", "settings of `MaxEntConfig`", "not reproduced"]
+    return format_table(head, rows, text_columns=range(len(head)))
+
+
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"study": write_study_section},
+    "docs/method.md": {"methods": write_methods_section},
     "docs/measured.md": {"demo": write_demo_section, "train": write_train_section, "kernels": write_kernels_section},
 }
 """The pages with tables, and what stands between their marks `<!-- NAME:begin … -->` and `<!-- NAME:end -->`."""
