@@ -28,7 +28,7 @@ from maxent_grpo.adapters._rollout import Rollout, expect_ids, expect_rows, pad_
 from maxent_grpo.adapters._warnings import RolloutWarnings
 from maxent_grpo.bank import ExemplarBank, Find, Rehearsal
 from maxent_grpo.config import MaxEntConfig
-from maxent_grpo.groups import flatten_groups
+from maxent_grpo.groups import completion_keys, flatten_groups
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, token_logps
 from maxent_grpo.objective import MaxEntObjective, Target
 
@@ -259,7 +259,7 @@ class MaxEntLoss(nn.Module):
         )
 
     def rehearse(
-        self, bank: ExemplarBank, rollout: Rollout, constants: RolloutConstants, prompts: list[list[int]]
+        self, bank: ExemplarBank, constants: RolloutConstants, ids: Tensor, prompts: list[list[int]]
     ) -> Rehearsal | None:
         """Bank a rollout's right answers and return this rank's part of the rehearsal, None while there is none.
 
@@ -268,22 +268,25 @@ class MaxEntLoss(nn.Module):
 
         Args:
             bank: of `config.bank_capacity`; save its `state_dict` with each checkpoint.
-            rollout: with its ids.
-            constants: of the same rollout.
+            constants: of the rollout.
+            ids: [N, T] its completions.
             prompts: tokens of the N prompts, one per completion.
 
         Raises:
-            ValueError: on another number of prompts, or a rollout without ids.
+            ValueError: on ids of another shape than the rollout's mask, or another number of prompts.
         """
-        ids, mask = expect_ids(rollout, "a bank"), rollout.mask
+        mask = constants.mask
+        expect_shape("ids", ids, mask.shape)
         expect(len(prompts) == len(mask), f"prompts of {len(mask)} completions", prompts=len(prompts))
-        assert constants.keys is not None  # there are ids
-        admit_finds(bank, prompts, ids, mask, constants.keys, constants.right, self._gather_finds)
+        keys = completion_keys(ids, mask) if constants.keys is None else constants.keys
+        admit_finds(bank, prompts, ids, mask, keys, constants.right, self._gather_finds)
         rehearsal = bank.draw(self.objective.config.bank_prompts)
-        if rehearsal is None or not (dist.is_available() and dist.is_initialized()):
-            return rehearsal if rehearsal is None else rehearsal.to(mask.device)
+        if rehearsal is None:
+            return None
+        ranks = dist.is_available() and dist.is_initialized()
         group = self.process_group
-        return rehearsal.deal(dist.get_rank(group), dist.get_world_size(group)).to(mask.device)
+        part = rehearsal.deal(dist.get_rank(group), dist.get_world_size(group)) if ranks else rehearsal
+        return part.to(mask.device)
 
     def _gather_finds(self, finds: list[Find]) -> list[Find]:
         """Return the finds of all ranks, in their order."""

@@ -168,8 +168,9 @@ def weigh_groups(
     powers = ("success_power", "failure_power", "distinct_power")
     weights = power_weights(utilities, answers=answers, mask=mask, **{name: getattr(config, name) for name in powers})
     if config.pass_k is not None:
-        options = {"k": config.pass_k, "normalize": config.pass_k_normalize}
-        weights = weights * pass_at_k_weights(utilities, right, mask=mask, **options)
+        weights = weights * pass_at_k_weights(
+            utilities, right, k=config.pass_k, normalize=config.pass_k_normalize, mask=mask
+        )
     weights = weights.masked_fill(fill(utilities, mask, 0.0).isnan().any(-1), math.nan)
     if config.skip == "equal":
         return weights.masked_fill(~informative, 0.0)

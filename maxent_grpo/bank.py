@@ -150,7 +150,9 @@ class ExemplarBank:
             return None
         prompt_ids, prompt_mask = _pad([prompt for prompt, _ in rows], pad_id, left=True)
         completion_ids, completion_mask = _pad([completion for _, completion in rows], pad_id, left=False)
-        return Rehearsal(prompt_ids, prompt_mask, completion_ids, completion_mask, torch.tensor(shares))
+        return Rehearsal(
+            prompt_ids, prompt_mask, completion_ids, completion_mask, torch.tensor(shares, dtype=torch.float64)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on, of plain types, for a checkpoint."""

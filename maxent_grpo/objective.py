@@ -138,8 +138,10 @@ class MaxEntObjective:
         else:
             log_weights = tempered_log_target(log_q, anchors, tau=tau, beta=config.beta, mask=counted)
         # What sampling has counted twice is taken back, eqs. (4b) and (4c).
-        inputs = {"mask": counted, "right": right, "counts": counts, "scores": scores}
-        discounted = discount_sampling(config, log_weights, log_q, tau + config.beta, **inputs)
+        temperature = tau + config.beta
+        discounted = discount_sampling(
+            config, log_weights, log_q, temperature, mask=counted, right=right, counts=counts, scores=scores
+        )
         return Target(
             utilities=values,
             log_q=discounted.log_q,

@@ -178,7 +178,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._rehearsal is not None:
             self._rehearsal.attach(batches, self.args.gradient_accumulation_steps)
         self._buffered_inputs = batches
-        return batches[self._step % self.args.steps_per_generation]
+        trained: Rows = batches[self._step % self.args.steps_per_generation]
+        return trained
 
     def _score_row(self, ids: Tensor) -> Tensor:
         """Return the log-probabilities of one row's tokens after the first, as rows are scored in training."""
@@ -338,7 +339,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Train as TRL does, with the bank of the checkpoint where there is one to resume from."""
         if self._rehearsal is not None and resume_from_checkpoint:
             newest = resume_from_checkpoint is True
-            self._rehearsal.load(get_last_checkpoint(self.args.output_dir) if newest else resume_from_checkpoint)
+            self._rehearsal.load(str(get_last_checkpoint(self.args.output_dir) if newest else resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *arguments, **options)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:

@@ -44,8 +44,8 @@ def _scale_right(name: str, i: int, u: Array, right: npt.NDArray[np.bool_], coun
     """Return what the utility of a right candidate is multiplied by."""
     successes = int(right.sum())
     if name == "darling":
-        return 1.0 if successes == 1 else max(0.1, (successes - counts[i]) / (successes - 1))
+        return 1.0 if successes == 1 else max(0.1, float(successes - counts[i]) / (successes - 1))
     if name == "unlikeliness":
         rank = 1 + sum(score < scores[i] for score in scores) + (sum(scores == scores[i]) - 1) / 2
-        return 1 - 0.25 * rank / len(u)
+        return float(1 - 0.25 * rank / len(u))
     return {"raw": 1.0}[name]
