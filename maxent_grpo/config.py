@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from maxent_grpo._checks import expect
 from maxent_grpo._settings_checks import expect_settings
+from maxent_grpo._settings_parsing import parse_setting
 from maxent_grpo.transforms import find_transform, list_inputs
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ _ENVIRONMENT = {
     "MAXENT_Q_EPS": "q_eps",
     "MAXENT_LENGTH_NORM_REF": "length_normalize_ref",
 }
-_BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,9 +259,9 @@ def _recipe_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
             name = key.removeprefix("maxent_")
             known = [*(f"maxent_{field}" for field in _TYPES), *ADAPTER_ENTRIES]
             expect(name in _TYPES, f"a maxent_ entry to be one of {known}", entry=key)
-            fields[name] = _parse(key, value, _TYPES[name])
+            fields[name] = parse_setting(key, value, _TYPES[name])
     if recipe.get("init_kl_coeff") is not None:
-        beta = _parse("init_kl_coeff", recipe["init_kl_coeff"], float)
+        beta = parse_setting("init_kl_coeff", recipe["init_kl_coeff"], float)
         expect(
             fields.get("beta", beta) == beta,
             "init_kl_coeff and maxent_beta to agree",
@@ -291,7 +291,7 @@ def _environment_fields(environ: Mapping[str, str]) -> dict[str, Any]:
                 variable=variable,
             )
             name = _ENVIRONMENT[variable]
-            fields[name] = _parse(variable, value, _TYPES[name])
+            fields[name] = parse_setting(variable, value, _TYPES[name])
     return fields
 
 
@@ -299,44 +299,3 @@ def _environment_fields(environ: Mapping[str, str]) -> dict[str, Any]:
 def _say_once(line: str) -> None:
     """Log a line unless it was logged before: adapters read their settings again and again."""
     logger.warning(line)
-
-
-def _parse(label: str, value: object, hint: Any) -> Any:
-    """Return `value` (a string, or what YAML made of it) as the type of its field, or name it in an error."""
-    if get_origin(hint) is Literal and value is not None:
-        return value  # "none" is one of the choices
-    optional = type(None) in get_args(hint)
-    if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null", "")):
-        expect(optional, f"{label} to have a value", **{label: value})
-        return None
-    kind = next(option for option in (get_args(hint) or (hint,)) if option is not type(None))
-    if kind is str:
-        return _as_names(label, value)
-    parsed = _as_bool(value) if kind is bool else _as_number(value, kind)
-    expect(parsed is not None, f"{label} to be a {kind.__name__}", **{label: value})
-    return parsed
-
-
-def _as_names(label: str, value: object) -> str | tuple[str, ...]:
-    """Return one name, or the names of a list or of a text with commas."""
-    names = value.split(",") if isinstance(value, str) else value
-    texts = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    expect(texts, f"{label} to be names", **{label: value})
-    stripped = tuple(name.strip() for name in names)  # type: ignore[attr-defined]  # checked
-    return stripped[0] if len(stripped) == 1 else stripped
-
-
-def _as_bool(value: object) -> bool | None:
-    return value if isinstance(value, bool) else _BOOLEANS.get(str(value).strip().lower())
-
-
-def _as_number(value: object, kind: type) -> float | int | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    if kind is int:
-        return int(number) if number.is_integer() else None
-    return number

@@ -17,7 +17,10 @@ FOLDERS = {
     "examples/pipeline": "maxent_grpo.pipeline",
 }
 
-HELPERS = {"torch", "maxent_grpo._checks", "maxent_grpo._masked", "maxent_grpo._settings_checks"}
+HELPERS = {
+    "torch",
+    *(f"maxent_grpo.{name}" for name in ("_checks", "_masked", "_settings_checks", "_settings_parsing")),
+}
 PURE = ("target", "duplicates", "transforms", "group_weights", "loss", "potential", "groups", "bank", "config")
 FUNCTIONS = HELPERS | {f"maxent_grpo.{name}" for name in PURE}
 OBJECTIVE = FUNCTIONS | {f"maxent_grpo.{name}" for name in ("objective", "_statistics", "_target_steps")}
