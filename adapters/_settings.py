@@ -31,7 +31,7 @@ def read_settings(
         has_bank: whether the trainer can rehearse right answers that were found earlier.
 
     Raises:
-        ValueError: as `MaxEntConfig.from_recipe`; on settings of a bank where there is none.
+        ValueError: as `MaxEntConfig.from_recipe`; on a bank where the trainer has none.
 
     >>> read_settings({"maxent_tau": None}, max_length=256, clip_low=0.2, clip_high=0.2).nll_reduction
     'max_length'
@@ -39,12 +39,10 @@ def read_settings(
     options = {"maxent_max_length": max_length, "maxent_clip_low": clip_low, "maxent_clip_high": clip_high}
     fields = {name: value for name, value in recipe.items() if value is not None}
     config = MaxEntConfig.from_recipe(options | fields, defaults={"nll_reduction": "max_length"})
-    banked = {name: value for name, value in fields.items() if name.startswith("maxent_bank_")}
-    expect(has_bank or not banked, "no maxent_bank_ settings (this trainer rehearses nothing)", **banked)
     expect(
         has_bank or config.bank_weight == 0,
-        "a preset without a bank (this trainer rehearses nothing)",
-        bank_weight=config.bank_weight,
+        "maxent_bank_weight=0 (this trainer rehearses nothing)",
+        maxent_bank_weight=config.bank_weight,
     )
     return config
 

@@ -9,7 +9,7 @@ from maxent_grpo._checks import LARGEST, expect, expect_candidates, expect_in, e
 from maxent_grpo._masked import count, fill, mean, upcast
 
 ROUNDINGS = 16
-"""By how many units in the last place a weighted sum of rewards may be off 1."""
+"""By how many units in the last place of float32 a weighted sum of rewards may be off 1."""
 
 
 def power_weights(
@@ -52,10 +52,8 @@ def power_weights(
         expect_in(name, power, -LARGEST, LARGEST)
     expect(distinct_power == 0 or answers is not None, "answers with distinct_power", distinct_power=distinct_power)
     rates = [mean(each, mask).squeeze(-1) for each in (values, 1 - values)]
-    bases = (
-        *(torch.where(rate.abs() <= ROUNDINGS * torch.finfo(rate.dtype).eps, 0.0, rate) for rate in rates),
-        answers,
-    )
+    rounded = ROUNDINGS * torch.finfo(values.dtype).eps
+    bases = (*(rate.masked_fill(rate <= rounded, 0.0) for rate in rates), answers)
     for power, base in zip(powers.values(), bases, strict=True):
         if power != 0:
             assert base is not None  # checked
@@ -115,7 +113,7 @@ def _choose_ratio(part: Tensor, whole: Tensor, k: int) -> Tensor:
 
 def is_rate(utilities: Tensor) -> Tensor:
     """Return where a utility is between 0 and 1, [...] bool, or beyond by the rounding of a sum of rewards."""
-    slack = ROUNDINGS * torch.finfo(utilities.dtype).eps
+    slack = ROUNDINGS * torch.finfo(torch.float32).eps
     return (utilities >= -slack) & (utilities <= 1 + slack)
 
 
