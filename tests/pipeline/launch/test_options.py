@@ -38,6 +38,8 @@ def test_words_of_a_text_stay_words_and_nothing_is_evaluated() -> None:
         (["--vllm-args", "--api-key abc"], "--vllm-args: command line: Expected secrets in the environment"),
         (["--gpus", "1"], "Expected GPUs that serve and GPUs that train, got 1 of 1"),
         (["--sbatch", "--gpus-per-task=1"], "got --gpus-per-task"),
+        (["--command", "true", "--task", "maxent"], "Expected --command without flags of a training job, got --task"),
+        (["--command", "true --hub_token hf_abc"], "--command: command line: Expected secrets in the environment"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it_and_exit_2(
