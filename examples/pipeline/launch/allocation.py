@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TextIO
 
 from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM
-from maxent_grpo.pipeline.launch.environment import MARKER, MASK, build_environment, is_secret_name
+from maxent_grpo.pipeline.launch.environment import MARKER, MASK, build_environment, find_cache, is_secret_name
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
 from maxent_grpo.pipeline.launch.node import SWEEP
 from maxent_grpo.pipeline.launch.options import Options
@@ -56,6 +56,8 @@ class JobRunner(ABC):
         self._install_handlers()
         wants_requeue, code = False, Exit.DONE
         try:
+            if self.restarts:
+                self._sweep(self.restarts - 1)  # a start whose node failed could not do it
             wants_requeue = self.work()
         except LaunchError as error:
             code = error.code
@@ -115,12 +117,21 @@ class JobRunner(ABC):
         """End all steps; return what was still there of the job, which is then ended too."""
         for step in reversed(self.steps):
             step.end()
-        if not self.environment:
-            return {}
-        cache = self.environment["LAUNCH_NODE_CACHE"]
+        return self._sweep(self.restarts) if self.environment else {}
+
+    def _sweep(self, start: int) -> dict[str, str]:
+        """End what a start of the job has left on its nodes, and remove its caches; return what was still there."""
+        name = f"{self.job_id}-{start}"
+        command = [
+            "sweep",
+            "--marker",
+            f"{MARKER}={name}",
+            "--grace",
+            "1",
+            "--cache",
+            str(find_cache(self.given, name)),
+        ]
         nodes = int(self.given.get("SLURM_JOB_NUM_NODES", "1"))
-        marker = f"{MARKER}={self.environment[MARKER]}"
-        command = ["sweep", "--marker", marker, "--grace", "1", "--cache", cache]
         # The sweep's own step must not carry the marker, or it would find itself.
         sweep = [*NODE_PROGRAM, *command]
         _, output = run_step(build_node_step(nodes, "sweep", sweep), self.given, 120)

@@ -22,7 +22,7 @@ def build_environment(given: Mapping[str, str], *, root: Path, job: str, address
         addresses: of the servers, which no proxy is to be asked for.
     """
     downloads = root / "var"
-    cache = Path(given.get("TMPDIR", "/tmp")) / f"maxent-{job}"
+    cache = find_cache(given, job)
     variables = {
         "HF_HOME": downloads / "huggingface",
         "PIP_CACHE_DIR": downloads / "pip",
@@ -54,6 +54,16 @@ CACHES = {
     "MPLCONFIGDIR": "matplotlib",
 }
 """What compiles into a folder: on a shared disk nodes would wait for each other's locks, or meet half a file."""
+
+
+def find_cache(given: Mapping[str, str], job: str) -> Path:
+    """Return the folder of a node that a job's caches are in.
+
+    Args:
+        given: the environment of the script.
+        job: the job's id with its count of restarts.
+    """
+    return Path(given.get("TMPDIR", "/tmp")) / f"maxent-{job}"
 
 
 def find_hub_login(given: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -121,6 +122,16 @@ def test_a_server_without_a_token_and_a_trainer_without_a_step_are_told_apart(
     monkeypatch.setenv("STUB_STEPS", "300")
     assert main([*TINY, *flags]) == code
     assert text in capsys.readouterr().err
+
+
+def test_a_start_again_ends_what_a_failed_node_left(root: Path, monkeypatch: Patch) -> None:
+    cache = root / f"maxent-{JOB}-0"
+    cache.mkdir()
+    left = subprocess.Popen(["sleep", "600"], env=os.environ | {"LAUNCH_JOB": f"{JOB}-0"})
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert main([*TINY, "--requeue", "1"]) == 0
+    assert not cache.exists()
+    assert left.wait(10) == -signal.SIGKILL
 
 
 def test_a_taken_port_that_was_asked_for_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
