@@ -10,7 +10,7 @@ WHEEL := tests/package/test_install.py
 # What runs in an environment of its own, and is not to be collected in this one.
 ELSEWHERE := --ignore adapters/openrlhf --ignore tests/adapters/openrlhf --ignore adapters/verl.py --ignore tests/adapters/verl
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest $(ELSEWHERE)
-NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs nightly-openrlhf nightly-verl
+NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-lighteval nightly-jobs nightly-openrlhf nightly-verl
 
 .PHONY: help setup demo test test-fast test-numerical test-openrlhf test-verl wheel rehearse venv-local conda-local nightly \
 	$(NIGHTLY) bench study study-smoke lint types clean
@@ -166,6 +166,9 @@ nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 
 nightly-graders: $(INSTALLED)  ## the table of answers, judged by ours and by the graders of other libraries
 	$(BIN)/python benchmarks/graders.py
+
+nightly-lighteval: $(INSTALLED)  ## the commands of evaluate.py --lighteval, read by the real LightEval
+	$(BIN)/python benchmarks/lighteval_commands.py
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
