@@ -151,6 +151,7 @@ $(NIGHT)/compiled.json: $(INSTALLED)
 nightly-jobs: $(NIGHT)/jobs-chaos.json $(NIGHT)/jobs-vllm.json  ## jobs on Slurm under kills; needs root
 $(NIGHT)/jobs-%.json: $(INSTALLED)
 	$(BIN)/python examples/rehearsal/nightly.py --part $* --output $@
+	cp $@ benchmarks/results/jobs-$*.json
 
 nightly-openrlhf: $(OPENRLHF)/.installed  ## OpenRLHF's command line end to end on a CPU, on one rank and on two
 	@mkdir -p $(NIGHT)
