@@ -62,7 +62,8 @@ case $ENV_MODE in
   none) ;;
   *) fail "Expected ENV_MODE of conda, venv, none, got ENV_MODE=$ENV_MODE." ;;
 esac
-python -c 'import maxent_grpo' 2> /dev/null ||
+# The core alone would be found in this folder, installed or not.
+python -c 'import maxent_grpo.pipeline' 2> /dev/null ||
   fail "Expected maxent_grpo to be installed for $(command -v python || echo 'no python on PATH'), with ENV_MODE=$ENV_MODE."
 
 exec python -m maxent_grpo.pipeline.launch "$@"

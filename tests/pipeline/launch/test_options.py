@@ -86,3 +86,17 @@ def test_the_script_works_outside_slurm(environment: dict[str, str], words: list
     )
     assert result.returncode == code
     assert text in result.stdout + result.stderr
+
+
+def test_the_script_says_which_python_lacks_the_package(tmp_path: Path) -> None:
+    (tmp_path / "python").symlink_to(Path(sys.base_prefix) / "bin/python3")
+    result = subprocess.run(
+        ["bash", str(ROOT / "examples/slurm_train.sh"), "--dry-run"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "ENV_MODE": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert f"Expected maxent_grpo to be installed for {tmp_path}/python, with ENV_MODE=none." in result.stderr
+    assert result.stderr.count("\n") == 1
