@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from maxent_grpo._secrets import DiscreetParser
 from maxent_grpo.pipeline.arguments import read_max_prompt_chars
 from maxent_grpo.pipeline.evaluation.generation import BATCH_TOKENS
-from maxent_grpo.pipeline.secrets import DiscreetParser
 from maxent_grpo.pipeline.tasks.catalog import TASKS
 
 LARGEST_K = 64

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from maxent_grpo._secrets import hide_secrets, is_secret
 from maxent_grpo.pipeline.job_files import PROGRESS, STOP
 from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM, Place
-from maxent_grpo.pipeline.launch.environment import MARKER, MASK, build_environment, is_secret_name
+from maxent_grpo.pipeline.launch.environment import MARKER, MASK, build_environment
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
 from maxent_grpo.pipeline.launch.node import SWEEP
 from maxent_grpo.pipeline.launch.options import Options
@@ -273,7 +274,7 @@ class JobRunner:
             unfinished.replace(link)
 
     def _explain(self, error: LaunchError) -> None:
-        self._say(f"error: {error}", file=sys.stderr)
+        self._say(f"error: {self._mask(str(error))}", file=sys.stderr)
         if error.log is None:
             return
         with contextlib.suppress(OSError):
@@ -283,9 +284,9 @@ class JobRunner:
 
     def _mask(self, text: str) -> str:
         for name, value in self.given.items():
-            if is_secret_name(name) and len(value) > 4:
+            if is_secret(name, value) and len(value) > 4:
                 text = text.replace(value, MASK)
-        return text
+        return hide_secrets(text)
 
     def _say(self, text: str, file: TextIO | None = None) -> None:
         print(f"[{time.strftime('%T')}] {text}", file=file or sys.stdout, flush=True)

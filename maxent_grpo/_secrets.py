@@ -19,11 +19,11 @@ _SHAPE = (
     r"hf_(?!(?:hub_)?token\b)|(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|eyJ)[\w.-]{12,}|A(?:KI|SI)A[A-Z0-9]{12,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
-_VALUE = re.compile(rf"(?:^|[^\w./-])(?:{_SHAPE})|://[^/\s:@]*:[^/\s@]+@")
+_VALUE = re.compile(rf"(?:^|[^\w./-])(?:{_SHAPE})|:/+[^/\s:@]*:[^/\s@]+@")
 _HIDDEN = "(not repeated here)"
 _IN_TEXT = re.compile(rf"(?<![\w./-])(?:{_SHAPE})[^\s'\",;)}}\]]*")
-_IN_URL = re.compile(r"(://)[^/\s@'\"]+@")
-_FLAG = re.compile(r"(--?[\w-]+)(=|\s+)('[^']*'|\"[^\"]*\"|\S+)")
+_IN_URL = re.compile(r"(:/+)[^/\s@'\"]+@")  # a path of it has one slash
+_FLAG = re.compile(r"(--?[\w-]+)(=|\s+(?!--?[A-Za-z]))('[^']*'|\"[^\"]*\"|\S+)")
 _ASSIGNED = re.compile(r"([\w-]+)(['\"]?\s*[:=]\s*)('[^']*'|\"[^\"]*\"|[^\s,;)}\]]+)")
 SPECIAL_TOKENS = frozenset(f"{kind}_token" for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image"))
 
