@@ -81,7 +81,7 @@ def evaluate_model(model: str, options: argparse.Namespace, engine: str) -> tupl
 
     def judge_samples(samples: int, temperature: float) -> list[list[Verdict | None]]:
         sampling = Sampling(samples, temperature, options.max_new_tokens, options.seed, options.batch_prompts)
-        return subject.judge(sampler.sample_texts(texts, sampling))
+        return subject.judge(sampler.draw_samples(texts, sampling))
 
     figures: dict[str, Any] = {"prompt_format": "chat" if chat else "text"}
     if options.greedy:
