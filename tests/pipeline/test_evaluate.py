@@ -296,12 +296,26 @@ def test_vllm_that_is_missing_is_said_so(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--task", "countdown", "--temperature", "-1"], "--temperature >= 0, got -1.0"),
         (["--task", "countdown", "--dry-run"], "--lighteval with --dry-run"),
         (["--lighteval", ","], "benchmarks in --lighteval, got ','"),
+        (["--lighteval", "math_500,math_50"], "got 'math_50' (did you mean math_500?)."),
+        (["--lighteval", "gpqa:diamnd|0"], "got 'gpqa:diamnd|0' (did you mean gpqa:diamond?)."),
+        (["--lighteval", "nothing_like_it"], "Expected a task of LightEval 0.13, or --custom_tasks with a file of"),
+        (["--lighteval", "gsm8k|five"], "Expected TASK or TASK|EXAMPLES in --lighteval, got 'gsm8k|five'."),
+        (["--lighteval", "a|b|gsm8k|5"], "Expected TASK or TASK|EXAMPLES in --lighteval, got 'a|b|gsm8k|5'."),
     ],
 )
 def test_bad_options_are_named(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         evaluate.parse_options(["model", *flags])
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "tasks", ["math_500", "mmlu", "gsm8k|5", "lighteval|gpqa:diamond|0", "tiny:gsm8k", "aime24@k=4|0"]
+)
+def test_what_lighteval_knows_is_taken_and_with_a_file_of_ones_own_anything(tasks: str) -> None:
+    assert evaluate.parse_options(["model", "--lighteval", tasks]).lighteval == [tasks]
+    mine = evaluate.parse_options(["model", "--lighteval", "mine", "--custom_tasks", "mine.py"])
+    assert mine.lighteval == ["mine"]
 
 
 def test_a_dataset_without_the_reward_columns_is_named(demo: Job, tmp_path: Path) -> None:
