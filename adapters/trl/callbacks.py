@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import has_length
+from trl.models.utils import add_hooks, remove_hooks
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters.trl.rows import Rows, mask_tokens, sum_tokens
@@ -27,6 +28,9 @@ class LogitCheck(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Refuse a model that does more to its logits than is known."""
         self.trainer.expect_own_logits()
+        # These passes call the head otherwise than training does: what DeepSpeed has noted of them is no guide to it.
+        remove_hooks(self.trainer.model_wrapped)
+        add_hooks(self.trainer.model_wrapped)
 
 
 class ExactResume(TrainerCallback):  # type: ignore[misc]
