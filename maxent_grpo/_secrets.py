@@ -85,11 +85,11 @@ def hide_in_tracebacks() -> None:
 
 
 class DiscreetParser(argparse.ArgumentParser):
-    """A parser whose complaints do not repeat secrets."""
+    """A parser whose complaints are one line that repeats no secrets."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain as argparse does."""
-        super().error(hide_secrets(message))
+        """End with a line on stderr, and exit code 2."""
+        self.exit(2, f"{self.prog}: {hide_secrets(message)} (--help lists the flags)\n")
 
 
 def find_secret(value: Any, name: str) -> str | None:

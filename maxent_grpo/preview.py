@@ -187,7 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     default = MaxEntConfig()
     hide_in_tracebacks()
-    parser = DiscreetParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = DiscreetParser(
+        "maxent-preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("rollouts", type=Path, help="JSON lines, or parquet: one group or one completion per line")
     parser.add_argument("--tau", type=float, default=default.tau, help="τ to look at (%(default)s)")
     parser.add_argument("--beta", type=float, default=default.beta, help="β; above 0 needs ref_logps (%(default)s)")

@@ -70,6 +70,8 @@ def load_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: naming the model, if there is none.
     """
+    if is_missing_folder(model):
+        raise ValueError(f"Expected a model that can be read, got {model!r}: no such folder.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
     except (OSError, ValueError) as error:
@@ -79,14 +81,25 @@ def load_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def explain_missing_model(model: str, error: BaseException) -> str:
-    """Return why a model cannot be read: a folder that is not there is no matter of the Hub's."""
+def is_missing_folder(model: str) -> bool:
+    """Tell whether a model's name can only be a folder's, and there is none: no matter of the Hub's.
+
+    >>> is_missing_folder("runs/nothere"), is_missing_folder("/nothere"), is_missing_folder("nobody/knows")
+    (True, True, False)
+    """
     path = Path(model)
+    parts = len(path.parts)
+    local = (
+        path.is_absolute() or model.startswith((".", "runs/")) or parts > 2 or (parts == 2 and path.parent.is_dir())
+    )
+    return local and not path.exists()
+
+
+def explain_missing_model(model: str, error: BaseException) -> str:
+    """Return why a model cannot be read."""
     reason = (str(error).strip().splitlines() or [""])[0]
-    if path.is_dir():
-        reason = "the folder has no config.json" if not (path / "config.json").is_file() else reason
-    elif path.is_absolute() or model.startswith(".") or len(path.parts) > 2 or path.parent.is_dir():
-        reason = "no such folder"
+    if Path(model).is_dir():
+        reason = reason if (Path(model) / "config.json").is_file() else "the folder has no config.json"
     return f"Expected a model that can be read, got {model!r}: {reason}"
 
 

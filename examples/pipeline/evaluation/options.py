@@ -18,7 +18,10 @@ LARGEST_K = 64
 def parse_options(arguments: Sequence[str] | None, description: str | None = None) -> argparse.Namespace:
     """Return the options of the command line; end with a message that names an option where they do not fit."""
     parser = DiscreetParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        "evaluate.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="checkpoints: folders, or names on the Hub")
