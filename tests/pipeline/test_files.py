@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,11 @@ def run_both(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_demo_that_is_killed_at_any_time_goes_on(tmp_path: Path) -> None:
+def test_a_demo_that_is_killed_at_any_time_goes_on(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Every process is killed at another moment of its work; what is left then goes on to the end, with every row."""
+    record_property("cases", KILLS)
     context, chance = multiprocessing.get_context("forkserver"), random.Random(0)
     context.set_forkserver_preload(["maxent_grpo.pipeline.tiny.runs"])  # imports once, not for every process
     for _ in range(KILLS):
