@@ -12,7 +12,7 @@ ELSEWHERE := --ignore adapters/openrlhf --ignore tests/adapters/openrlhf --ignor
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest $(ELSEWHERE)
 NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-lighteval nightly-jobs nightly-openrlhf nightly-verl
 
-.PHONY: help setup demo test test-fast test-numerical test-openrlhf test-verl wheel rehearse venv-local conda-local nightly \
+.PHONY: help setup demo test test-fast test-numerical fuzz test-openrlhf test-verl wheel rehearse venv-local conda-local nightly \
 	$(NIGHTLY) bench study study-smoke lint types clean
 
 help:  ## list the targets
@@ -130,13 +130,19 @@ nightly: $(NIGHTLY) $(PRESETS:%=nightly-study-%)  ## what a change need not wait
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(ELSEWHERE) -q -n 2 --dist worksteal $*
-	@mkdir -p $(@D) && touch $@
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(ELSEWHERE) -q -n 2 --dist worksteal $* --figures $@.json
+	@touch $@
 
-nightly-kills: $(NIGHT)/kills  ## the demo and training, killed 40 times
+# What broke once, with ten times the examples of `make test`: benchmarks/results/fuzz.json has cases and seconds.
+FUZZ := tests/core/test_magnitudes.py tests/core/test_potential.py tests/core/test_loss.py tests/core/test_target.py \
+	tests/core/test_groups.py tests/pipeline/test_rewards.py tests/pipeline/tasks
+fuzz: $(INSTALLED)  ## numbers and answers at random, tenfold; figures in benchmarks/results/fuzz.json
+	HYPOTHESIS_PROFILE=tenfold $(BIN)/python -m pytest -q -n 2 -m hypothesis $(FUZZ) --figures benchmarks/results/fuzz.json
+
+nightly-kills: $(NIGHT)/kills  ## the demo and training, killed 40 times; figures beside it
 $(NIGHT)/kills: $(INSTALLED)
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q tests/pipeline/test_files.py tests/pipeline/test_train.py -k killed
-	@mkdir -p $(@D) && touch $@
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q tests/pipeline/test_files.py tests/pipeline/test_train.py -k killed --figures $@.json
+	@touch $@
 
 nightly-sets: $(SETS:%=$(NIGHT)/sets/%)  ## the numerical tests under every pair of instruction sets, of ATen and others
 $(NIGHT)/sets/%: $(INSTALLED)

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ PACKAGES = (
     " aenum==3.1.15"
 )
 """Without their dependencies, which are gigabytes that the graders do not use."""
+PACKAGES_HERE = ("math-verify", "latex2sympy2_extended", "sympy", "trl")
 
 
 def main() -> None:
@@ -48,7 +50,9 @@ def main() -> None:
     counts = {name: count_verdicts(rows, each) for name, each in verdicts.items()}
     print(write_table(counts))
     if not options.ours:
-        RESULTS.write_text(write_json({"pairs": len(rows), "packages": PACKAGES.split(), "counts": counts}))
+        here = [f"{name}=={metadata.version(name)}" for name in PACKAGES_HERE]
+        packages = {"ours, math-verify, TRL": here, "lighteval, verl": PACKAGES.split()}
+        RESULTS.write_text(write_json({"pairs": len(rows), "packages": packages, "counts": counts}))
 
 
 def load_rows() -> list[dict[str, str]]:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from _peer_environment import build_environment
 
-from maxent_grpo.pipeline.evaluation.options import BENCHMARKS
-
 ROOT = Path(__file__).parents[1]
 READER = Path(__file__).with_name("_lighteval_reader.py")
 RESULTS = ROOT / "benchmarks" / "results" / "lighteval.json"
+BENCHMARKS = ("math_500", "aime24", "aime25", "gsm8k", "gpqa:diamond", "gpqa:main", "mmlu_pro", "ifeval", "lcb")
 PACKAGES = ("lighteval==0.13.0",)
 
 
@@ -37,7 +36,7 @@ def main() -> None:
 
 
 def list_commands(backend: str) -> list[str]:
-    """Return the commands of all benchmarks that are known by name, as a dry run prints them."""
+    """Return the commands of the benchmarks as a dry run prints them."""
     command = [sys.executable, "examples/evaluate.py", "runs/one", "--lighteval", ",".join(BENCHMARKS), "--dry-run"]
     command += ["--backend", backend, "--temperature", "0.0", "--max_new_tokens", "64", "--output", "out"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()

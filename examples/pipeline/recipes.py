@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from trl import GRPOConfig
 
+from maxent_grpo._secrets import expect_no_secret
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.options import REFUSED
-from maxent_grpo.pipeline.secrets import expect_no_secret
 
 Flags = list[tuple[str, list[str]]]
 MAXENT_FIELDS = {field.name for field in dataclasses.fields(MaxEntGRPOConfig)} - {

@@ -28,7 +28,8 @@ MAY_IMPORT = {  # the longest name that a module's begins with decides
     "maxent_grpo": OBJECTIVE,
     **dict.fromkeys(HELPERS - {"torch"}, HELPERS),
     **dict.fromkeys(FUNCTIONS - HELPERS, FUNCTIONS),
-    "maxent_grpo.preview": OBJECTIVE | {"matplotlib", "maxent_grpo._rollout_files"},
+    "maxent_grpo.preview": OBJECTIVE | {"matplotlib", "maxent_grpo._rollout_files", "maxent_grpo._secrets"},
+    "maxent_grpo._secrets": set(),
     "maxent_grpo._rollout_files": OBJECTIVE | {"pyarrow"},
     "maxent_grpo.reference": {"numpy", "maxent_grpo.reference"},  # the oracle shares no code with what it judges
     "maxent_grpo.kernels": KERNELS,

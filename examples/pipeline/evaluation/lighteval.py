@@ -1,16 +1,45 @@
 """Benchmarks of LightEval as commands, one each: to read, to run, or to send to Slurm."""
 
 import argparse
+import difflib
+import json
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from maxent_grpo.pipeline.launch.submit import expect_submission, wrap_command
+
+TASKS: dict[str, list[str]] = json.loads(Path(__file__).with_name("lighteval_tasks.json").read_text())
+"""The subsets of each task of LightEval 0.13, as docs/tools/list_lighteval_tasks.py finds them; `*` is any."""
+
+
+def expect_tasks(benchmarks: Sequence[str]) -> None:
+    """Refuse benchmarks that LightEval does not know, which it would say in the job, hours later.
+
+    Args:
+        benchmarks: such as `math_500`, `gpqa:diamond`, `mmlu` for all its subsets, or `gsm8k|5`.
+
+    Raises:
+        ValueError: naming the benchmark, and one that is spelled alike.
+    """
+    for benchmark in benchmarks:
+        *suite, name, examples = benchmark.split("|") if "|" in benchmark else (benchmark, "0")
+        task, _, subset = name.partition("@")[0].partition(":")
+        subsets = TASKS.get(task)
+        if subsets is None or (subset and subset not in subsets and "*" not in subsets):
+            known = [":".join(filter(None, (each, part))) for each, parts in TASKS.items() for part in ("", *parts)]
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(
+                f"Expected a task of LightEval 0.13, or --custom_tasks with a file of your own, got {benchmark!r}"
+                + (f" (did you mean {near[0]}?)." if near else ".")
+            )
+        if len(suite) > 1 or not examples.isdecimal():
+            raise ValueError(f"Expected TASK or TASK|EXAMPLES in --lighteval, got {benchmark!r}.")
 
 
 def build_lighteval_command(

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from maxent_grpo._secrets import hide_in_tracebacks, hide_secrets
 from maxent_grpo.pipeline.launch.command import run_command_job
 from maxent_grpo.pipeline.launch.commands import build_sbatch_command
 from maxent_grpo.pipeline.launch.environment import build_environment, describe_environment
@@ -18,11 +19,12 @@ from maxent_grpo.pipeline.launch.submit import build_command_submission, submit_
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Submit, run or only plan a job, as the command line says; return the exit code."""
+    hide_in_tracebacks()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return launch(words, Path.cwd())
     except LaunchError as error:
-        print(f"slurm_train.sh: {error}", file=sys.stderr)
+        print(f"slurm_train.sh: {hide_secrets(str(error))}", file=sys.stderr)
         return int(error.code)
 
 

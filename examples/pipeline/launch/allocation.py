@@ -11,8 +11,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from maxent_grpo._secrets import hide_secrets
 from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM
-from maxent_grpo.pipeline.launch.environment import MARKER, MASK, build_environment, find_cache, is_secret_name
+from maxent_grpo.pipeline.launch.environment import MARKER, MASK, build_environment, find_cache, is_secret_variable
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
 from maxent_grpo.pipeline.launch.node import SWEEP
 from maxent_grpo.pipeline.launch.options import Options
@@ -152,7 +153,7 @@ class JobRunner(ABC):
         signal.signal(signal.SIGINT, cancel)
 
     def _explain(self, error: LaunchError) -> None:
-        self.say(f"error: {error}", file=sys.stderr)
+        self.say(f"error: {self._mask(str(error))}", file=sys.stderr)
         if error.log is None:
             return
         with contextlib.suppress(OSError):
@@ -162,9 +163,9 @@ class JobRunner(ABC):
 
     def _mask(self, text: str) -> str:
         for name, value in self.given.items():
-            if is_secret_name(name) and len(value) > 4:
+            if is_secret_variable(name, value) and len(value) > 4:
                 text = text.replace(value, MASK)
-        return text
+        return hide_secrets(text)
 
     def say(self, text: str, file: TextIO | None = None) -> None:
         print(f"[{time.strftime('%T')}] {text}", file=file or sys.stdout, flush=True)

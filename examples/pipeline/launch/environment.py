@@ -1,14 +1,14 @@
 """The environment of a job's processes: where downloads and caches go, and what is never shown."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
+
+from maxent_grpo._secrets import is_secret
 
 MARKER = "LAUNCH_JOB"
 """The variable that every process of a job inherits, and by which the sweep finds what is left."""
 
-SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 MASK = "<set, not shown>"
 
 
@@ -80,14 +80,16 @@ def describe_environment(variables: Mapping[str, str], given: Mapping[str, str],
     for name, value in sorted(variables.items()):
         text = value.replace(str(root), ".")
         shown = text.replace(home, "~") if home != os.sep else text
-        lines.append(f"{name}={MASK if is_secret_name(name) else shown}")
-    return lines + [f"{name}={MASK}" for name in sorted(given) if is_secret_name(name) and given[name]]
+        lines.append(f"{name}={MASK if is_secret_variable(name, value) else shown}")
+    return lines + [
+        f"{name}={MASK}" for name, value in sorted(given.items()) if value and is_secret_variable(name, value)
+    ]
 
 
-def is_secret_name(name: str) -> bool:
-    """Tell whether a variable's value is not to be shown.
+def is_secret_variable(name: str, value: str) -> bool:
+    """Tell whether a variable's value is not to be shown; every shell has one named PWD, which is its folder.
 
-    >>> [is_secret_name(name) for name in ("HF_TOKEN", "WANDB_API_KEY", "HF_TOKEN_PATH", "TOKENIZERS_PARALLELISM")]
+    >>> [is_secret_variable(name, "/x") for name in ("HF_TOKEN", "WANDB_API_KEY", "HF_TOKEN_PATH", "PWD")]
     [True, True, False, False]
     """
-    return SECRET.search(name) is not None and not name.endswith(("_PATH", "_FILE", "_DIR"))
+    return name not in ("PWD", "OLDPWD") and is_secret(name, value)

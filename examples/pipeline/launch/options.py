@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from maxent_grpo._secrets import expect_no_secret_flags
 from maxent_grpo.pipeline.launch.errors import LaunchError
 from maxent_grpo.pipeline.recipes import parse_flags
-from maxent_grpo.pipeline.secrets import expect_no_secret_flags
 
 TEXTS = ("--args", "--sbatch", "--vllm-args", "--command")
 """Flags whose value is a command line of its own, and so may begin with dashes."""

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from maxent_grpo import MaxEntConfig
-from maxent_grpo.pipeline.secrets import DiscreetParser
+from maxent_grpo._secrets import DiscreetParser
 from maxent_grpo.pipeline.tasks.catalog import list_problems
 from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, NAME
 

@@ -19,11 +19,11 @@ _SHAPE = (
     r"hf_(?!(?:hub_)?token\b)|(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|eyJ)[\w.-]{12,}|A(?:KI|SI)A[A-Z0-9]{12,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
-_VALUE = re.compile(rf"(?:^|[^\w./-])(?:{_SHAPE})|://[^/\s:@]*:[^/\s@]+@")
+_VALUE = re.compile(rf"(?:^|[^\w./-])(?:{_SHAPE})|:/+[^/\s:@]*:[^/\s@]+@")
 _HIDDEN = "(not repeated here)"
 _IN_TEXT = re.compile(rf"(?<![\w./-])(?:{_SHAPE})[^\s'\",;)}}\]]*")
-_IN_URL = re.compile(r"(://)[^/\s@'\"]+@")
-_FLAG = re.compile(r"(--?[\w-]+)(=|\s+)('[^']*'|\"[^\"]*\"|\S+)")
+_IN_URL = re.compile(r"(:/+)[^/\s@'\"]+@")  # a path of it has one slash
+_FLAG = re.compile(r"(--?[\w-]+)(=|\s+(?!--?[A-Za-z]))('[^']*'|\"[^\"]*\"|\S+)")
 _ASSIGNED = re.compile(r"([\w-]+)(['\"]?\s*[:=]\s*)('[^']*'|\"[^\"]*\"|[^\s,;)}\]]+)")
 SPECIAL_TOKENS = frozenset(f"{kind}_token" for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image"))
 
@@ -85,11 +85,11 @@ def hide_in_tracebacks() -> None:
 
 
 class DiscreetParser(argparse.ArgumentParser):
-    """A parser whose complaints do not repeat secrets."""
+    """A parser whose complaints are one line that repeats no secrets."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain as argparse does."""
-        super().error(hide_secrets(message))
+        """End with a line on stderr, and exit code 2."""
+        self.exit(2, f"{self.prog}: {hide_secrets(message)} (--help lists the flags)\n")
 
 
 def find_secret(value: Any, name: str) -> str | None:
