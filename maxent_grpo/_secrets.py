@@ -18,8 +18,8 @@ _NAME = re.compile(
 )
 _SHAPE = (
     r"hf_(?!(?:hub_)?token\b)|A(?:KI|SI)A[A-Z0-9]{12,}|-----BEGIN [A-Z ]*PRIVATE KEY"
-    r"|(?:Bearer|Basic) (?=[\w.~+/=-]{12})|(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|eyJ|AIza|npm_|pypi-|ya29\."
-    r"|r8_|gsk_|wandb_v\d_|dckr_pat_|SG\.)[\w.-]{12,}"
+    r"|(?:Bearer|Basic) (?=[\w.~+/=-]{12})|(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|eyJ|AIza|npm_|pypi-"
+    r"|ya29\.|r8_|gsk_|wandb_v\d_|dckr_pat_|SG\.)[\w.-]{12,}"
 )
 _VALUE = re.compile(rf"(?:^|[^\w./-])(?:{_SHAPE})|:/+[^/\s:@]*:[^/\s@]+@")
 _HIDDEN = "(not repeated here)"

@@ -89,6 +89,18 @@ MISTAKES = [
     Mistake("YAML that is nested without end", "python examples/train.py --config deep.yaml", {}, {
         "deep.yaml": b"a: " + b"[" * 3000,
     }),
+    Mistake("YAML whose aliases double in every line", "python examples/train.py --config bomb.yaml", {}, {
+        "bomb.yaml": b"a: &a [x, x]\n"
+        + b"".join(b"%c: &%c [*%c, *%c]\n" % (n, n, n - 1, n - 1) for n in range(98, 123)),
+    }),
+    Mistake("no recipe", "python examples/train.py"),
+    Mistake("a folder of data that is not there", TRAIN, {"dataset_name": "./data"}),
+    Mistake("data in a format that is not read", TRAIN, {"dataset_name": "rows.tsv"}, {"rows.tsv": b"prompt\tsolution\n"}),
+    train_on(
+        "fewer prompts than one rollout takes, without those that have no solution",
+        *({"prompt": f"{n} + 1", "solution": "" if n % 2 else str(n + 1)} for n in range(40)),
+    ),
+    Mistake("a checkpoint that is no folder of one", f"{TRAIN} --resume_from_checkpoint ."),
     Mistake("a login in the recipe", TRAIN, {"hub_token": "hf_abcdef"}),
     Mistake("an output folder under a file", f"{TRAIN} --output_dir recipe.yaml/run"),
     Mistake("a reward that nobody has registered", TRAIN, {"reward_funcs": ["count_down"]}),
