@@ -82,6 +82,11 @@ MISTAKES = [
     Mistake("a learning rate below 0, in the recipe", TRAIN, {"learning_rate": -1.0}),
     Mistake("a τ below 0, as a flag", f"{TRAIN} --maxent_tau -1"),
     Mistake("a τ that float32 does not hold", f"{TRAIN} --maxent_tau 1e39"),
+    Mistake("a clip below 0", f"{TRAIN} --epsilon -1"),
+    Mistake("a share of the tokens above 1", f"{TRAIN} --top_p 2"),
+    Mistake("a seed below 0", f"{TRAIN} --seed -1"),
+    Mistake("an endless temperature", f"{EVALUATE} model --task countdown --temperature inf"),
+    Mistake("no steps", "python examples/quickstart.py --steps 0"),
     Mistake("seven samples per prompt in batches of 256", f"{TRAIN} --num_generations 7"),
     Mistake("YAML that contains itself", "python examples/train.py --config own.yaml", {}, {
         "own.yaml": b"model_init_kwargs: &a {inside: *a}\n",
@@ -95,7 +100,7 @@ MISTAKES = [
     }),
     Mistake("no recipe", "python examples/train.py"),
     Mistake("a folder of data that is not there", TRAIN, {"dataset_name": "./data"}),
-    Mistake("data in a format that is not read", TRAIN, {"dataset_name": "rows.tsv"}, {"rows.tsv": b"prompt\tsolution\n"}),
+    Mistake("data in a format that is not read", TRAIN, {"dataset_name": "rows.tsv"}, {"rows.tsv": b"prompt"}),
     train_on(
         "fewer prompts than one rollout takes, without those that have no solution",
         *({"prompt": f"{n} + 1", "solution": "" if n % 2 else str(n + 1)} for n in range(40)),
