@@ -45,7 +45,8 @@ def is_secret(name: str, value: Any) -> bool:
 
 
 def _is_named(name: str) -> bool:
-    return _NAME.search(name) is not None and name.lower() not in SPECIAL_TOKENS
+    # A shell's PWD is the working directory, which complaints about files are to show.
+    return _NAME.search(name) is not None and name.lower() not in SPECIAL_TOKENS and name != "PWD"
 
 
 def show_field(name: str, value: Any) -> str:

@@ -104,6 +104,11 @@ def test_other_values_are_shown(name: str) -> None:
     assert not is_secret("token", True)  # asks for the login that is stored
 
 
+def test_the_working_directory_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/home/me/project")
+    assert hide_secrets("no /home/me/project/rows.jsonl") == "no /home/me/project/rows.jsonl"
+
+
 def test_what_the_environment_holds_is_hidden_wherever_it_turns_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", f"{CANARY}-from-outside")
     assert hide_secrets(f"403 for user:{CANARY}-from-outside") == "403 for user:(not repeated here)"
