@@ -13,6 +13,7 @@
 Training and evaluation call by these functions, whatever the framework.
 """
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import expect, expect_shape
+from maxent_grpo._checks import expect, expect_shape, show
 from maxent_grpo.config import MaxEntConfig
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def _read_reward(reward: Any, name: str) -> float:
             return float(reward)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass
-    raise ValueError(f"Expected rewards to be numbers or None, got {name}={reward!r}.")
+    raise ValueError(f"Expected rewards to be numbers or None, got {name}={show(reward)}.")
 
 
 def call_reward_function(function: Callable[..., Any], columns: Mapping[str, Any], name: str | None = None) -> Tensor:
@@ -75,7 +76,10 @@ def call_reward_function(function: Callable[..., Any], columns: Mapping[str, Any
         ValueError: naming the function, on another number of rewards or entries that are none. Infinities are refused
             by `weigh_rewards`, on all ranks alike and only where the function counts.
     """
-    return _check_rewards(function(**columns), len(columns["completions"]), name or name_function(function))
+    rewards = function(**columns)
+    if inspect.iscoroutine(rewards):
+        rewards = asyncio.run(rewards)
+    return _check_rewards(rewards, len(columns["completions"]), name or name_function(function))
 
 
 def _check_rewards(rewards: Any, candidates: int, name: str) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import expect, expect_in, expect_mask, expect_tensor
+from maxent_grpo._checks import expect, expect_in, expect_mask, expect_tensor, show
 
 
 def pad_groups(flat: Tensor, group_sizes: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def _read_sizes(group_sizes: Tensor | Sequence[int], device: torch.device) -> Te
     try:
         sizes = torch.as_tensor(group_sizes, device=device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise ValueError(f"Expected {expectation}, got group_sizes={group_sizes!r}.") from None
+        raise ValueError(f"Expected {expectation}, got group_sizes={show(group_sizes)}.") from None
     whole = sizes.numel() == 0 or not (sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool)
     listed = sizes.tolist()
     expect(whole and sizes.ndim == 1 and all(size >= 0 for size in listed), expectation, group_sizes=listed)

@@ -28,9 +28,10 @@ def find_checkpoint(args: Any) -> str | None:
     if name not in ("last", "true", "True"):
         damage = find_damaged_file(Path(name))
         if damage is not None:
+            advice = "; delete the folder, or name another" if _NAME.fullmatch(Path(name).name) else ""
             raise ValueError(
                 f"Expected a whole checkpoint, or last, got resume_from_checkpoint={name!r} without a readable "
-                f"{damage}; delete the folder, or name another."
+                f"{damage}{advice}."
             )
         return str(name)
     for checkpoint in _list_checkpoints(Path(args.output_dir)):
@@ -61,6 +62,7 @@ def describe_settings(args: Any) -> dict[str, Any]:
     return {name: value for name, value in sorted(args.to_dict().items()) if _LEARNS.match(name)}
 
 
+_NAME = re.compile(r"checkpoint-(\d+)")
 SETTINGS = "maxent_settings.json"
 FILES = "maxent_files.json"
 _LEARNS = re.compile(
@@ -113,7 +115,7 @@ def _list_changed(checkpoint: Path) -> Iterator[str]:
 
 
 def _list_checkpoints(folder: Path) -> list[Path]:
-    matches = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    matches = {path: _NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
     steps = {path: int(match[1]) for path, match in matches.items() if match and path.is_dir()}
     return sorted(steps, key=steps.__getitem__, reverse=True)
 

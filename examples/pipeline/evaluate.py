@@ -142,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (run_lighteval if options.lighteval is not None else run_evaluation)(options, console)
     except ValueError as error:
         raise SystemExit(f"evaluate.py: {hide_secrets(str(error))}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("evaluate.py: interrupted. The report holds the models that were done.") from None
     except OSError as error:
         if line := describe_full_disk(error):
             raise SystemExit(f"evaluate.py: {line}") from error

@@ -58,6 +58,8 @@ def parse_run(arguments: Sequence[str]) -> Run:
     expect_no_secret_flags(flags)
     # The recipe depends on the task where either has a file of its own, and the task on the recipe that is read.
     path, flags = _take_config(flags)
+    if path is None and not flags:
+        raise ValueError("command line: Expected --config RECIPE.yaml (--help lists the rest), got nothing.")
     task = next((values[0] for name, values in reversed(flags) if name == "task" and values), None)
     recipe: dict[str, Any] = {}
     if path is not None:

@@ -187,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer = build_trainer(run)
     except ValueError as error:
         raise SystemExit(f"train.py: {hide_secrets(str(error))}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("train.py: interrupted before the first step.") from None
     run_training(trainer, checkpoint)
 
 

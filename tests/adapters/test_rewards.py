@@ -109,6 +109,7 @@ def test_a_held_function_keeps_its_name_and_may_be_async() -> None:
     held = hold_to_contract(judge)
     assert (held.__name__, hold_to_contract(functools.partial(give_rewards)).__name__) == ("judge", "give_rewards")
     torch.testing.assert_close(torch.tensor(asyncio.run(held(**ASKED))), READ, equal_nan=True)
+    torch.testing.assert_close(call_reward_function(judge, ASKED), READ, equal_nan=True)
     model = torch.nn.Linear(1, 1)
     assert (hold_to_contract(model), hold_to_contract("org/model")) == (model, "org/model")
 

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from maxent_grpo.pipeline import files
+from maxent_grpo.pipeline import evaluate, files
+from maxent_grpo.pipeline import train as trainer
 from maxent_grpo.pipeline.tiny import demo
 from maxent_grpo.pipeline.tiny.jobs import run_jobs
 from maxent_grpo.pipeline.tiny.model import build_model
@@ -175,6 +177,38 @@ def test_a_full_disk_is_one_line(error: Exception, tmp_path: Path, monkeypatch: 
         with pytest.raises(SystemExit, match=r"^quickstart\.py: Expected room on the disk, got: "):
             demo.main([*SMALL, "--output", str(tmp_path / "run")])
     assert files.describe_full_disk(RuntimeError("shapes do not match")) is None
+
+
+@pytest.mark.parametrize("name", ["parse_run", "build_trainer", "run_training"])
+def test_ctrl_c_ends_training_with_a_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Run:
+        """One whose trainer is interrupted."""
+
+        args, where = SimpleNamespace(process_index=0), "recipe.yaml"
+        script = SimpleNamespace(preflight_only=False)
+        training = SimpleNamespace(output_dir=".", resume_from_checkpoint=None)
+        add_callback = staticmethod(ignore)
+
+        def train(self, **_: object) -> None:
+            raise KeyboardInterrupt
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "add_job_files", ignore)
+    for each in ("parse_run", "build_trainer"):
+        monkeypatch.setattr(trainer, each, interrupt if each == name else lambda *_: Run())
+    with pytest.raises(SystemExit, match=r"^train\.py: interrupted[^\n]*\.$"):
+        trainer.main(["--config", "recipe.yaml"])
+
+
+def test_ctrl_c_ends_an_evaluation_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "run_evaluation", interrupt)
+    with pytest.raises(SystemExit, match=r"^evaluate\.py: interrupted[^\n]*\.$"):
+        evaluate.main(["model", "--task", "countdown"])
 
 
 def complain(job: str, report: Any, stopped: Any) -> None:

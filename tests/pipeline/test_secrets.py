@@ -24,6 +24,16 @@ ROOT = Path(__file__).parents[2]
 CANARY = "c4n4ry"
 NAMES = ["wandb_key", "passwd", "auth", "access_key", "api-key", "AWS_SECRET_ACCESS_KEY", "password", "hub_tok"]
 NAMES += ["WANDB_API_KEY", "pwd", "client-secret", "apikey", "passphrase", "http_auth", "ssh_key", "OPENAI_KEY"]
+NAMES += [
+    "client_secret_value",
+    "passcode",
+    "github_pat",
+    "db-pass",
+    "Authorization",
+    "cookie",
+    "accessKeyId",
+    "privateKey",
+]
 SHAPES = [
     f"hf_{CANARY}",
     f"sk-proj-{CANARY}0123456789",
@@ -35,7 +45,17 @@ SHAPES = [
     f"https://me:{CANARY}@host/data.jsonl",
     f"s3://{CANARY}:{CANARY}@bucket",
     f"eyJ{CANARY}0123456789.eyJ",
+    *[
+        f"{prefix}{CANARY}0123456789abcdef"
+        for prefix in ("AIza", "npm_", "pypi-", "ya29.", "r8_", "gsk_", "wandb_v1_", "dckr_pat_", "SG.", "sk-ant-")
+    ],
 ]
+IN_TEXT = [
+    f"Authorization: Bearer {CANARY}0123456789",
+    f"https://host/x?a=1&token={CANARY}&b=2",
+    f"token => {CANARY}",
+]
+IN_TEXT += [f"Basic {CANARY}0123456789==", f"--config --token {CANARY}", f"https:/me:{CANARY}@host/x"]
 HARMLESS = {
     "eos_token": "</s>",
     "key_func": "final_answer",
@@ -46,6 +66,10 @@ HARMLESS = {
     "dataset_name": "org/sk-learn",
     "monkey": "x",
     "output_dir": "runs/hf_cache",
+    "pass_k": "4",
+    "bypass": "x",
+    "pattern": "x",
+    "cookiecutter": "x",
 }
 
 
@@ -68,11 +92,21 @@ def test_a_value_is_secret_by_its_shape(value: str) -> None:
         assert not leaks(hide_secrets(text)), hide_secrets(text)
 
 
+@pytest.mark.parametrize("text", IN_TEXT)
+def test_a_value_is_found_in_the_middle_of_a_text(text: str) -> None:
+    assert not leaks(hide_secrets(text)), hide_secrets(text)
+
+
 @pytest.mark.parametrize("name", HARMLESS)
 def test_other_values_are_shown(name: str) -> None:
     assert not is_secret(name, HARMLESS[name])
     assert hide_secrets(f"--{name} {HARMLESS[name]}") == f"--{name} {HARMLESS[name]}"
     assert not is_secret("token", True)  # asks for the login that is stored
+
+
+def test_the_working_directory_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/home/me/project")
+    assert hide_secrets("no /home/me/project/rows.jsonl") == "no /home/me/project/rows.jsonl"
 
 
 def test_what_the_environment_holds_is_hidden_wherever_it_turns_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,11 @@ MISTAKES = [
     Mistake("a learning rate below 0, in the recipe", TRAIN, {"learning_rate": -1.0}),
     Mistake("a τ below 0, as a flag", f"{TRAIN} --maxent_tau -1"),
     Mistake("a τ that float32 does not hold", f"{TRAIN} --maxent_tau 1e39"),
+    Mistake("a clip below 0", f"{TRAIN} --epsilon -1"),
+    Mistake("a share of the tokens above 1", f"{TRAIN} --top_p 2"),
+    Mistake("a seed below 0", f"{TRAIN} --seed -1"),
+    Mistake("an endless temperature", f"{EVALUATE} model --task countdown --temperature inf"),
+    Mistake("no steps", "python examples/quickstart.py --steps 0"),
     Mistake("seven samples per prompt in batches of 256", f"{TRAIN} --num_generations 7"),
     Mistake("YAML that contains itself", "python examples/train.py --config own.yaml", {}, {
         "own.yaml": b"model_init_kwargs: &a {inside: *a}\n",
@@ -89,6 +94,18 @@ MISTAKES = [
     Mistake("YAML that is nested without end", "python examples/train.py --config deep.yaml", {}, {
         "deep.yaml": b"a: " + b"[" * 3000,
     }),
+    Mistake("YAML whose aliases double in every line", "python examples/train.py --config bomb.yaml", {}, {
+        "bomb.yaml": b"a: &a [x, x]\n"
+        + b"".join(b"%c: &%c [*%c, *%c]\n" % (n, n, n - 1, n - 1) for n in range(98, 123)),
+    }),
+    Mistake("no recipe", "python examples/train.py"),
+    Mistake("a folder of data that is not there", TRAIN, {"dataset_name": "./data"}),
+    Mistake("data in a format that is not read", TRAIN, {"dataset_name": "rows.tsv"}, {"rows.tsv": b"prompt"}),
+    train_on(
+        "fewer prompts than one rollout takes, without those that have no solution",
+        *({"prompt": f"{n} + 1", "solution": "" if n % 2 else str(n + 1)} for n in range(40)),
+    ),
+    Mistake("a checkpoint that is no folder of one", f"{TRAIN} --resume_from_checkpoint ."),
     Mistake("a login in the recipe", TRAIN, {"hub_token": "hf_abcdef"}),
     Mistake("an output folder under a file", f"{TRAIN} --output_dir recipe.yaml/run"),
     Mistake("a reward that nobody has registered", TRAIN, {"reward_funcs": ["count_down"]}),

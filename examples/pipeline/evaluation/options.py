@@ -1,6 +1,7 @@
 """The command line of `evaluate.py`."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,8 +88,12 @@ def _expect_options(parser: argparse.ArgumentParser, options: argparse.Namespace
     for name in ("samples", "max_new_tokens", "prompts", "batch_prompts", "max_prompt_chars"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"Expected --{name} >= 1, got {getattr(options, name)}.")
-    if options.temperature is not None and not options.temperature >= 0:
-        parser.error(f"Expected --temperature >= 0, got {options.temperature}.")
+    if options.temperature is not None and not 0 <= options.temperature < math.inf:
+        parser.error(f"Expected --temperature >= 0 and finite, got {options.temperature}.")
+    if not math.isfinite(options.right):
+        parser.error(f"Expected --right to be finite, got {options.right}.")
+    if not 0 <= options.seed < 2**63:
+        parser.error(f"Expected --seed >= 0, got {options.seed}.")
     if sum(choice is not None for choice in (options.task, options.dataset, options.lighteval)) != 1:
         parser.error("Expected one of --task, --dataset and --lighteval.")
     if options.lighteval and options.custom_tasks is None:

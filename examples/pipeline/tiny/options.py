@@ -20,7 +20,10 @@ AT_LEAST = {
 def parse_options(arguments: list[str] | None, description: str | None) -> argparse.Namespace:
     """Return the options of the command line; end with a message on one that some worker would stumble over."""
     parser = DiscreetParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        "quickstart.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     published, diverse = MaxEntConfig(), MaxEntConfig.diverse()
     add = parser.add_argument
