@@ -1,9 +1,12 @@
 """What examples/openrlhf shows is a command line that trains: OpenRLHF's parser and ours accept it."""
 
+import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from maxent_grpo import MaxEntConfig
@@ -46,5 +49,25 @@ def test_the_launch_script_is_accepted_with_the_measured_recipe(tmp_path: Path) 
     ]
     assert words[:2] == ["-m", "maxent_grpo.adapters.openrlhf"]
     method = read_whole_command(words[2:]).maxent
-    assert method.config == MaxEntConfig.diverse(max_length=2048, beta=0.04)
+    assert method.config == replace(MaxEntConfig.diverse(max_length=2048), beta=0.04)
     assert method.key_file == str(EXAMPLES / "math_reward.py")
+
+
+def test_the_math_reward_and_its_keys_need_nothing_that_is_not_here() -> None:
+    functions = runpy.run_path(str(EXAMPLES / "math_reward.py"))
+    prompt, label = "What is a half? ", r"\boxed{\frac{1}{2}}"
+    completions = [r"\boxed{0.5}", r"\boxed{\frac12}", r"\boxed{2}", "no answer"]
+    queries, prompts = [prompt + completion for completion in completions], [prompt] * 4
+    rewards = [functions["reward_func"]([query], [prompt], [label])["rewards"] for query in queries]
+    assert rewards == [1.0, 1.0, 0.0, 0.0]
+    assert functions["key_func"](queries, prompts, [label] * 4) == ["0.5", r"\frac{1}{2}", "2", None]
+
+
+def test_the_countdown_reward_and_its_keys_need_nothing_that_is_not_here() -> None:
+    functions = runpy.run_path(str(EXAMPLES / "countdown_reward.py"))
+    label = json.dumps({"numbers": [2, 3, 5], "target": 16})
+    queries = [r"p \boxed{(3+5)*2}", r"p \boxed{2*(5+3)}", r"p \boxed{3+5+2}"]
+    rewards = [functions["reward_func"]([query], ["p "], [label])["rewards"] for query in queries]
+    assert rewards == [1.0, 1.0, 0.0]
+    one, other, wrong = functions["key_func"](queries, ["p "] * 3, [label] * 3)
+    assert one == other != wrong
