@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.peers
+SPHINX := $(VENV)/.sphinx
 TYPES := build/types
 WHEEL := tests/package/test_install.py
 # What runs in an environment of its own, and is not to be collected in this one.
@@ -12,7 +13,7 @@ ELSEWHERE := --ignore adapters/openrlhf --ignore tests/adapters/openrlhf --ignor
 PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest $(ELSEWHERE)
 NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs nightly-openrlhf nightly-verl
 
-.PHONY: help setup demo test test-fast test-numerical test-openrlhf test-verl wheel rehearse venv-local conda-local nightly \
+.PHONY: help setup docs demo test test-fast test-numerical test-openrlhf test-verl wheel rehearse venv-local conda-local nightly \
 	$(NIGHTLY) bench study study-smoke lint types clean
 
 help:  ## list the targets
@@ -27,6 +28,13 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable ".[pipeline,triton,test,dev]"
 	$(BIN)/pip install --quiet --no-build-isolation deepspeed==0.19.8
+	touch $@
+
+docs: $(SPHINX)  ## the documentation site, in _build/html; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going --quiet -b html docs _build/html
+
+$(SPHINX): docs/requirements.txt $(INSTALLED)
+	$(BIN)/pip install --quiet --requirement docs/requirements.txt
 	touch $@
 
 demo: $(INSTALLED)  ## train a small model on Countdown with Dr.GRPO and MaxEnt-GRPO, on a CPU; results in runs/demo
@@ -196,4 +204,4 @@ types: $(INSTALLED)  ## mypy --strict on the package, the adapters and the pipel
 	MYPYPATH=$(TYPES) $(BIN)/mypy --config-file pyproject.toml -p maxent_grpo
 
 clean:  ## remove the environment, builds and runs
-	rm -rf $(VENV) $(OPENRLHF) build dist runs *.egg-info
+	rm -rf $(VENV) $(OPENRLHF) _build build dist runs *.egg-info
