@@ -76,7 +76,8 @@ Differences from Dr.GRPO in points, at equal accuracy (mean@8), with 95 % interv
 {format_table(["your task", "take", *FIGURES, "at mean@8", "preset"], rows, text_columns=(0, 1, 6))}
 
 On the third row RAFT, TPO and xDr.GRPO do as well as `diverse()`. The study chose these learning rates on Countdown:
-{chosen}. [What the study says](results.md) has all methods, [how it was made](diversity.md) the presets.
+{chosen}. [What the study says](../benchmarks/diversity/RESULTS.md) has all methods, [the study](diversity.md) the
+presets.
 """
 
 
@@ -162,9 +163,9 @@ sampling temperature of 1:
 
 {format_table(["method", *head], study)}
 
-At k = 8 both keep more than Dr.GRPO. **At k = 64 every method has lost to the model it started from**, the warm start:
-training moves probability to what was sampled. `diverse()` loses less than Dr.GRPO. The demo's models, one seed, say the
-same:
+At k = 8 both keep more than Dr.GRPO. **At k = 64 every method has lost to the model it started from**, the warm
+start: training moves probability to what was sampled. `diverse()` loses less than Dr.GRPO. The demo's models, one
+seed, say the same:
 
 {format_table(["model", *head], single)}
 """

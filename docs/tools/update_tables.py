@@ -172,8 +172,8 @@ def write_step_section() -> str:
     shape, seconds = result["shape"], result["GRPOTrainer, dr_grpo: seconds a step, median"]
     return f"""
 An optimizer step of the trainer for TRL, as a multiple of the same step of TRL's `GRPOTrainer` with
-`loss_type="dr_grpo"` ({seconds:.2f} seconds). Medians with 95 % intervals. A CPU, {shape["parameters"]:,} parameters, a vocabulary of
-{shape["vocabulary"]:,}, sampling not counted ([JSON](../benchmarks/results/trainer_step.json)).
+`loss_type="dr_grpo"` ({seconds:.2f} seconds). Medians with 95 % intervals. A CPU, {shape["parameters"]:,} parameters,
+a vocabulary of {shape["vocabulary"]:,}, sampling not counted ([JSON](../benchmarks/results/trainer_step.json)).
 
 {format_table(["settings", "time of a step"], rows)}
 """
