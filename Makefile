@@ -14,7 +14,7 @@ PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -
 NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs nightly-openrlhf nightly-verl
 
 .PHONY: help setup docs demo test test-fast test-numerical test-openrlhf test-verl wheel rehearse venv-local conda-local nightly \
-	$(NIGHTLY) bench study study-smoke lint types clean
+	$(NIGHTLY) newest-trl newest-transformers newest-openrlhf newest-verl bench study study-smoke lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -174,6 +174,21 @@ nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 
 nightly-graders: $(INSTALLED)  ## the table of answers, judged by ours and by the graders of other libraries
 	$(BIN)/python benchmarks/graders.py
+
+# The newest releases, over what the tests pin, so in environments to throw away. Adapters refuse versions that they
+# were not tested with; here they are let through, which is how one sees what breaks.
+NEWEST := PYTHONPATH=tests
+newest-trl newest-transformers: newest-%: $(INSTALLED)
+	$(BIN)/pip install --quiet --upgrade $*
+	$(NEWEST) $(BIN)/python -m pytest -q -p support.any_version tests/adapters/trl $(ARGS)
+
+newest-openrlhf: $(OPENRLHF)/.installed
+	$(OPENRLHF_PIP) --python $(OPENRLHF)/bin/python install --quiet --no-deps --upgrade openrlhf
+	$(NEWEST) $(OPENRLHF)/bin/python -m pytest -q -p support.any_version $(OPENRLHF_TESTS) $(ARGS)
+
+newest-verl: $(VERL_LAYER)/.complete
+	$(VERL_LAYER)/bin/pip install --quiet --no-deps --upgrade verl
+	$(NEWEST) $(VERL_LAYER)/bin/python -m pytest -q -p support.any_version -o addopts="--import-mode=importlib" $(VERL) $(ARGS)
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
