@@ -43,8 +43,8 @@ Differences in points, with 95 % intervals over {seeds} fresh seeds, at equal ac
 temperature where *mean@8*, the chance that one sample is right, is {" and ".join(levels.values())}.
 *coverage@8* is the share of a problem's right answers that 8 samples find, *pass@8* the chance that they hold one,
 *best mean@8* the highest accuracy at any sampling temperature.
-Models of 0.3 million parameters, no pretrained one yet. [All results](benchmarks/diversity/RESULTS.md), and
-[other tables](docs/measured.md): the demo, recipes on a CPU, [kernels against their peers](docs/kernels.md).
+Models of 0.3 million parameters, no pretrained one yet. [All results](benchmarks/diversity/RESULTS.md), [the demo and
+the recipes](docs/measured.md), [kernels against their peers](docs/kernels.md).
 
 {format_table(head, rows, text_columns=(0, 1))}
 """
