@@ -73,7 +73,7 @@ Differences from Dr.GRPO in points, at equal accuracy (mean@8), with 95 % interv
 *coverage@8* is the share of a problem's right answers that 8 samples find, *pass@8* the chance that they hold one,
 *best mean@8* the highest accuracy at any sampling temperature. n: seeds that reach the level, where not all do.
 
-{format_table(["your task", "take", *FIGURES, "at mean@8", "preset"], rows, text_columns=(0, 1, 6))}
+{format_table(["your task", "take", *FIGURES, "study, mean@8"], rows, text_columns=(0, 1, 5))}
 
 On the third row RAFT, TPO and xDr.GRPO do as well as `diverse()`. The study chose these learning rates on Countdown:
 {chosen}. [What the study says](../benchmarks/diversity/RESULTS.md) has all methods, [the study](diversity.md) the
@@ -87,8 +87,9 @@ def _write_choice(task: str, choice: str, study: str, arm: str) -> list[str]:
     at = choose_level(result, (arm, "dr_grpo"))
     seeds = len(result["arms"][arm]["per_seed"])
     names = (f"coverage@8 at {at}", f"pass@8 at {at}", "best mean@8")
-    cells = [format_difference(pair_seeds(result, arm, "dr_grpo", name), seeds) for name in names]
-    return [task, choice, *cells, f"{result['levels'][at]:.3f}", f"`{study}`"]
+    differences = [format_difference(pair_seeds(result, arm, "dr_grpo", name), seeds) for name in names]
+    cells = [difference.replace(" [", "<br>[") for difference in differences]
+    return [task, choice, *cells, f"`{study}`, {result['levels'][at]:.3f}"]
 
 
 def pair_seeds(result: Summary, first: str, second: str, name: str) -> Summary:
@@ -113,12 +114,12 @@ def write_keys_section() -> str:
     """Return what keys are worth where texts never repeat."""
     noted = load_study("noted")
     rows = [_write_choice(noted["arms"][arm]["name"], "", "noted", arm) for arm in (RECIPE, "answer_keys")]
-    cells = [[row[0], *row[2:-1]] for row in rows]
+    cells = [[row[0], *row[2:]] for row in rows]
     return f"""
 In the preset `noted` of the [study](diversity.md), two random numbers stand behind each answer, so that hardly two
 texts are equal. Differences from Dr.GRPO in points, at equal accuracy:
 
-{format_table(["method", *FIGURES, "at mean@8"], cells)}
+{format_table(["method", *FIGURES, "study, mean@8"], cells)}
 """
 
 
