@@ -23,7 +23,11 @@ TRACKED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=T
 PAGES = sorted(TRACKED.splitlines())
 FENCE = re.compile(r"((?:<!-- .*? -->\n)?)```(\S*)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
-TARGETS = set(re.findall(r"^([\w%-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = {
+    target
+    for line in re.findall(r"^([\w %-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for target in line.split()
+}
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 SHELL = {"bash", "cd", "export", "git", "pip", "sbatch", "tail", "accelerate"}
 """Programs of others, whose arguments are theirs."""
@@ -124,6 +128,20 @@ def test_its_links_lead_to_files_and_headings_that_are_there(page: str) -> None:
         if not (file.exists() and known):
             wrong.append((target, anchor))
     assert wrong == []
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda file: file.name)
+def test_a_workflow_calls_targets_of_the_makefile(file: Path) -> None:
+    job = yaml.safe_load(file.read_text())["jobs"]["make"]
+    commands = {
+        re.sub(rf"\$\{{\{{ matrix.{name} \}}\}}", value, step["run"])
+        for name, values in job["strategy"]["matrix"].items()
+        for value in values
+        for step in job["steps"]
+        if "run" in step
+    }
+    assert commands
+    assert {command for command in commands if command.removeprefix("make ") not in TARGETS} == set()
 
 
 def test_a_public_name_that_no_page_documents_is_found() -> None:
