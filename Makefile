@@ -5,14 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.peers
+SPHINX := $(VENV)/.sphinx
 TYPES := build/types
 WHEEL := tests/package/test_install.py
 TIMED := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time
 PYTEST := $(TIMED) $(BIN)/python -m pytest
 NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-lighteval nightly-jobs nightly-openrlhf nightly-verl
 
-.PHONY: help setup demo test test-fast test-numerical fuzz test-openrlhf test-verl agreement wheel rehearse venv-local conda-local nightly \
-	$(NIGHTLY) bench study study-smoke lint types clean
+.PHONY: help setup docs demo test test-fast test-numerical fuzz test-openrlhf test-verl agreement wheel rehearse \
+	venv-local conda-local nightly $(NIGHTLY) newest-trl newest-transformers newest-openrlhf newest-verl bench study \
+	study-smoke lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -26,6 +28,13 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable ".[pipeline,triton,test,dev]"
 	$(BIN)/pip install --quiet --no-build-isolation deepspeed==0.19.8
+	touch $@
+
+docs: $(SPHINX)  ## the documentation site, in _build/html; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going --quiet -b html docs _build/html
+
+$(SPHINX): docs/requirements.txt $(INSTALLED)
+	$(BIN)/pip install --quiet --requirement docs/requirements.txt
 	touch $@
 
 demo: $(INSTALLED)  ## train a small model on Countdown with Dr.GRPO and MaxEnt-GRPO, on a CPU; results in runs/demo
@@ -170,6 +179,17 @@ nightly-graders: $(INSTALLED)  ## the table of answers, judged by ours and by th
 nightly-lighteval: $(INSTALLED)  ## the commands of evaluate.py --lighteval, read by the real LightEval
 	$(BIN)/python benchmarks/lighteval_commands.py
 
+# The newest releases, over what the tests pin, so in environments to throw away. Adapters refuse versions that they
+# were not tested with; here they are let through, which is how one sees what breaks.
+NEWEST := PYTHONPATH=tests
+newest-trl newest-transformers: newest-%: $(INSTALLED)
+	$(BIN)/pip install --quiet --upgrade $*
+	$(NEWEST) $(BIN)/python -m pytest -q -p support.any_version tests/adapters/trl $(ARGS)
+
+newest-openrlhf newest-verl: newest-%: build/%/.complete
+	$(PACKAGES_$*)/bin/pip --python build/$*/bin/python install --quiet --no-deps --upgrade $*
+	$(NEWEST) build/$*/bin/python $(PYTEST_ELSEWHERE) -q -p support.any_version tests/adapters/$* $(ARGS)
+
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
 
@@ -199,4 +219,4 @@ types: $(INSTALLED)  ## mypy --strict on the package, the adapters and the pipel
 	MYPYPATH=$(TYPES) $(BIN)/mypy --config-file pyproject.toml -p maxent_grpo
 
 clean:  ## remove the environment, builds and runs
-	rm -rf $(VENV) build dist runs *.egg-info
+	rm -rf $(VENV) _build build dist runs *.egg-info
