@@ -22,6 +22,7 @@ from pathlib import Path
 from torch import Tensor
 
 from maxent_grpo._rollout_files import GROUPS, REWARDS, TEXTS, Columns, Rollouts, read_rollouts
+from maxent_grpo._secrets import DiscreetParser, hide_in_tracebacks, hide_secrets
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.objective import MaxEntObjective, Target
 from maxent_grpo.potential import effective_sample_size
@@ -205,7 +206,10 @@ def _mean_among(values: Tensor, among: Tensor) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     default = MaxEntConfig()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    hide_in_tracebacks()
+    parser = DiscreetParser(
+        "maxent-preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("rollouts", type=Path, help="JSON lines, or parquet: one group or one completion per line")
     parser.add_argument("--tau", type=float, default=default.tau, help="τ to look at (%(default)s)")
     parser.add_argument("--beta", type=float, default=default.beta, help="β; above 0 needs ref_logps (%(default)s)")
@@ -232,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             save_plot(rollouts, config, plot)
             print(f"picture: {plot}")
     except (OSError, ValueError, ImportError) as error:
-        print(f"maxent-preview: {error}", file=sys.stderr)
+        print(f"maxent-preview: {hide_secrets(str(error))}", file=sys.stderr)
         return 2
     return 0
 

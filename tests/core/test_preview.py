@@ -243,4 +243,4 @@ def test_a_long_file_is_read_line_by_line(tmp_path: Path) -> None:
 def test_another_encoding_is_named(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rollouts.jsonl").write_bytes(content)
     assert main([str(tmp_path / "rollouts.jsonl")]) == 2
-    assert "Expected UTF-8 in" in capsys.readouterr().err
+    assert "Expected UTF-8 at" in capsys.readouterr().err
