@@ -1,7 +1,7 @@
 """OpenRLHF's whole command line on a CPU with a model of 4,000 parameters: its own Ray, DeepSpeed and log.
 
-    make nightly-openrlhf                                                       # one and two ranks, and a resumed run
-    .venv-openrlhf/bin/python examples/openrlhf/tiny_cpu.py --ranks 2           # one run
+    make nightly-openrlhf                                                  # one and two ranks, and a resumed run
+    build/openrlhf/bin/python examples/openrlhf/tiny_cpu.py --ranks 2      # one run
 
 Real are the command line, Ray's actors, DeepSpeed and the reward function. Not real are CUDA and vLLM: the package
 `vllm` under tests/adapters/openrlhf/cpu samples from the model as it was at the start, and drops the weights that it

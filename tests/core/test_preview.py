@@ -126,6 +126,14 @@ def test_a_reference_moves_the_target_and_a_picture_is_saved(
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_there_is_no_picture_of_groups_that_tell_nothing_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(write(tmp_path, {"rewards": [1, 1]})), "--plot", str(tmp_path / "p.png")]) == 2
+    assert "Expected a group whose rewards differ, for --plot to draw, got none." in capsys.readouterr().err
+    assert not (tmp_path / "p.png").exists()
+
+
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [

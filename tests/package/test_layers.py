@@ -38,7 +38,8 @@ MAY_IMPORT = {  # the longest name that a module's begins with decides
     "maxent_grpo.adapters": ADAPTERS,
     "maxent_grpo.adapters.trl": ADAPTERS | TRL | {"maxent_grpo.adapters.trl"},
     "maxent_grpo.adapters.openrlhf": ADAPTERS | {"openrlhf", "ray", "maxent_grpo.adapters.openrlhf"},
-    "maxent_grpo.adapters.verl": ADAPTERS | {"verl", "transfer_queue", "hydra", "omegaconf"},
+    "maxent_grpo.adapters.verl": ADAPTERS
+    | {"verl", "transfer_queue", "hydra", "omegaconf", "maxent_grpo.adapters.verl"},
     "maxent_grpo.pipeline": TRL
     | {"maxent_grpo", "torch", "numpy", "tokenizers", "safetensors", "peft", "vllm", "deepspeed"}
     | {"math_verify", "yaml", "rich", "matplotlib"},

@@ -18,6 +18,7 @@ from maxent_grpo.pipeline.answers.verifier import Comparison
 from maxent_grpo.pipeline.evaluation.curves import measure_curve
 from maxent_grpo.pipeline.evaluation.generation import Sample, Sampling, Transformers, choose_engine, render_prompts
 from maxent_grpo.pipeline.evaluation.subjects import build_dataset_subject
+from maxent_grpo.pipeline.launch.options import parse_options as parse_launch
 from maxent_grpo.pipeline.rewards import Reward, find_reward
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tasks.metrics import hit_probability
@@ -370,14 +371,15 @@ def test_submit_sends_a_slurm_job_for_each_benchmark(tmp_path: Path, monkeypatch
     flags = ["--submit", "--sbatch", "--gres=gpu:1 --time=2:00:00", "--custom_tasks", "mine.py"]
     evaluate.main([*LIGHT, *flags, "--output", str(tmp_path / "out")])
     jobs = [job.splitlines() for job in (tmp_path / "sent").read_text().strip().split("\n\n")]
-    assert [job[0] for job in jobs] == ["--job-name=lighteval-math_500", "--job-name=lighteval-gpqa-diamond"]
-    for job in jobs:
-        assert job[2:4] == ["--gres=gpu:1", "--time=2:00:00"]
-        assert job[4] == "--wrap"
-        assert job[5].endswith("--custom-tasks mine.py")
+    for job, name in zip(jobs, ("lighteval-math_500", "lighteval-gpqa-diamond"), strict=True):
+        script = job.index("examples/slurm_train.sh")
+        assert job[script - 3 : script] == [f"--job-name={name}", "--gres=gpu:1", "--time=2:00:00"]
+        options = parse_launch(job[script + 1 :])  # as the script reads them in the job
+        assert options.command[:2] == ("lighteval", "vllm")
+        assert options.command[-2:] == ("--custom-tasks", "mine.py")
 
 
 def test_a_missing_program_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit, match="Expected sbatch to be installed"):
+    with pytest.raises(SystemExit, match="Expected sbatch to submit with"):
         evaluate.main([*LIGHT, "--submit"])

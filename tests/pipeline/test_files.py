@@ -147,6 +147,11 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         pass  # the lock went with its holder
 
 
+def test_a_folder_is_held_before_the_one_around_it_is_there(tmp_path: Path) -> None:
+    with files.lock_folder(tmp_path / "runs" / "demo"):
+        assert (tmp_path / "runs").is_dir()
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
