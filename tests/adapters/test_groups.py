@@ -13,11 +13,11 @@ from maxent_grpo.adapters._groups import (
     Candidates,
     Groups,
     KeyFunction,
-    SkipWarning,
     build_keys,
     call_key_function,
     gather_groups,
 )
+from maxent_grpo.adapters._warnings import RolloutWarnings
 
 CPU = torch.device("cpu")
 
@@ -144,7 +144,7 @@ def test_chance_differs_between_seeds_steps_and_rollouts_and_is_the_same_when_re
 
 def skip_messages(caplog: pytest.LogCaptureFixture, rollouts: list[list[float]], **settings: Any) -> list[str]:
     """Return what is warned of over some rollouts of one group each."""
-    objective, warning = MaxEntObjective(MaxEntConfig(**settings)), SkipWarning(every=3)
+    objective, warning = MaxEntObjective(MaxEntConfig(**settings)), RolloutWarnings(every=3)
     for row in rollouts:
         utilities = torch.tensor([row])
         whole = Groups(torch.ones_like(utilities), None, None, None)
