@@ -5,15 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.peers
+SPHINX := $(VENV)/.sphinx
 TYPES := build/types
 WHEEL := tests/package/test_install.py
-# What runs in an environment of its own, and is not to be collected in this one.
-ELSEWHERE := --ignore adapters/openrlhf --ignore tests/adapters/openrlhf --ignore adapters/verl.py --ignore tests/adapters/verl
-PYTEST := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time $(BIN)/python -m pytest $(ELSEWHERE)
-NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-jobs nightly-openrlhf nightly-verl
+TIMED := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time
+PYTEST := $(TIMED) $(BIN)/python -m pytest
+NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-lighteval nightly-jobs nightly-openrlhf nightly-verl
 
-.PHONY: help setup demo test test-fast test-numerical test-openrlhf test-verl wheel rehearse venv-local conda-local nightly \
-	$(NIGHTLY) bench study study-smoke lint types clean
+.PHONY: help setup docs demo test test-fast test-numerical fuzz test-openrlhf test-verl agreement wheel rehearse \
+	venv-local conda-local nightly $(NIGHTLY) newest-trl newest-transformers newest-openrlhf newest-verl bench study \
+	study-smoke lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -27,6 +28,13 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable ".[pipeline,triton,test,dev]"
 	$(BIN)/pip install --quiet --no-build-isolation deepspeed==0.19.8
+	touch $@
+
+docs: $(SPHINX)  ## the documentation site, in _build/html; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going --quiet -b html docs _build/html
+
+$(SPHINX): docs/requirements.txt $(INSTALLED)
+	$(BIN)/pip install --quiet --requirement docs/requirements.txt
 	touch $@
 
 demo: $(INSTALLED)  ## train a small model on Countdown with Dr.GRPO and MaxEnt-GRPO, on a CPU; results in runs/demo
@@ -43,27 +51,47 @@ test-numerical: $(INSTALLED)  ## the tests of rounding errors, natively and as o
 	export $(call settings,native native 2); $(PYTEST) -m numerical $(ARGS)
 	export $(call settings,default old 1); $(PYTEST) -m numerical $(ARGS)
 
-# verl excludes what the other tests need, so its packages have an environment of their own, kept under the hash of its
-# lock file, and a small one over it knows this checkout. Files are compiled when they are first imported.
-VERL := tests/adapters/verl
-VERL_PACKAGES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maxent-grpo/verl-$(shell sha256sum $(VERL)/lock.txt | cut -c1-12)
-VERL_LAYER := build/verl
-$(VERL_PACKAGES)/.complete:  # whatever a checkout's dates are: the hash names its content
-	rm -rf $(@D)
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet --no-compile --no-deps torch==2.13.0
-	$(@D)/bin/pip install --quiet --no-compile --no-deps --requirement $(VERL)/lock.txt
-	touch $@
-$(VERL_LAYER)/.complete: $(VERL_PACKAGES)/.complete pyproject.toml
-	rm -rf $(@D)
-	$(PYTHON) -m venv $(@D)
-	cd $(@D)/lib/python*/site-packages && ls -d $(VERL_PACKAGES)/lib/python*/site-packages > packages.pth
-	$(@D)/bin/pip install --quiet --no-deps --editable .
-	touch $@
+# What excludes the packages of .venv has an environment of its own. What its lock file names lies in the cache under
+# that file's hash, for all checkouts; a layer over it in build/ knows this one, and stands in for GPUs where there is a
+# folder cpu/. Files are compiled when they are first imported, and deepspeed builds against the torch that is there.
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+define elsewhere
+LOCK_$1 := tests/adapters/$1/lock.txt
+PACKAGES_$1 := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maxent-grpo/$1-$(shell sha256sum tests/adapters/$1/lock.txt | head -c 12)
 
-# Without the addopts of pyproject.toml, which leave these tests out.
-test-verl: $(VERL_LAYER)/.complete  ## the tests of the adapter for verl, in an environment of its own
-	time $(VERL_LAYER)/bin/python -m pytest -q -o addopts="--import-mode=importlib --strict-markers" $(VERL) $(ARGS)
+$$(PACKAGES_$1)/.complete:  # whatever a checkout's dates are: the hash names its content
+	rm -rf $$(@D)
+	$(PYTHON) -m venv $$(@D)
+	$$(@D)/bin/pip install --quiet --no-compile --no-deps torch==2.13.0
+	$$(@D)/bin/pip install --quiet --no-compile --no-deps $$$$(grep -v -e '^#' -e '^deepspeed=' $$(LOCK_$1))
+	$$(@D)/bin/pip install --quiet --no-compile --no-deps --no-build-isolation --requirement $$(LOCK_$1)
+	touch $$@
+
+build/$1/.complete: pyproject.toml $$(PACKAGES_$1)/.complete
+	rm -rf $$(@D)
+	$(PYTHON) -m venv --without-pip $$(@D)
+	ls -d $$$$($$(PACKAGES_$1)/bin/python $(SITE)) $$(wildcard $$(CURDIR)/tests/adapters/$1/cpu) \
+	  > $$$$($$(@D)/bin/python $(SITE))/layers.pth
+	$$(PACKAGES_$1)/bin/pip --python $$(@D)/bin/python install --quiet --no-deps --no-build-isolation --editable .
+	touch $$@
+endef
+$(foreach name,openrlhf verl,$(eval $(call elsewhere,$(name))))
+# Without the addopts of pyproject.toml, which list what is not for .venv.
+PYTEST_ELSEWHERE := -m pytest -o addopts="--import-mode=importlib --strict-markers --strict-config"
+
+test-openrlhf: build/openrlhf/.complete  ## the adapter of OpenRLHF on the real library, in an environment of its own
+	$(TIMED) build/openrlhf/bin/python $(PYTEST_ELSEWHERE) -q tests/adapters/openrlhf $(ARGS)
+
+test-verl: build/verl/.complete  ## the adapter for verl on the real library, in an environment of its own
+	$(TIMED) build/verl/bin/python $(PYTEST_ELSEWHERE) -q tests/adapters/verl $(ARGS)
+
+agreement: export KEEP_AGREEMENT := 1
+agreement: $(INSTALLED) build/openrlhf/.complete build/verl/.complete  ## the golden table through every implementation
+	rm -f tests/golden/numpy.json tests/golden/torch.json tests/golden/trl.json tests/golden/openrlhf.json tests/golden/verl.json
+	$(BIN)/python -m pytest -q tests/core/test_golden.py tests/adapters -k "golden_table or makes_the_row"
+	build/openrlhf/bin/python $(PYTEST_ELSEWHERE) -q tests/adapters/openrlhf/test_golden.py -k golden_table
+	build/verl/bin/python $(PYTEST_ELSEWHERE) -q tests/adapters/verl/test_golden.py -k golden_table
+	cd tests && $(CURDIR)/$(BIN)/python -m support.agreement_page
 
 wheel: $(INSTALLED)  ## build the wheel; install it, and the source tree, into environments of their own
 	$(PYTEST) -q $(WHEEL) $(ARGS)
@@ -78,41 +106,15 @@ CONSTRAINTS ?= examples/constraints/gpu.txt
 CACHES := PIP_CACHE_DIR="$${PIP_CACHE_DIR:-$(CURDIR)/var/pip}" CONDA_PKGS_DIRS="$${CONDA_PKGS_DIRS:-$(CURDIR)/var/conda}"
 
 venv-local:  ## an environment for a cluster, by pip, in openr1-venv
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and f"Expected Python 3.11, for which the list is, got {v[0]}.{v[1]}: make $@ PYTHON=python3.11")'
 	test -x openr1-venv/bin/python || $(PYTHON) -m venv openr1-venv
 	$(CACHES) bash examples/constraints/install.sh openr1-venv/bin/python $(CONSTRAINTS)
 	$(CACHES) openr1-venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 
 conda-local:  ## the same by conda, in openr1
-	test -d openr1 || $(CACHES) conda env create --yes --prefix openr1 --file examples/environment.yml
+	test -d openr1 || CONDA_ALWAYS_YES=1 $(CACHES) conda env create --prefix openr1 --file examples/environment.yml
 	$(CACHES) bash examples/constraints/install.sh openr1/bin/python $(CONSTRAINTS)
 	$(CACHES) openr1/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-
-# OpenRLHF's pins exclude TRL's. What its lock file names lies in the cache, for all checkouts; the layer over it
-# installs this one's package, and stands in for vLLM and CUDA.
-OPENRLHF_TESTS := tests/adapters/openrlhf
-OPENRLHF_LOCK := $(OPENRLHF_TESTS)/requirements.txt
-OPENRLHF_HASH := $(shell sha256sum $(OPENRLHF_LOCK) | head -c 12)
-OPENRLHF_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/maxent-grpo/openrlhf-$(OPENRLHF_HASH)
-OPENRLHF_PIP := $(OPENRLHF_CACHE)/bin/pip
-OPENRLHF := .venv-openrlhf
-SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
-
-test-openrlhf: $(OPENRLHF)/.installed  ## the adapter of OpenRLHF on the real library, in an environment of its own
-	$(OPENRLHF)/bin/python -m pytest -q $(OPENRLHF_TESTS) $(ARGS)
-
-$(OPENRLHF_CACHE)/.installed:
-	$(PYTHON) -m venv $(@D)
-	$(OPENRLHF_PIP) install --quiet torch==2.13.0
-	$(OPENRLHF_PIP) install --quiet --no-deps $$(grep '^[a-z]' $(OPENRLHF_LOCK) | grep -v '^deepspeed=')
-	$(OPENRLHF_PIP) install --quiet --no-deps --no-build-isolation --requirement $(OPENRLHF_LOCK)
-	touch $@
-
-$(OPENRLHF)/.installed: pyproject.toml $(OPENRLHF_CACHE)/.installed
-	$(PYTHON) -m venv --without-pip $(OPENRLHF)
-	printf '%s\n' $$($(OPENRLHF_CACHE)/bin/python $(SITE)) $(CURDIR)/$(OPENRLHF_TESTS)/cpu \
-	  > $$($(OPENRLHF)/bin/python $(SITE))/layers.pth
-	$(OPENRLHF_PIP) --python $(OPENRLHF)/bin/python install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
 
 # Parts of at most an hour, each to be made alone, and each file, set and preset of it where it stopped: what the
 # commit has passed is not run again. `make -k nightly` goes on after a part that fails, or whose hour is over.
@@ -130,17 +132,23 @@ nightly: $(NIGHTLY) $(PRESETS:%=nightly-study-%)  ## what a change need not wait
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(ELSEWHERE) -q -n 2 --dist worksteal $*
-	@mkdir -p $(@D) && touch $@
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal $* --figures $@.json
+	@touch $@
 
-nightly-kills: $(NIGHT)/kills  ## the demo and training, killed 40 times
+# What broke once, with ten times the examples of `make test`: benchmarks/results/fuzz.json has cases and seconds.
+FUZZ := tests/core/test_magnitudes.py tests/core/test_potential.py tests/core/test_loss.py tests/core/test_target.py \
+	tests/core/test_groups.py tests/pipeline/test_rewards.py tests/pipeline/tasks
+fuzz: $(INSTALLED)  ## numbers and answers at random, tenfold; figures in benchmarks/results/fuzz.json
+	HYPOTHESIS_PROFILE=tenfold $(BIN)/python -m pytest -q -n 2 -m hypothesis $(FUZZ) --figures benchmarks/results/fuzz.json
+
+nightly-kills: $(NIGHT)/kills  ## the demo and training, killed 40 times; figures beside it
 $(NIGHT)/kills: $(INSTALLED)
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q tests/pipeline/test_files.py tests/pipeline/test_train.py -k killed
-	@mkdir -p $(@D) && touch $@
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q tests/pipeline/test_files.py tests/pipeline/test_train.py -k killed --figures $@.json
+	@touch $@
 
 nightly-sets: $(SETS:%=$(NIGHT)/sets/%)  ## the numerical tests under every pair of instruction sets, of ATen and others
 $(NIGHT)/sets/%: $(INSTALLED)
-	env $(call settings,$(subst -, ,$*)) $(BIN)/python -m pytest $(ELSEWHERE) -m numerical
+	env $(call settings,$(subst -, ,$*)) $(BIN)/python -m pytest -m numerical
 	@mkdir -p $(@D) && touch $@
 
 nightly-compiled: $(NIGHT)/compiled.json  ## every specialisation of the Triton kernels, compiled
@@ -151,21 +159,37 @@ $(NIGHT)/compiled.json: $(INSTALLED)
 nightly-jobs: $(NIGHT)/jobs-chaos.json $(NIGHT)/jobs-vllm.json  ## jobs on Slurm under kills; needs root
 $(NIGHT)/jobs-%.json: $(INSTALLED)
 	$(BIN)/python examples/rehearsal/nightly.py --part $* --output $@
+	cp $@ benchmarks/results/jobs-$*.json
 
-nightly-openrlhf: $(OPENRLHF)/.installed  ## OpenRLHF's command line end to end on a CPU, on one rank and on two
-	@mkdir -p $(NIGHT)
-	$(OPENRLHF)/bin/python $(OPENRLHF_TESTS)/end_to_end.py $(NIGHT)/openrlhf-end-to-end.json
-
-nightly-verl: $(NIGHT)/verl.json  ## whole runs of verl on a CPU, two updates each
-$(NIGHT)/verl.json: $(VERL_LAYER)/.complete
+nightly-openrlhf: $(NIGHT)/openrlhf_runs.json  ## OpenRLHF's command line end to end on a CPU, on one rank and on two
+$(NIGHT)/openrlhf_runs.json: build/openrlhf/.complete
 	@mkdir -p $(@D)
-	cd tests && $(CURDIR)/$(VERL_LAYER)/bin/python -m support.verl_runs $(CURDIR)/$@
+	cd tests && $(CURDIR)/build/openrlhf/bin/python -m support.openrlhf_runs $(CURDIR)/$@
+
+nightly-verl: $(NIGHT)/verl_runs.json  ## whole runs of verl on a CPU, two updates each
+$(NIGHT)/verl_runs.json: build/verl/.complete
+	@mkdir -p $(@D)
+	cd tests && $(CURDIR)/build/verl/bin/python -m support.verl_runs $(CURDIR)/$@
 
 nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
 	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55
 
 nightly-graders: $(INSTALLED)  ## the table of answers, judged by ours and by the graders of other libraries
 	$(BIN)/python benchmarks/graders.py
+
+nightly-lighteval: $(INSTALLED)  ## the commands of evaluate.py --lighteval, read by the real LightEval
+	$(BIN)/python benchmarks/lighteval_commands.py
+
+# The newest releases, over what the tests pin, so in environments to throw away. Adapters refuse versions that they
+# were not tested with; here they are let through, which is how one sees what breaks.
+NEWEST := PYTHONPATH=tests
+newest-trl newest-transformers: newest-%: $(INSTALLED)
+	$(BIN)/pip install --quiet --upgrade $*
+	$(NEWEST) $(BIN)/python -m pytest -q -p support.any_version tests/adapters/trl $(ARGS)
+
+newest-openrlhf newest-verl: newest-%: build/%/.complete
+	$(PACKAGES_$*)/bin/pip --python build/$*/bin/python install --quiet --no-deps --upgrade $*
+	$(NEWEST) build/$*/bin/python $(PYTEST_ELSEWHERE) -q -p support.any_version tests/adapters/$* $(ARGS)
 
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
@@ -180,9 +204,10 @@ $(PEERS): $(INSTALLED)
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
 
-lint: $(INSTALLED)  ## ruff, what breaks the house style, code that is written twice
+lint: $(INSTALLED)  ## ruff, shellcheck, what breaks the house style, code that is written twice
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck $$(git ls-files '*.sh') .ci/run
 	$(BIN)/python docs/tools/find_duplicates.py
 	$(BIN)/python docs/tools/house_style.py
 
@@ -196,4 +221,4 @@ types: $(INSTALLED)  ## mypy --strict on the package, the adapters and the pipel
 	MYPYPATH=$(TYPES) $(BIN)/mypy --config-file pyproject.toml -p maxent_grpo
 
 clean:  ## remove the environment, builds and runs
-	rm -rf $(VENV) $(OPENRLHF) build dist runs *.egg-info
+	rm -rf $(VENV) _build build dist runs *.egg-info

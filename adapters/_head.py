@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -43,8 +43,7 @@ def gather_head(
     """
     head = _plain_head(lm_head)
     weight, bias = head.weight, head.bias
-    parts = _zero3_parts(weight, bias)
-    with _gather_zero3(parts):
+    with gather_zero3(weight, bias) as parts:
         if parts and until_backward:
             weight, bias = weight.clone(), None if bias is None else bias.clone()
         yield _whole(weight, dtype), None if bias is None else _whole(bias, dtype)
@@ -71,18 +70,13 @@ def _plain_head(lm_head: nn.Module) -> Any:
     return head
 
 
-def _zero3_parts(*parameters: Any) -> list[Any]:
-    """Return those parameters that ZeRO-3 holds in parts at the moment."""
-    return [p for p in parameters if p is not None and hasattr(p, "ds_id") and p.ds_status.name == "NOT_AVAILABLE"]
-
-
-def _gather_zero3(parts: list[Any]) -> AbstractContextManager[Any]:
-    """Return DeepSpeed's gathering of such parameters."""
-    if not parts:
-        return nullcontext()
-    deepspeed = sys.modules["deepspeed"]  # imported by whoever partitioned the parameter
-    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parts)
-    return gathered
+@contextmanager
+def gather_zero3(*parameters: Any) -> Iterator[list[Any]]:
+    """Make parameters whole inside the context, and yield those of them that ZeRO-3 holds in parts outside it."""
+    parts = [p for p in parameters if p is not None and hasattr(p, "ds_id") and p.ds_status.name == "NOT_AVAILABLE"]
+    # DeepSpeed is imported by whoever partitioned the parameters.
+    with sys.modules["deepspeed"].zero.GatheredParameters(parts) if parts else nullcontext():
+        yield parts
 
 
 def _whole(parameter: Any, dtype: torch.dtype | None) -> Tensor:

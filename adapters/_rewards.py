@@ -1,17 +1,22 @@
 """The contract of rewards: how a reward function is called, what it may return, and who is scored by it.
 
-- It is called with one entry per completion: `prompts`, `completions` (texts or chats, as the prompts are) and every
-  other column of the data, by name; beside them stand `trainer_state`, `log_extra` and `log_metric`.
+- It is called with one entry per completion: `prompts`, `completions` (texts or chats, as the prompts are),
+  `completion_ids` and every other column of the data, by name; beside them stand `trainer_state`, `log_extra` and
+  `log_metric`.
 - It returns one entry per completion: a number, a truth value, or a scalar of NumPy or torch. None and NaN mean that
   it cannot tell. Anything else, infinities included, is refused by the function's name.
 - A utility is Σ weight·reward. A function of weight 0 is a metric and has no say. A missing verdict of any other
-  function takes the candidate out of its group. A candidate has failed where its utility is at most `min_utility`.
+  function takes the candidate out of its group.
+- The utility decides, not one function: a candidate has failed where its utility is at most `min_utility`. A warning
+  says where bonuses make candidates right that the function of the largest weight calls failures.
 
 Training and evaluation call by these functions, whatever the framework.
 """
 
+import asyncio
 import functools
 import inspect
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import expect, expect_shape
+from maxent_grpo._checks import expect, expect_shape, show
+from maxent_grpo.config import MaxEntConfig
+
+logger = logging.getLogger(__name__)
 
 
 def read_rewards(rewards: Tensor | Sequence[Any], device: torch.device, name: str = "rewards") -> Tensor:
@@ -53,7 +61,7 @@ def _read_reward(reward: Any, name: str) -> float:
             return float(reward)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass
-    raise ValueError(f"Expected rewards to be numbers or None, got {name}={reward!r}.")
+    raise ValueError(f"Expected rewards to be numbers or None, got {name}={show(reward)}.")
 
 
 def call_reward_function(function: Callable[..., Any], columns: Mapping[str, Any], name: str | None = None) -> Tensor:
@@ -68,7 +76,10 @@ def call_reward_function(function: Callable[..., Any], columns: Mapping[str, Any
         ValueError: naming the function, on another number of rewards or entries that are none. Infinities are refused
             by `weigh_rewards`, on all ranks alike and only where the function counts.
     """
-    return _check_rewards(function(**columns), len(columns["completions"]), name or name_function(function))
+    rewards = function(**columns)
+    if inspect.iscoroutine(rewards):
+        rewards = asyncio.run(rewards)
+    return _check_rewards(rewards, len(columns["completions"]), name or name_function(function))
 
 
 def _check_rewards(rewards: Any, candidates: int, name: str) -> Tensor:
@@ -139,3 +150,43 @@ def weigh_rewards(rewards: Tensor, weights: Tensor, names: Sequence[str]) -> Ten
         name = [name for name, counted in zip(names, counts.tolist(), strict=True) if counted][column]
         expect(False, "finite rewards, or None without a verdict", **{name: float(rewards[row, column])})
     return (rewards * weights).sum(-1)
+
+
+class BonusWarning:
+    """Warns once of candidates that count as right though the verifier, the function of the largest weight, says no.
+
+    Among functions of equal weight the first is taken for the verifier.
+
+    Args:
+        weights: [F] of the functions.
+        names: those of the functions.
+        config: says whether it matters who has failed, and up to which utility.
+    """
+
+    def __init__(self, weights: Tensor, names: Sequence[str], config: MaxEntConfig) -> None:
+        self.min_utility = config.min_utility
+        self.is_due = config.skip == "all_min" and int((weights != 0).sum()) > 1
+        if self.is_due:
+            self.verifier = int(weights.argmax())
+            self.weight, self.name = float(weights[self.verifier]), names[self.verifier]
+
+    def check_rollout(self, rewards: Tensor, utilities: Tensor) -> None:
+        """Warn if bonuses lift failures of a rollout. Reads the tensors, so once per rollout.
+
+        Args:
+            rewards: [N, F] by the functions.
+            utilities: [N], NaN where there is none.
+        """
+        if not self.is_due:
+            return
+        failed = rewards[:, self.verifier] * self.weight <= self.min_utility
+        failures = utilities[failed & ~utilities.isnan()]
+        lifted = int((failures > self.min_utility).sum())
+        if lifted:
+            self.is_due = False
+            logger.warning(
+                "%d of %d candidates count as right, with a utility over maxent_min_utility=%g, though %s alone "
+                "leaves them at or under it: other rewards lift them. Set maxent_min_utility to the highest utility "
+                "of a failure (here %g) and the weight of %s above that, or give the other functions a weight of 0.",
+                *(lifted, len(utilities), self.min_utility, self.name, float(failures.max()), self.name),
+            )

@@ -115,12 +115,12 @@ def expect_rows(mask: Tensor) -> None:
 
 def _list_sizes(group_sizes: int | Sequence[int] | Tensor, rows: int) -> Sequence[int] | Tensor:
     """Return the size of each group of `rows` completions."""
-    size: Any = group_sizes
+    size: Any = torch.as_tensor(group_sizes) if hasattr(group_sizes, "__array__") else group_sizes
     if isinstance(size, Tensor) and size.ndim == 0:
         size = size.item()
     if isinstance(size, (Tensor, Sequence)):
         return size
-    whole: bool = isinstance(size, numbers.Integral)
+    whole: bool = isinstance(size, numbers.Integral) and not isinstance(size, bool)
     expect(whole and size >= 1 and rows % size == 0, f"group_sizes that divide the {rows} rows", group_sizes=size)
     return [int(size)] * (rows // size)
 
@@ -137,6 +137,7 @@ def _pad_keys(rollout: Rollout, rows: Tensor) -> Tensor | None:
     """Return the key of each candidate, [G, K], or None if nothing says which answers are the same."""
     keys = rollout.keys
     if not isinstance(keys, Tensor):
+        keys = None if keys is None else list(keys)
         expect_texts("keys", keys or ())
         keys = build_keys(keys, rollout.ids, rollout.mask)
     return _pad_column("keys", keys, rollout.mask, rows)

@@ -8,17 +8,16 @@ pairs on where an answer stands (the class "formats") are left out, because each
 """
 
 import argparse
-import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
-import sysconfig
-import venv
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from _peer_environment import build_environment
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "tests" / "pipeline" / "answer_pairs.json"
@@ -34,6 +33,7 @@ PACKAGES = (
     " aenum==3.1.15"
 )
 """Without their dependencies, which are gigabytes that the graders do not use."""
+PACKAGES_HERE = ("math-verify", "latex2sympy2_extended", "sympy", "trl")
 
 
 def main() -> None:
@@ -44,13 +44,15 @@ def main() -> None:
     verdicts = {OURS: judge_with_ours(rows)}
     if not options.ours:
         pairs = json.dumps([(row["gold"], row["answer"]) for row in rows])
-        python = build_environment()
+        python = build_environment("graders", PACKAGES.split(), "--no-deps")
         verdicts |= {name: judge_with_peer(sys.executable, name, pairs) for name in HERE}
         verdicts |= {name: judge_with_peer(python, name, pairs) for name in THERE}
     counts = {name: count_verdicts(rows, each) for name, each in verdicts.items()}
     print(write_table(counts))
     if not options.ours:
-        RESULTS.write_text(write_json({"pairs": len(rows), "packages": PACKAGES.split(), "counts": counts}))
+        here = [f"{name}=={metadata.version(name)}" for name in PACKAGES_HERE]
+        packages = {"ours, math-verify, TRL": here, "lighteval, verl": PACKAGES.split()}
+        RESULTS.write_text(write_json({"pairs": len(rows), "packages": packages, "counts": counts}))
 
 
 def load_rows() -> list[dict[str, str]]:
@@ -79,23 +81,6 @@ def judge_with_peer(python: str, name: str, pairs: str) -> list[bool]:
         raise RuntimeError(f"Expected verdicts of {name}, got:\n{done.stderr[-2000:]}")
     verdicts: list[bool] = json.loads(done.stdout)
     return verdicts
-
-
-def build_environment() -> str:
-    """Return the Python of the graders' environment, built where it is missing; it sees this one's packages last."""
-    key = hashlib.sha256(f"{PACKAGES} {sys.version} {sys.prefix}".encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "maxent-grpo" / f"graders-{key}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        venv.create(folder, clear=True, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", *PACKAGES.split()]
-        subprocess.run(install, check=True)
-        site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-        seen = [path for path in sys.path if path.endswith("site-packages")]
-        (Path(site) / "seen.pth").write_text("\n".join(seen) + "\n")
-        (folder / "complete").touch()  # last, so that a build that was cut off is made again
-    return str(python)
 
 
 def count_verdicts(rows: list[dict[str, str]], verdicts: list[bool]) -> dict[str, dict[str, int]]:

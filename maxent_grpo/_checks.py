@@ -18,11 +18,23 @@ LARGEST = torch.finfo(torch.float32).max
 """The largest finite setting: halves and float32 are calculated in float32."""
 
 
+LONGEST_SHOWN = 200
+
+
 def expect(holds: bool, expectation: str, **got: object) -> None:
     """Raise ValueError `Expected <expectation>, got name=value.` unless `holds`."""
     if not holds:
-        values = ", ".join(f"{name}={value!r}" for name, value in got.items())
+        values = ", ".join(f"{name}={show(value)}" for name, value in got.items())
         raise ValueError(f"Expected {expectation}, got {values}.")
+
+
+def show(value: object) -> str:
+    """Return how a value is written in a complaint: as in code, cut to a line."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of more than 4,300 digits
+        return f"{type(value).__name__} too long to show"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def expect_number(name: str, value: object) -> float:

@@ -96,12 +96,17 @@ def _read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     opener = gzip.open if file.suffix.lower() == ".gz" else open
     number = 0
     try:
-        with opener(file, "rt", encoding="utf-8-sig", newline="\n") as lines:
+        with opener(file, "rb") as lines:
             for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{file}:{number}", _parse_row(line.rstrip("\r\n"), f"{file}:{number}")
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"Expected UTF-8 in {file} after line {number}, got {error}.") from error
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield f"{file}:{number}", _parse_row(text.rstrip("\r\n"), f"{file}:{number}")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected UTF-8 at {file}:{number}, got {error}.") from error
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"Expected a whole gzip file, got {file} that ends after line {number}: {error}.") from error
+    except OSError as error:
+        raise ValueError(f"Expected a file of rollouts, got {file}: {error.strerror}.") from error
 
 
 def _read_parquet(file: Path) -> list[dict[str, Any]]:

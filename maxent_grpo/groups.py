@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import expect, expect_in, expect_mask, expect_tensor
+from maxent_grpo._checks import expect, expect_in, expect_mask, expect_tensor, show
 
 
 def pad_groups(flat: Tensor, group_sizes: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -31,19 +31,26 @@ def pad_groups(flat: Tensor, group_sizes: Tensor | Sequence[int]) -> tuple[Tenso
     """
     expect_tensor("flat", flat)
     expect(flat.ndim > 0, "flat of shape [N, ...]", flat=flat)
-    sizes = torch.as_tensor(group_sizes, device=flat.device)
+    sizes = _read_sizes(group_sizes, flat.device)
     listed = sizes.tolist()
-    whole = sizes.numel() == 0 or not (sizes.is_floating_point() or sizes.dtype == torch.bool)
-    expect(
-        whole and sizes.ndim == 1 and all(size >= 0 for size in listed),
-        "group_sizes to be a list of whole sizes >= 0",
-        group_sizes=listed,
-    )
     expect(sum(listed) == len(flat), f"group_sizes to sum to the {len(flat)} rows", group_sizes=listed)
     width = max([1, *listed])
     mask = torch.arange(width, device=flat.device) < sizes.unsqueeze(-1)
     padded = flat.new_zeros((len(listed), width, *flat.shape[1:]))
     return padded.index_put((mask,), flat), mask
+
+
+def _read_sizes(group_sizes: Tensor | Sequence[int], device: torch.device) -> Tensor:
+    """Return the sizes of groups as a tensor [G] of integers."""
+    expectation = "group_sizes to be a list of whole sizes >= 0"
+    try:
+        sizes = torch.as_tensor(group_sizes, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"Expected {expectation}, got group_sizes={show(group_sizes)}.") from None
+    whole = sizes.numel() == 0 or not (sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool)
+    listed = sizes.tolist()
+    expect(whole and sizes.ndim == 1 and all(size >= 0 for size in listed), expectation, group_sizes=listed)
+    return sizes.to(torch.int64)
 
 
 def flatten_groups(padded: Tensor, mask: Tensor) -> Tensor:
@@ -63,6 +70,8 @@ def flatten_groups(padded: Tensor, mask: Tensor) -> Tensor:
     tensor([1., 2., 3.])
     """
     expect_tensor("padded", padded)
+    if padded.ndim < 2:
+        raise ValueError(f"Expected padded of shape [G, K, ...], got padded of shape {list(padded.shape)}.")
     expect_mask("mask", mask, padded.shape[:2])
     return padded[mask]
 

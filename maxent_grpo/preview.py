@@ -22,6 +22,7 @@ from pathlib import Path
 from torch import Tensor
 
 from maxent_grpo._rollout_files import GROUPS, REWARDS, TEXTS, Columns, Rollouts, read_rollouts
+from maxent_grpo._secrets import DiscreetParser, hide_in_tracebacks, hide_secrets
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.duplicates import duplicate_counts
 from maxent_grpo.objective import MaxEntObjective, Target
@@ -31,6 +32,7 @@ from maxent_grpo.target import tau_for_ess
 _TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _SHOWN = 3
 _MANY_DUPLICATES = 0.05
+_COLORS = ("#bbbbbb", "#0072b2")
 
 
 def mean_ess(rollouts: Rollouts, config: MaxEntConfig, groups: Tensor) -> float:
@@ -146,25 +148,44 @@ def _phrase_suggestion(name: str, value: float | None, reason: str) -> str:
 
 
 def save_plot(rollouts: Rollouts, config: MaxEntConfig, file: Path) -> None:
-    """Save q and π* of a few groups, and the distribution of the effective sample size."""
+    """Save q and π* of a few groups, and the distribution of the effective sample size.
+
+    Raises:
+        ValueError: where no group tells its candidates apart, so that there is nothing to draw.
+        ImportError: without matplotlib, naming the command that brings it.
+    """
     try:
         import matplotlib.pyplot as plt  # noqa: PLC0415
     except ImportError as error:
         raise ImportError("--plot needs matplotlib: pip install 'maxent-grpo[pipeline]'") from error
     target = _build_target(rollouts, config)
     chosen = target.informative.nonzero().flatten().tolist()[:_SHOWN]
-    figure, panels = plt.subplots(1, len(chosen) + 1, figsize=(4 * (len(chosen) + 1), 3.2), layout="constrained")
-    *bars, histogram = panels if chosen else [panels]
+    if not chosen:
+        raise ValueError("Expected a group whose rewards differ, for --plot to draw, got none.")
+    width = 4 * (len(chosen) + 1)
+    figure, (*bars, histogram) = plt.subplots(1, len(chosen) + 1, figsize=(width, 3.4), layout="constrained")
     for panel, group in zip(bars, chosen, strict=True):
         mask = rollouts.scored[group]
         positions = range(int(mask.sum()))
-        panel.bar([at - 0.2 for at in positions], target.log_q[group][mask].exp().tolist(), width=0.4, label="q")
-        panel.bar([at + 0.2 for at in positions], target.weights[group][mask].tolist(), width=0.4, label="π*")
-        panel.set_xticks(list(positions), [f"{reward:g}" for reward in rollouts.rewards[group][mask]])
-        panel.set(title=f"group {group + 1}", xlabel="reward")
-        panel.legend()
-    histogram.hist(effective_sample_size(target.weights)[target.informative].tolist(), bins=20)
-    histogram.set(title=f"informative groups at τ = {config.tau:g}", xlabel="effective sample size", ylabel="groups")
+        q, weights = target.log_q[group][mask].exp(), target.weights[group][mask]
+        panel.bar([at - 0.2 for at in positions], q.tolist(), width=0.4, color=_COLORS[0], label="q, from rewards")
+        panel.bar([at + 0.2 for at in positions], weights.tolist(), width=0.4, color=_COLORS[1], label="target π*")
+        panel.set_xticks(list(positions), [f"{reward:.3g}" for reward in rollouts.rewards[group][mask]])
+        panel.set(title=f"group {group + 1}", xlabel="reward of each candidate")
+        panel.sharey(bars[0])
+    bars[0].set(ylabel="weight of the candidate")
+    bars[0].legend(fontsize=8)
+    most = int(rollouts.scored.sum(-1).max())
+    edges = [1 + place * (most - 1) / 20 for place in range(21)]
+    histogram.hist(effective_sample_size(target.weights)[target.informative].tolist(), bins=edges, color=_COLORS[1])
+    histogram.set(
+        title=f"{int(target.informative.sum())} groups, τ = {config.tau:g}",
+        xlabel="candidates that count (effective sample size)",
+        ylabel="groups",
+        xticks=[size for size in (1, 2, 4, 8, 16, 32, 64) if size <= most],
+    )
+    for panel in (*bars, histogram):
+        panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
@@ -186,7 +207,10 @@ def _mean_among(values: Tensor, among: Tensor) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     default = MaxEntConfig()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    hide_in_tracebacks()
+    parser = DiscreetParser(
+        "maxent-preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("rollouts", type=Path, help="JSON lines, or parquet: one group or one completion per line")
     parser.add_argument("--tau", type=float, default=default.tau, help="τ to look at (%(default)s)")
     parser.add_argument("--beta", type=float, default=default.beta, help="β; above 0 needs ref_logps (%(default)s)")
@@ -213,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             save_plot(rollouts, config, plot)
             print(f"picture: {plot}")
     except (OSError, ValueError, ImportError) as error:
-        print(f"maxent-preview: {error}", file=sys.stderr)
+        print(f"maxent-preview: {hide_secrets(str(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -2,6 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 # Before torch is imported; what a test starts inherits it. `make test-numerical` asks for two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from support.figures import Figures, count_cases
 
 if not torch.cuda.is_available():
     # Triton decides at its import whether its own library can be interpreted; transformers and TRL import it too.
@@ -21,8 +26,26 @@ _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
     "ci", derandomize=True, database=None, deadline=None, max_examples=40, suppress_health_check=_QUIET
 )
+settings.register_profile("tenfold", deadline=None, max_examples=400, suppress_health_check=_QUIET)
 settings.register_profile("nightly", deadline=None, max_examples=2000, suppress_health_check=_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--figures", type=Path, help="write cases, seconds and failures of every test to this JSON file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--figures") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Figures(config.getoption("--figures")))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    report = yield
+    if "cases" not in dict(report.user_properties):  # which a test may count itself, by record_property
+        report.user_properties.append(("cases", count_cases(item)))
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""What happens between two updates: checkpoints that wait for the end of a rollout, and measurements of an update."""
+"""What happens before and between updates: a check of logits, checkpoints that wait, measurements of an update."""
 
 import logging
 import math
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import has_length
+from trl.models.utils import add_hooks, remove_hooks
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters.trl.rows import Rows, mask_tokens, sum_tokens
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
     from maxent_grpo.adapters.trl.trainer import MaxEntGRPOTrainer
 
 logger = logging.getLogger(__name__)
+
+
+class LogitCheck(TrainerCallback):  # type: ignore[misc]
+    """Compares scores with the model's own logits where ZeRO-3 holds it in parts: only its engine makes it whole."""
+
+    def __init__(self, trainer: "MaxEntGRPOTrainer") -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Refuse a model that does more to its logits than is known."""
+        self.trainer.expect_own_logits()
+        # These passes call the head otherwise than training does: what DeepSpeed has noted of them is no guide to it.
+        remove_hooks(self.trainer.model_wrapped)
+        add_hooks(self.trainer.model_wrapped)
 
 
 class ExactResume(TrainerCallback):  # type: ignore[misc]

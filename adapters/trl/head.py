@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput
 
 from maxent_grpo._checks import expect
-from maxent_grpo.adapters._head import gather_head
+from maxent_grpo.adapters._head import gather_head, gather_zero3
 from maxent_grpo.kernels import linear_weighted_nll
 
 
@@ -100,7 +99,7 @@ def expect_own_logits(model: Any, score: Callable[[Tensor], Tensor], temperature
     sides may be off by that, and a log-softmax by twice as much.
 
     Args:
-        model: the model, its adapter included; under ZeRO-3, whose weights are in parts, nothing is compared.
+        model: the model, its adapter included; under ZeRO-3 within DeepSpeed's engine, on all ranks.
         score: returns the log-probabilities [1, T-1] of a row's tokens [1, T] after the first.
         temperature: the logits are divided by it.
 
@@ -108,10 +107,12 @@ def expect_own_logits(model: Any, score: Callable[[Tensor], Tensor], temperature
         ValueError: naming the model, if they differ.
     """
     weight = getattr(model.get_output_embeddings(), "weight", None)
-    if not isinstance(weight, Tensor) or any(p.is_meta for p in model.parameters()) or is_deepspeed_zero3_enabled():
+    if not isinstance(weight, Tensor) or any(p.is_meta for p in model.parameters()):
         return
-    vocabulary, states = weight.shape[0], []
-    ids = (torch.arange(8, device=weight.device) % vocabulary).unsqueeze(0)
+    with gather_zero3(weight):
+        (vocabulary, width), longest_row = weight.shape, float(weight.float().norm(dim=-1).amax())
+        ids = (torch.arange(8, device=weight.device) % vocabulary).unsqueeze(0)
+    states: list[Tensor] = []
     handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
     was_training = model.training
     model.eval()
@@ -123,8 +124,8 @@ def expect_own_logits(model: Any, score: Callable[[Tensor], Tensor], temperature
         handle.remove()
         model.train(was_training)
     logps = (own.float() / temperature).log_softmax(-1).gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
-    longest = float(states[0].float().norm(dim=-1).amax() * weight.float().norm(dim=-1).amax()) if states else 0.0
-    sums = weight.shape[1] * torch.finfo(torch.float32).eps / 2 * longest
+    longest_state = float(states[0].float().norm(dim=-1).amax()) if states else 0.0
+    sums = width * torch.finfo(torch.float32).eps / 2 * longest_state * longest_row
     tolerance = 4 / temperature * (torch.finfo(own.dtype).eps * float(own.abs().amax()) + sums)
     difference = float((logps - scored.float()).abs().amax())
     expect(

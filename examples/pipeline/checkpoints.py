@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ def find_checkpoint(args: Any) -> str | None:
     if name not in ("last", "true", "True"):
         damage = find_damaged_file(Path(name))
         if damage is not None:
+            advice = "; delete the folder, or name another" if _NAME.fullmatch(Path(name).name) else ""
             raise ValueError(
                 f"Expected a whole checkpoint, or last, got resume_from_checkpoint={name!r} without a readable "
-                f"{damage}."
+                f"{damage}{advice}."
             )
         return str(name)
     for checkpoint in _list_checkpoints(Path(args.output_dir)):
@@ -60,7 +62,9 @@ def describe_settings(args: Any) -> dict[str, Any]:
     return {name: value for name, value in sorted(args.to_dict().items()) if _LEARNS.match(name)}
 
 
+_NAME = re.compile(r"checkpoint-(\d+)")
 SETTINGS = "maxent_settings.json"
+FILES = "maxent_files.json"
 _LEARNS = re.compile(
     "(maxent_|num_generations$|num_iterations$|init_kl_coeff$|beta$|epsilon|reward_weights$|temperature$|top_[pk]$|seed$"
     "|learning_rate$|lr_scheduler_type$|loss_type$|scale_rewards$|max_completion_length$|per_device_train_batch_size$"
@@ -69,28 +73,49 @@ _LEARNS = re.compile(
 
 
 class KeepSettings(TrainerCallback):  # type: ignore[misc]
-    """Puts the settings into every checkpoint, for the run that goes on from it."""
+    """Puts settings and a list of files into every checkpoint, for the run that goes on from it."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write them."""
+        """Write both, the list last."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             write_text(folder / SETTINGS, json.dumps(describe_settings(args), indent=2, default=str) + "\n")
+            write_text(folder / FILES, json.dumps(_measure_files(folder), indent=2) + "\n")
+
+
+def _measure_files(checkpoint: Path) -> dict[str, int]:
+    """Return the size of each file but those that other ranks may still be writing."""
+    files = (file for file in sorted(checkpoint.rglob("*")) if file.is_file())
+    return {
+        str(file.relative_to(checkpoint)): file.stat().st_size
+        for file in files
+        if not file.name.startswith("rng_state_") and file.name != FILES
+    }
 
 
 def find_damaged_file(checkpoint: Path) -> str | None:
     """Return the name of a file that is missing from a checkpoint or cut off; None if it is whole.
 
-    The trainer writes trainer_state.json last.
+    The trainer writes trainer_state.json last, and after it comes the list of files. A kill between the two leaves a
+    whole checkpoint without a list.
     """
     if not (checkpoint / "trainer_state.json").is_file():
         return "trainer_state.json"
     files = (file for file in sorted(checkpoint.rglob("*")) if file.is_file())
-    return next((str(file.relative_to(checkpoint)) for file in files if not _is_readable(file)), None)
+    unreadable = (str(file.relative_to(checkpoint)) for file in files if not _is_readable(file))
+    return next(unreadable, None) or next(_list_changed(checkpoint), None)
+
+
+def _list_changed(checkpoint: Path) -> Iterator[str]:
+    """Yield the files that are missing, or of another size than when they were written."""
+    sizes = json.loads((checkpoint / FILES).read_text()) if (checkpoint / FILES).is_file() else {}
+    for name, size in sizes.items():
+        if not (checkpoint / name).is_file() or (checkpoint / name).stat().st_size != size:
+            yield name
 
 
 def _list_checkpoints(folder: Path) -> list[Path]:
-    matches = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    matches = {path: _NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
     steps = {path: int(match[1]) for path, match in matches.items() if match and path.is_dir()}
     return sorted(steps, key=steps.__getitem__, reverse=True)
 

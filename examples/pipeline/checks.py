@@ -23,7 +23,21 @@ LEAST = {
     "eval_share": 0,
     "gpus": 1,
     "vllm_max_model_length": 1,
+    "seed": 0,
 }
+FINITE = (
+    "learning_rate",
+    "weight_decay",
+    "temperature",
+    "warmup_steps",
+    "beta",
+    "epsilon",
+    "epsilon_high",
+    "adam_epsilon",
+    "max_grad_norm",
+    "num_train_epochs",
+)
+"""What is at least 0 and finite."""
 Values = dict[str, Any]
 Complaints = Iterator[tuple[str, str]]
 
@@ -73,10 +87,12 @@ def _check_ranges(values: Values, ranks: int) -> Complaints:
             yield name, f"Expected {name} >= {least}, got {name}={value}."
     if not values["eval_share"] < 1:
         yield "eval_share", f"Expected eval_share < 1, got eval_share={values['eval_share']}."
-    for name in ("learning_rate", "weight_decay", "temperature", "warmup_steps", "beta", "adam_epsilon"):
+    for name in FINITE:
         value = values.get(name)
         if isinstance(value, int | float) and not (value >= 0 and math.isfinite(value)):
             yield name, f"Expected {name} >= 0 and finite, got {name}={value}."
+    if values.get("top_p") is not None and not 0 < values["top_p"] <= 1:
+        yield "top_p", f"Expected top_p > 0 and <= 1, got top_p={values['top_p']}."
     if values["max_steps"] == 0:
         yield "max_steps", "Expected max_steps >= 1, or -1 to train for num_train_epochs, got max_steps=0."
     if not (values["gpu_memory"] > 0 and math.isfinite(values["gpu_memory"])):

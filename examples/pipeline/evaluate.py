@@ -20,6 +20,7 @@ import torch
 import transformers
 from rich.console import Console
 
+from maxent_grpo._secrets import expect_no_secret_flags, hide_in_tracebacks, hide_secrets
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
 from maxent_grpo.pipeline.data.prompts import load_rows
 from maxent_grpo.pipeline.data.sources import has_one_split
@@ -38,7 +39,6 @@ from maxent_grpo.pipeline.evaluation.subjects import Subject, build_dataset_subj
 from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
 from maxent_grpo.pipeline.recipes import parse_flags
 from maxent_grpo.pipeline.rewards import find_reward
-from maxent_grpo.pipeline.secrets import expect_no_secret_flags, hide_in_tracebacks, hide_secrets
 from maxent_grpo.pipeline.tasks.answers import Verdict
 
 
@@ -81,7 +81,7 @@ def evaluate_model(model: str, options: argparse.Namespace, engine: str) -> tupl
 
     def judge_samples(samples: int, temperature: float) -> list[list[Verdict | None]]:
         sampling = Sampling(samples, temperature, options.max_new_tokens, options.seed, options.batch_prompts)
-        return subject.judge(sampler.sample_texts(texts, sampling))
+        return subject.judge(sampler.draw_samples(texts, sampling))
 
     figures: dict[str, Any] = {"prompt_format": "chat" if chat else "text"}
     if options.greedy:
@@ -142,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (run_lighteval if options.lighteval is not None else run_evaluation)(options, console)
     except ValueError as error:
         raise SystemExit(f"evaluate.py: {hide_secrets(str(error))}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("evaluate.py: interrupted. The report holds the models that were done.") from None
     except OSError as error:
         if line := describe_full_disk(error):
             raise SystemExit(f"evaluate.py: {line}") from error

@@ -74,6 +74,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         ValueError: if another run has it, or nothing can be written there.
     """
     expect_writable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)  # the lock lies beside the folder
     with _open_lock(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

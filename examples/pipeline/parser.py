@@ -1,6 +1,7 @@
 """The parser of a recipe and its flags, whose complaints are one line each."""
 
 import dataclasses
+import difflib
 import os
 import re
 import textwrap
@@ -51,7 +52,9 @@ class RecipeParser(TrlParser):  # type: ignore[misc]
         if unknown:
             # Names alone: a value may be a secret under a misspelt name.
             names = [text.split("=")[0] for text in unknown if text.startswith("--")] or unknown
-            raise ValueError(f"command line: Expected fields of this script, got {' '.join(names)}.")
+            near = difflib.get_close_matches(names[0], self._option_string_actions, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"command line: Expected fields of this script, got {' '.join(names)}{hint}.")
         values = vars(known)
         preflight = values["preflight_only"]
         ranks = values["gpus"] if preflight else int(os.environ.get("WORLD_SIZE", "1"))

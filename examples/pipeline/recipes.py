@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from trl import GRPOConfig
 
+from maxent_grpo._secrets import expect_no_secret
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.options import REFUSED
-from maxent_grpo.pipeline.secrets import expect_no_secret
 
 Flags = list[tuple[str, list[str]]]
 MAXENT_FIELDS = {field.name for field in dataclasses.fields(MaxEntGRPOConfig)} - {
@@ -66,10 +66,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     try:
         recipe = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        if _count_values(recipe, {}) > MOST_VALUES:
+            raise RecursionError
         if isinstance(recipe, dict):
             expect_no_secret(recipe, path)
     except RecursionError:
-        raise ValueError(f"{path}: Expected YAML, got values nested too deep, or inside themselves.") from None
+        raise ValueError(
+            f"{path}: Expected YAML, got values nested too deep, inside themselves, or repeated without end."
+        ) from None
     except OSError as error:
         raise ValueError(f"{path}: Expected a recipe, got {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -85,6 +89,18 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
+def _count_values(value: Any, counts: dict[int, int]) -> int:
+    """Return how many values a recipe holds, each as often as aliases repeat it."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if id(value) not in counts:
+        counts[id(value)] = 1 + sum(_count_values(each, counts) for each in inner)
+    return counts[id(value)]
+
+
+MOST_VALUES = 100_000
+"""Of a recipe: aliases of aliases double in every line, and would be written out in a complaint."""
+
+
 def _expect_effective(environment: dict[str, Any], path: Path) -> None:
     """Refuse variables that are read before any recipe: set here they would have no effect, and nobody would know."""
     late = [
@@ -98,7 +114,7 @@ def _expect_effective(environment: dict[str, Any], path: Path) -> None:
 
 
 _READ_EARLY = re.compile(
-    "(HF_|HUGGINGFACE_|TRANSFORMERS_|DATASETS_|TRL_|XDG_|PYTHON|LD_|OMP_|MKL_|ACCELERATE_|WORLD_SIZE|RANK|LOCAL_RANK|MASTER_)"
+    "(HF_|HUGGINGFACE_|TRANSFORMERS_|DATASETS_|TRL_|XDG_|PYTHON|LD_|OMP_|MKL_|TRITON_|ACCELERATE_|WORLD_SIZE|RANK|LOCAL_RANK|MASTER_)"
 )
 """What Python, torch and the Hub's libraries read when they are imported or the processes start."""
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from trl import GRPOConfig, ModelConfig
 
+from maxent_grpo._secrets import expect_no_secret_flags
 from maxent_grpo.adapters import KeyFunction
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
 from maxent_grpo.pipeline.key_functions import find_key_function
 from maxent_grpo.pipeline.parser import RecipeParser
 from maxent_grpo.pipeline.recipes import TASKS, Flags, convert_recipe, find_recipe, parse_flags, read_recipe
 from maxent_grpo.pipeline.rewards import Reward, find_reward
-from maxent_grpo.pipeline.secrets import expect_no_secret_flags
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def parse_run(arguments: Sequence[str]) -> Run:
     expect_no_secret_flags(flags)
     # The recipe depends on the task where either has a file of its own, and the task on the recipe that is read.
     path, flags = _take_config(flags)
+    if path is None and not flags:
+        raise ValueError("command line: Expected --config RECIPE.yaml (--help lists the rest), got nothing.")
     task = next((values[0] for name, values in reversed(flags) if name == "task" and values), None)
     recipe: dict[str, Any] = {}
     if path is not None:

@@ -5,7 +5,7 @@ import difflib
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from maxent_grpo.pipeline.secrets import show_field
+from maxent_grpo._secrets import show_field
 
 _PLAIN: dict[Any, Any] = {
     int: int,

@@ -26,6 +26,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
+from maxent_grpo._secrets import hide_in_tracebacks, hide_secrets
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.adapters.trl.fitting import expect_whole_rollout
 from maxent_grpo.adapters.trl.preflight import write_preflight
@@ -38,7 +39,6 @@ from maxent_grpo.pipeline.job_files import add_job_files
 from maxent_grpo.pipeline.memory import list_precision_warnings, load_shape, report_memory
 from maxent_grpo.pipeline.parser import write_help
 from maxent_grpo.pipeline.run import Run, parse_run
-from maxent_grpo.pipeline.secrets import hide_in_tracebacks, hide_secrets
 from maxent_grpo.pipeline.starts import make_start
 
 logger = logging.getLogger(__name__)
@@ -187,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer = build_trainer(run)
     except ValueError as error:
         raise SystemExit(f"train.py: {hide_secrets(str(error))}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("train.py: interrupted before the first step.") from None
     run_training(trainer, checkpoint)
 
 

@@ -88,7 +88,7 @@ class Rehearsal:
         self.report["weights"] = proof
         print(f"difference per rollout: {proof['difference_per_rollout']}", flush=True)
         print(f"with the head not repaired: {proof['difference_with_the_head_not_repaired']}", flush=True)
-        evaluate_checkpoint(self.site, self.environment.python)
+        self._note("evaluation", evaluate_checkpoint(self.site))
         self.report["plans_parsed_by_vllm"] = parse_plans(self.site, self.environment.python)
 
     def run_resume(self) -> None:

@@ -67,21 +67,16 @@ def read_proof(folder: Path) -> dict[str, Any]:
     }
 
 
-def evaluate_checkpoint(site: Site, python: Path) -> None:
-    """Evaluate what was trained, with a table and a picture."""
-    command = [str(python), "examples/evaluate.py", "runs/rehearsal/maxent", "--task", "countdown-wide"]
-    command += ["--samples", "8", "--prompts", "32", "--max_new_tokens", "8", "--engine", "transformers"]
-    result = subprocess.run(
-        [*command, "--output", "runs/rehearsal/evaluation"],
-        env=site.environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+def evaluate_checkpoint(site: Site) -> JobEnd:
+    """Evaluate what was trained, with a table and a picture, in a job of its own."""
+    started = time.time()
+    command = "python examples/evaluate.py runs/rehearsal/maxent --task countdown-wide --samples 8 --prompts 32"
+    command += " --max_new_tokens 8 --engine transformers --output runs/rehearsal/evaluation"
+    end = wait_for_end(site, site.submit(["--command", command]), 300, started)
+    expect_end(end, 0, "COMPLETED", ())
     files = {file.name for file in (RUNS / "evaluation").iterdir()}
     assert {"evaluation.json", "evaluation.md", "evaluation.png"} <= files, files
+    return end
 
 
 def resume_training(site: Site) -> tuple[JobEnd, JobEnd, dict[str, Any]]:

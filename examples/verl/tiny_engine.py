@@ -4,7 +4,8 @@ It shows that verl's trainer, queue, workers and losses run with ours. It cannot
 such as a head that stays behind after its weights were updated.
 """
 
-from collections.abc import Generator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import cpu_platform  # noqa: F401  (registers the CPU with verl)
@@ -12,8 +13,10 @@ import ray
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from verl.checkpoint_engine import CheckpointEngine, CheckpointEngineRegistry
 from verl.workers.rollout import base
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry, TokenOutput
+from verl.workers.rollout.utils import ensure_async_iterator
 
 NAME = "tiny_server_{}"
 
@@ -58,7 +61,7 @@ class TinyServer:
 
 
 class TinyReplica(RolloutReplica):
-    """Starts a server beside the workers that train."""
+    """Starts a server, beside the workers that train or apart from them."""
 
     async def launch_servers(self) -> None:
         name = NAME.format(self.replica_rank)
@@ -69,7 +72,11 @@ class TinyReplica(RolloutReplica):
 
 
 class TinyRollout(base.BaseRollout):
-    """Hands a worker's weights to its server."""
+    """Hands weights to the server of a replica: the first one's trains, others say which they are."""
+
+    def __init__(self, *settings: Any, replica_rank: int = 0, **options: Any) -> None:
+        super().__init__(*settings, **options)
+        self.server = NAME.format(replica_rank)
 
     async def resume(self, tags: list[str]) -> None:
         """Do nothing: nothing was put to sleep."""
@@ -77,12 +84,60 @@ class TinyRollout(base.BaseRollout):
     async def release(self) -> None:
         """Do nothing."""
 
-    async def update_weights(
-        self, weights: Generator[tuple[str, Tensor], None, None], global_steps: int | None = None, **_: Any
-    ) -> None:
-        state = {name: weight.detach().cpu().clone() for name, weight in weights}  # every rank gathers
+    async def update_weights(self, weights: Any, global_steps: int | None = None, **_: Any) -> None:
+        state = await collect_weights(weights)  # every rank gathers
         if torch.distributed.get_rank() == 0:
-            await ray.get_actor(NAME.format(0)).load_weights.remote(state, global_steps or 0)
+            await ray.get_actor(self.server).load_weights.remote(state, global_steps or 0)
+
+
+async def collect_weights(weights: Any) -> dict[str, Tensor]:
+    return {name: weight.detach().cpu().clone() async for name, weight in ensure_async_iterator(weights)}
+
+
+class Mailbox:
+    """Holds the weights of one update until servers apart from the trainer have taken them."""
+
+    def __init__(self) -> None:
+        self.filled, self.weights = asyncio.Event(), dict[str, Tensor]()
+
+    async def put(self, weights: dict[str, Tensor]) -> None:
+        self.weights = weights
+        self.filled.set()
+
+    async def take(self) -> dict[str, Tensor]:
+        await self.filled.wait()
+        return self.weights
+
+
+@CheckpointEngineRegistry.register("tiny")
+class TinyTransfer(CheckpointEngine):
+    """Sends weights to those servers through Ray, where verl has NCCL."""
+
+    def __init__(self, bucket_size: int) -> None:
+        self.mailbox: Any = None
+
+    def prepare(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def build_topology(cls, actors: int, servers: int, metadata: list[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
+        return {"mailbox": [mailbox] * actors}, {"mailbox": [mailbox] * servers}
+
+    def init_process_group(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+
+    async def send_weights(self, weights: Iterator[tuple[str, Tensor]], global_steps: int | None = None) -> None:
+        state = await collect_weights(weights)
+        if torch.distributed.get_rank() == 0:
+            await self.mailbox.put.remote(state)
+
+    async def receive_weights(self, global_steps: int | None = None) -> AsyncIterator[tuple[str, Tensor]]:
+        for name, weight in (await self.mailbox.take.remote()).items():
+            yield name, weight
+
+    def finalize(self) -> None:
+        self.mailbox = None
 
 
 base._ROLLOUT_REGISTRY["tiny", "async"] = f"{__name__}.TinyRollout"

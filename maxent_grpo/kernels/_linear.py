@@ -28,8 +28,16 @@ both dtypes for a moment. CUDA with torch < 2.10 holds a product [V, D] in float
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import expect
-from maxent_grpo.kernels._checks import expect_head, expect_ids, expect_row_count, expect_rows, expect_token_weights
+from maxent_grpo._checks import expect, expect_tensor
+from maxent_grpo.kernels._checks import (
+    expect_chunk_bytes,
+    expect_flags,
+    expect_head,
+    expect_ids,
+    expect_row_count,
+    expect_rows,
+    expect_token_weights,
+)
 from maxent_grpo.kernels._kept_rows import KeptRows
 from maxent_grpo.kernels._linear_autograd import LinearTokenLogps, LinearWeightedNLL, Settings, score_chunks
 from maxent_grpo.kernels._logits_autograd import sum_nll
@@ -133,7 +141,9 @@ def linear_sequence_logps(
     >>> linear_sequence_logps(torch.zeros(1, 2, 8), torch.ones(4, 8), torch.tensor([[3, 0]]))
     tensor([-2.7726])
     """
+    expect_tensor("hidden", hidden)
     expect(hidden.ndim >= 3, "hidden of shape [..., T, D]", hidden=list(hidden.shape))
+    expect_flags(length_normalize=length_normalize)
     logps = linear_token_logps(
         hidden,
         weight,
@@ -200,7 +210,9 @@ def linear_weighted_nll(
     >>> linear_weighted_nll(torch.zeros(2, 8), torch.ones(4, 8), torch.tensor([3, 1]), torch.tensor([1.0, -0.5])).loss
     tensor(0.6931)
     """
+    expect_tensor("token_weights", token_weights)
     keep = _check_inputs(hidden, weight, bias, ids, mask, token_weights, row_count=row_count)
+    expect_flags(entropy=entropy)
     logit_map = LogitMap.build(temperature, logit_scale, softcap)
     settings = _build_settings(hidden, logit_map, chunk_bytes, backend)._replace(entropy=entropy)
     rows = KeptRows(keep, row_count)  # only rows with a weight meet the head
@@ -242,7 +254,7 @@ def _check_inputs(
 
 def _build_settings(hidden: Tensor, logit_map: LogitMap, chunk_bytes: int | None, backend: Backend) -> Settings:
     """Gather the settings of one call: under autocast the matmuls run in its dtype."""
-    expect(chunk_bytes is None or chunk_bytes > 0, "chunk_bytes > 0", chunk_bytes=chunk_bytes)
+    expect_chunk_bytes(chunk_bytes)
     device = hidden.device.type
     autocast = torch.is_autocast_enabled(device) and hidden.dtype != torch.float64  # autocast leaves float64 alone
     dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype

@@ -13,8 +13,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import expect
-from maxent_grpo.kernels._checks import expect_ids, expect_rows, expect_token_weights
+from maxent_grpo._checks import expect, expect_tensor
+from maxent_grpo.kernels._checks import expect_flags, expect_ids, expect_rows, expect_token_weights
 from maxent_grpo.kernels._logits_autograd import SequenceLogps, TokenLogps, WeightedNLLFunction, sum_nll
 from maxent_grpo.kernels._rows import (
     Backend,
@@ -97,7 +97,9 @@ def sequence_logps(
     >>> sequence_logps(torch.zeros(1, 3, 4), torch.tensor([[3, 2, -100]]), length_normalize=True)
     tensor([-1.3863])
     """
+    expect_tensor("logits", logits)
     expect(logits.ndim >= 3, "logits of shape [..., T, V]", logits=list(logits.shape))
+    expect_flags(length_normalize=length_normalize)
     keep, rows = _check_inputs(logits, ids, mask, backend)
     logit_map = LogitMap.build(temperature)
     sums: Tensor = SequenceLogps.apply(logits, ids.flatten(), keep, logit_map, rows, length_normalize)  # type: ignore[no-untyped-call]
@@ -142,7 +144,9 @@ def weighted_nll(
     >>> weighted_nll(torch.zeros(2, 4), torch.tensor([3, 1]), torch.tensor([1.0, -0.5])).loss
     tensor(0.6931)
     """
+    expect_tensor("token_weights", token_weights)
     keep, rows = _check_inputs(logits, ids, mask, backend, token_weights)
+    expect_flags(inplace=inplace, entropy=entropy)
     logit_map = LogitMap.build(temperature)
     # A weight outside the mask, even NaN, must not reach a row: 0 there makes the kernels pass it by.
     factor = torch.where(keep, token_weights.detach().flatten(), 0).to(accumulation_dtype(logits.dtype))

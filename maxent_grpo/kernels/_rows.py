@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect
-from maxent_grpo.kernels._checks import IGNORED_ID, expect_positive
+from maxent_grpo.kernels._checks import IGNORED_ID, expect_logit_map
 
 Backend = Literal["auto", "torch", "triton"]
 Arguments = ParamSpec("Arguments")
@@ -44,12 +44,9 @@ class LogitMap(NamedTuple):
 
     @classmethod
     def build(cls, temperature: float, logit_scale: float = 1.0, softcap: float | None = None) -> "LogitMap":
-        """Check the settings, each a finite number above zero, and return their map."""
-        expect_positive("temperature", temperature)
-        expect_positive("logit_scale", logit_scale)
-        if softcap is not None:
-            expect_positive("softcap", softcap)
-        return cls(logit_scale, softcap, temperature)
+        """Check the settings, each a number above zero in float32's range, and return their map."""
+        expect_logit_map(temperature, logit_scale, softcap)
+        return cls(float(logit_scale), None if softcap is None else float(softcap), float(temperature))
 
     @property
     def slope(self) -> float:

@@ -8,6 +8,7 @@ whole group NaN.
 """
 
 from maxent_grpo.reference.coefficients import group_coefficients
+from maxent_grpo.reference.groups import prune_candidates
 from maxent_grpo.reference.loss import clipped_surrogate, listwise_cross_entropy, maxent_weighted_nll
 from maxent_grpo.reference.potential import (
     effective_sample_size,
@@ -44,6 +45,7 @@ __all__ = [
     "listwise_q",
     "maxent_weighted_nll",
     "optimal_potential",
+    "prune_candidates",
     "rank_utilities",
     "regularized_potential",
     "tau_for_ess",

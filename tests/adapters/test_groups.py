@@ -110,7 +110,7 @@ def groups(first: int = 0) -> Groups:
     return gather_groups(candidates(first, [8] * 4), 4, GatherWith())
 
 
-def test_utilities_that_are_no_rate_are_refused_where_a_power_of_success_reads_them() -> None:
+def test_utilities_that_are_no_rates_are_refused_with_a_power_of_success() -> None:
     utilities = torch.tensor([[1.0, -1.0, 0.0, math.nan]])
     with pytest.raises(ValueError, match=r"utilities in \[0, 1\] with success_power=1\.0, got utilities=\[-1\.0\]"):
         groups().build_target(MaxEntObjective(MaxEntConfig(success_power=1.0)), utilities)

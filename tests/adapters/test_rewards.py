@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from maxent_grpo import MaxEntConfig
-from maxent_grpo.adapters._rewards import call_reward_function, hold_to_contract, read_rewards, weigh_rewards
+from maxent_grpo.adapters._rewards import (
+    BonusWarning,
+    call_reward_function,
+    hold_to_contract,
+    read_rewards,
+    weigh_rewards,
+)
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
 
 CPU = torch.device("cpu")
@@ -103,6 +109,7 @@ def test_a_held_function_keeps_its_name_and_may_be_async() -> None:
     held = hold_to_contract(judge)
     assert (held.__name__, hold_to_contract(functools.partial(give_rewards)).__name__) == ("judge", "give_rewards")
     torch.testing.assert_close(torch.tensor(asyncio.run(held(**ASKED))), READ, equal_nan=True)
+    torch.testing.assert_close(call_reward_function(judge, ASKED), READ, equal_nan=True)
     model = torch.nn.Linear(1, 1)
     assert (hold_to_contract(model), hold_to_contract("org/model")) == (model, "org/model")
 
@@ -117,6 +124,57 @@ def test_a_group_without_a_success_is_skipped_whatever_failures_score(
     config = dataclasses.replace(MaxEntConfig.diverse(max_length=2), min_utility=min_utility)
     rollout = Rollout(rewards, torch.ones(4, 2, dtype=torch.bool), group_sizes=4, keys=["a", "b", "c", "d"])
     assert MaxEntLoss(config).prepare(rollout).coefficients.tolist() == [0.0] * 4
+
+
+VERDICTS = [1.0, 0.0, 0.0, 1.0]
+BONUSES = [0.0, 1.0, 0.0, 1.0]
+
+
+def warn_of_bonuses(
+    weights: list[float], *, verdicts: list[float] = VERDICTS, skip: Any = "all_min", min_utility: float = 0.0
+) -> BonusWarning:
+    """Return what has seen a rollout twice: the verdicts of a verifier beside a bonus for the format."""
+    config = MaxEntConfig(skip=skip, min_utility=min_utility)
+    rewards, weighed_by = torch.tensor([verdicts, BONUSES]).T, torch.tensor(weights)
+    warning = BonusWarning(weighed_by, ["right", "format"], config)
+    for _ in range(2):
+        warning.check_rollout(rewards, weigh_rewards(rewards, weighed_by, ["right", "format"]))
+    return warning
+
+
+def test_a_bonus_that_makes_failures_count_as_right_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_bonuses([1.0, 0.5])
+    (message,) = caplog.messages
+    assert message == (
+        "1 of 4 candidates count as right, with a utility over maxent_min_utility=0, though right alone leaves them "
+        "at or under it: other rewards lift them. Set maxent_min_utility to the highest utility of a failure (here "
+        "0.5) and the weight of right above that, or give the other functions a weight of 0."
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weights": [1.0, 0.5], "min_utility": 0.5},
+        {"weights": [1.0, 0.0]},
+        {"weights": [1.0, 0.5], "skip": "none"},
+        {"weights": [1.0, -2.0]},
+        {"weights": [1.0, 0.5], "verdicts": [1.0, 1.0, 0.0, 1.0]},
+        {"weights": [1.0, 0.5], "verdicts": [1.0, -1.0, 0.0, 1.0]},
+        {"weights": [1.0, 0.5], "verdicts": [1.0, math.nan, 0.0, 1.0]},
+    ],
+)
+def test_bonuses_that_lift_no_failure_are_no_matter(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_bonuses(**settings)
+    assert caplog.messages == []
+
+
+def test_the_function_of_the_largest_weight_is_the_verifier_and_else_the_first() -> None:
+    assert warn_of_bonuses([0.1, 0.9]).name == "format"
+    assert warn_of_bonuses([0.5, 0.5]).name == "right"
+    assert warn_of_bonuses([1.0, 0.5], verdicts=[1.0, 0.0, 0.0, 1.0]).is_due is False
 
 
 def test_logits_in_place_of_log_probabilities_are_blamed_on_logps() -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,10 +19,13 @@ from support.bigram import Bigram, K, batch, log_probs
         ({"group_sizes": 0}, "group_sizes that divide the 12 rows, got group_sizes=0"),
         ({"group_sizes": -3}, "group_sizes=-3"),
         ({"group_sizes": 4.0}, r"group_sizes=4\.0"),
+        ({"group_sizes": True}, "group_sizes=True"),
+        ({"group_sizes": 10**5000}, "group_sizes=int too long to show"),
         ({"group_sizes": [6.5, 5.5]}, r"whole sizes >= 0, got group_sizes=\[6\.5, 5\.5\]"),
         ({"keys": torch.zeros(11, dtype=torch.long)}, r"keys of shape \[12\]"),
         ({"keys": ["a"] * 11}, "keys of 12 candidates, got keys=11"),
         ({"keys": [1.5] * 12}, r"texts or None of keys, got keys=\[1\.5, 1\.5, 1\.5\]"),
+        ({"keys": np.arange(12)}, r"texts or None of keys, got keys=\[np\.int64\(0\)"),
         ({"keys": [*["a"] * 11, None]}, "ids, or a text for every candidate"),
         ({"mask": [[True]]}, r"mask to be a torch\.Tensor"),
         ({"mask": torch.ones(12, dtype=torch.bool)}, r"mask of shape \[N, T\], got mask of shape \[12\]"),
@@ -48,7 +52,7 @@ from support.bigram import Bigram, K, batch, log_probs
         ({"config": MaxEntConfig(keep_fraction=0.5)}, "generator"),
         (
             {"config": MaxEntConfig(success_power=1.0), "rewards": [1.0, -1.0] * 6},
-            r"utilities in \[0, 1\] with success_power=1\.0, got utilities=\[-1\.0, -1\.0, -1\.0\]",
+            r"utilities in \[0, 1\] with success_power=1\.0, got utilities=\[-1\.0, ",
         ),
         ({"num_groups": 0}, "num_groups > 0"),
     ],

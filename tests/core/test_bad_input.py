@@ -13,6 +13,7 @@ Q = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
 LOG_Q = Q.log()
 WIDE = torch.zeros(2, 3)
 INTS = torch.zeros(2, 2, dtype=torch.int64)
+GENERATOR = torch.Generator()
 SHORT_MASK = torch.ones(2, dtype=torch.bool)
 LOGPS, TOKENS = torch.zeros(2, 2, 3), torch.ones(2, 2, 3, dtype=torch.bool)
 CLIPS = {"clip_low": 0.2, "clip_high": 0.2, "max_length": 8}
@@ -26,8 +27,8 @@ def surrogate(old=LOGPS, coefficients=Q, mask=TOKENS, **options):
     return mg.clipped_surrogate(LOGPS, old, coefficients, mask, **{**CLIPS, **options})
 
 
-def prune(keep, coefficients=Q):
-    return mg.prune_candidates(coefficients, keep=keep, generator=torch.Generator())
+def prune(keep, coefficients=Q, generator=GENERATOR):
+    return mg.prune_candidates(coefficients, keep=keep, generator=generator)
 
 
 TABLE = {
@@ -241,6 +242,34 @@ TABLE = {
         lambda: mg.pad_groups([1.0], [1]),
         "Expected flat to be a torch.Tensor, got flat of type list.",
     ),
+    "flat of one number": (
+        lambda: mg.pad_groups(torch.tensor(1.0), [1]),
+        "Expected flat of shape [N, ...], got flat=tensor(1.).",
+    ),
+    "a group size that is one number": (
+        lambda: mg.pad_groups(torch.zeros(1), torch.tensor(1)),
+        "Expected group_sizes to be a list of whole sizes >= 0, got group_sizes=1.",
+    ),
+    "group sizes that are a number": (
+        lambda: mg.pad_groups(torch.zeros(8), 8),
+        "Expected group_sizes to be a list of whole sizes >= 0, got group_sizes=8.",
+    ),
+    "group sizes of no kind": (
+        lambda: mg.pad_groups(torch.zeros(1), ["a"]),
+        "Expected group_sizes to be a list of whole sizes >= 0, got group_sizes=['a'].",
+    ),
+    "group sizes that are fractions": (
+        lambda: mg.pad_groups(torch.zeros(2), [1.5, 0.5]),
+        "Expected group_sizes to be a list of whole sizes >= 0, got group_sizes=[1.5, 0.5].",
+    ),
+    "group sizes that are huge": (
+        lambda: mg.pad_groups(torch.zeros(2), [10**400]),
+        "Expected group_sizes to be a list of whole sizes >= 0, got group_sizes=[1000",
+    ),
+    "no group sizes": (
+        lambda: mg.pad_groups(torch.zeros(2), None),
+        "Expected group_sizes to be a list of whole sizes >= 0, got group_sizes=None.",
+    ),
     "negative group size": (
         lambda: mg.pad_groups(torch.zeros(1), [2, -1]),
         "Expected group_sizes to be a list of whole sizes >= 0, got group_sizes=[2, -1].",
@@ -252,6 +281,10 @@ TABLE = {
     "group sizes of another total": (
         lambda: mg.pad_groups(torch.zeros(3), [1, 1]),
         "Expected group_sizes to sum to the 3 rows, got group_sizes=[1, 1].",
+    ),
+    "flattening one number": (
+        lambda: mg.flatten_groups(torch.tensor(1.0), torch.tensor(True)),
+        "Expected padded of shape [G, K, ...], got padded of shape [].",
     ),
     "flattening with another mask": (
         lambda: mg.flatten_groups(WIDE, SHORT_MASK),
@@ -267,6 +300,11 @@ TABLE = {
     ),
     "keeping nothing": (lambda: prune(0.0), "Expected keep > 0 and <= 1, got keep=0.0."),
     "keeping more than all": (lambda: prune(1.5), "Expected keep > 0 and <= 1, got keep=1.5."),
+    "no generator": (lambda: prune(0.5, generator=None), "Expected a torch.Generator, got generator=None."),
+    "a seed in place of a generator": (
+        lambda: prune(0.5, generator=3),
+        "Expected a torch.Generator, got generator=3.",
+    ),
     "coefficients given as a list": (
         lambda: prune(0.5, [1.0]),
         "Expected coefficients to be a torch.Tensor, got coefficients of type list.",

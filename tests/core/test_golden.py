@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+from support.agreement_page import COLUMNS, PAGE, format_page, load_columns
 from support.golden import make_rollouts
-from support.golden_table import bound_row, compute_row, load_golden
+from support.golden_agreement import QUANTITIES, keep_agreement
+from support.golden_table import bound_row, compute_row, load_golden, read_row
 
 pytestmark = pytest.mark.numerical
 GOLDEN = load_golden()
@@ -18,6 +20,29 @@ def test_objective_agrees_with_the_oracle(name):
     for found, exact in zip(compute_row(GOLDEN, row), bound_row(GOLDEN, row, torch.float64), strict=True):
         assert found.dtype == torch.float64
         exact.assert_near(found)
+
+
+@pytest.mark.parametrize("name", GOLDEN.rows)
+def test_the_oracle_still_makes_the_row(name):
+    """To the last digits of exp and log, which may differ between machines."""
+    row = GOLDEN.rows[name]
+    entry = make_rollouts.make_row(row.config, make_rollouts.rollouts(), clipped=row.clipped)
+    made = read_row({"config": {}} | entry, GOLDEN.max_length)
+    results, bounds = (made.coefficients, made.loss, made.gradient), bound_row(GOLDEN, row, torch.float64)
+    keep_agreement("numpy", name, results, bounds)
+    for result, exact in zip(results, bounds, strict=True):
+        exact.assert_near(result)
+
+
+def test_every_cell_of_the_committed_page_is_filled_and_within_what_is_allowed():
+    columns = load_columns()
+    assert columns.keys() == COLUMNS.keys()
+    for column in columns.values():
+        assert list(column["rows"]) == list(GOLDEN.rows)  # `make agreement` measures a new row everywhere
+        for cells in column["rows"].values():
+            assert tuple(cells) == QUANTITIES
+            assert all(cell["distance"] <= cell["allowed"] < 1e-3 for cell in cells.values())
+    assert format_page(columns) == PAGE.read_text()
 
 
 def test_rows_differ_from_one_another():

@@ -41,7 +41,7 @@ class Group:
 
     @property
     def rate(self):
-        return self.wins / self.K
+        return self.wins / self.size
 
 
 @st.composite

@@ -126,6 +126,14 @@ def test_a_reference_moves_the_target_and_a_picture_is_saved(
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_there_is_no_picture_of_groups_that_tell_nothing_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(write(tmp_path, {"rewards": [1, 1]})), "--plot", str(tmp_path / "p.png")]) == 2
+    assert "Expected a group whose rewards differ, for --plot to draw, got none." in capsys.readouterr().err
+    assert not (tmp_path / "p.png").exists()
+
+
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
@@ -235,4 +243,4 @@ def test_a_long_file_is_read_line_by_line(tmp_path: Path) -> None:
 def test_another_encoding_is_named(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rollouts.jsonl").write_bytes(content)
     assert main([str(tmp_path / "rollouts.jsonl")]) == 2
-    assert "Expected UTF-8 in" in capsys.readouterr().err
+    assert "Expected UTF-8 at" in capsys.readouterr().err

@@ -312,24 +312,6 @@ def test_logits_that_need_no_gradient_get_none() -> None:
     assert not loss.requires_grad
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"temperature": 0.0}, "Expected temperature > 0, got temperature=0.0."),
-        ({"temperature": float("inf")}, "Expected temperature to be finite, got temperature=inf."),
-        ({"backend": "cuda"}, "Expected backend 'auto', 'torch' or 'triton', got backend='cuda'."),
-        ({"mask": torch.ones(3, dtype=torch.bool)}, r"Expected mask of shape \[2\], got mask of shape \[3\]."),
-        ({"ids": torch.zeros(3, dtype=torch.int64)}, "Expected logits of shape"),
-        ({"ids": torch.zeros(2)}, "Expected ids of dtype int64 or int32, got dtype=torch.float32."),
-        ({"logits": torch.zeros(2, 5, dtype=torch.int64)}, "Expected floating point logits, got dtype=torch.int64."),
-    ],
-)
-def test_arguments_that_do_not_fit_are_named(change: dict[str, object], message: str) -> None:
-    arguments = {"logits": torch.zeros(2, 5), "ids": torch.zeros(2, dtype=torch.int64)} | change
-    with pytest.raises(ValueError, match=message):
-        token_logps(arguments.pop("logits"), arguments.pop("ids"), **arguments)
-
-
 def test_float64_gradients_pass_gradcheck() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)

@@ -41,6 +41,13 @@ def test_everything_public_is_there():
 
 
 def test_the_pipeline_names_the_extra_that_brings_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("rich", "yaml") else name)
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name in ("rich", "yaml", "openrlhf", "verl") else name
+    )
     with pytest.raises(ImportError, match=r"Expected yaml, rich .*pip install 'maxent-grpo\[pipeline\]'"):
         importlib.reload(maxent_grpo.pipeline)
+
+
+def test_reward_functions_of_another_trainer_do_without_what_training_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "openrlhf" else None)
+    importlib.reload(maxent_grpo.pipeline)

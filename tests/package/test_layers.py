@@ -32,7 +32,8 @@ MAY_IMPORT = {  # the longest name that a module's begins with decides
     "maxent_grpo": OBJECTIVE,
     **dict.fromkeys(HELPERS - {"torch"}, HELPERS),
     **dict.fromkeys(FUNCTIONS - HELPERS, FUNCTIONS),
-    "maxent_grpo.preview": OBJECTIVE | {"matplotlib", "maxent_grpo._rollout_files"},
+    "maxent_grpo.preview": OBJECTIVE | {"matplotlib", "maxent_grpo._rollout_files", "maxent_grpo._secrets"},
+    "maxent_grpo._secrets": set(),
     "maxent_grpo._rollout_files": OBJECTIVE | {"pyarrow"},
     "maxent_grpo.reference": {"numpy", "maxent_grpo.reference"},  # the oracle shares no code with what it judges
     "maxent_grpo.kernels": KERNELS,
@@ -41,7 +42,8 @@ MAY_IMPORT = {  # the longest name that a module's begins with decides
     "maxent_grpo.adapters": ADAPTERS,
     "maxent_grpo.adapters.trl": ADAPTERS | TRL | {"maxent_grpo.adapters.trl"},
     "maxent_grpo.adapters.openrlhf": ADAPTERS | {"openrlhf", "ray", "maxent_grpo.adapters.openrlhf"},
-    "maxent_grpo.adapters.verl": ADAPTERS | {"verl", "transfer_queue", "hydra", "omegaconf"},
+    "maxent_grpo.adapters.verl": ADAPTERS
+    | {"verl", "transfer_queue", "hydra", "omegaconf", "maxent_grpo.adapters.verl"},
     "maxent_grpo.pipeline": TRL
     | {"maxent_grpo", "torch", "numpy", "tokenizers", "safetensors", "peft", "vllm", "deepspeed"}
     | {"math_verify", "yaml", "rich", "matplotlib"},

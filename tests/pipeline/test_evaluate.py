@@ -16,8 +16,9 @@ from datasets import Dataset
 from maxent_grpo.pipeline import evaluate
 from maxent_grpo.pipeline.answers.verifier import Comparison
 from maxent_grpo.pipeline.evaluation.curves import measure_curve
-from maxent_grpo.pipeline.evaluation.generation import Sampling, Transformers, choose_engine, render_prompts
+from maxent_grpo.pipeline.evaluation.generation import Sample, Sampling, Transformers, choose_engine, render_prompts
 from maxent_grpo.pipeline.evaluation.subjects import build_dataset_subject
+from maxent_grpo.pipeline.launch.options import parse_options as parse_launch
 from maxent_grpo.pipeline.rewards import Reward, find_reward
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tasks.metrics import hit_probability
@@ -138,6 +139,10 @@ def test_the_environment_says_how_long_a_prompt_may_be_unless_a_flag_does(
         evaluate.main(["model", "--task", "countdown"])
 
 
+def draw(*texts: str) -> list[Sample]:
+    return [Sample(text, []) for text in texts]
+
+
 def test_a_reward_that_cannot_tell_gives_no_verdict() -> None:
     rows = Dataset.from_dict({"prompt": ["a", "b"], "solution": ["1", "2"]})
     scores = {("1", "1"): 1.0, ("1", "x"): 0.5, ("2", "1"): None, ("2", "x"): 0.0}
@@ -147,11 +152,9 @@ def test_a_reward_that_cannot_tell_gives_no_verdict() -> None:
 
     subject = build_dataset_subject("s", rows, Reward(judge, ("solution",)))
     right = Verdict(correct=True, mode="right")
-    assert subject.judge([["1", "x"], ["1", "x"]]) == [[right, WRONG], [None, WRONG]]
-    assert build_dataset_subject("s", rows, Reward(judge), right=0.5).judge([["1", "x"], ["x", "x"]])[0] == [
-        right,
-        right,
-    ]
+    assert subject.judge([draw("1", "x"), draw("1", "x")]) == [[right, WRONG], [None, WRONG]]
+    lenient = build_dataset_subject("s", rows, Reward(judge), right=0.5)
+    assert lenient.judge([draw("1", "x"), draw("x", "x")])[0] == [right, right]
 
 
 def test_answers_to_mathematics_are_judged_in_their_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +166,7 @@ def test_answers_to_mathematics_are_judged_in_their_worker(monkeypatch: pytest.M
 
     monkeypatch.setattr("maxent_grpo.pipeline.rewards._VERIFIER", SimpleNamespace(compare_all=compare_all))
     rows = Dataset.from_dict({"prompt": ["a"], "solution": ["1"]})
-    (verdicts,) = build_dataset_subject("s", rows, find_reward("math_verify")).judge([[r"\boxed{1}", "1"]])
+    (verdicts,) = build_dataset_subject("s", rows, find_reward("math_verify")).judge([draw(r"\boxed{1}", "1")])
     assert [verdict.correct for verdict in verdicts if verdict] == [True, False]
     assert compared == [("1", "1")]
 
@@ -211,10 +214,21 @@ def test_prompts_alike_leave_no_doubt() -> None:
 def test_the_same_seed_gives_the_same_completions_and_leaves_chance_alone(demo: Job) -> None:
     sampler = Transformers(str(demo.folder), None, "float32")
     before = torch.get_rng_state()
-    one, again, other = (sampler.sample_texts(["2 3 5 = 10 :"] * 3, Sampling(4, 1.0, 8, seed)) for seed in (0, 0, 1))
+    one, again, other = (sampler.draw_samples(["2 3 5 = 10 :"] * 3, Sampling(4, 1.0, 8, seed)) for seed in (0, 0, 1))
     assert one == again != other
     assert torch.equal(torch.get_rng_state(), before)
     assert [len(each) for each in one] == [4, 4, 4]
+
+
+def test_a_samples_tokens_are_those_of_its_text_with_the_one_that_ends_it(demo: Job) -> None:
+    sampler = Transformers(str(demo.folder), None, "float32")
+    (drawn,) = sampler.draw_samples(["2 3 5 = 10 :"], Sampling(16, 1.0, 8, 0))
+    end = sampler.tokenizer.eos_token_id
+    for sample in drawn:
+        assert sampler.tokenizer.decode(sample.ids, skip_special_tokens=True) == sample.text
+        assert end not in sample.ids[:-1]
+        assert len(sample.ids) == 8 or sample.ids[-1] == end
+    assert len({len(sample.ids) for sample in drawn}) > 1
 
 
 def test_what_a_checkpoint_prefers_does_not_change_its_samples(tmp_path: Path) -> None:
@@ -223,7 +237,7 @@ def test_what_a_checkpoint_prefers_does_not_change_its_samples(tmp_path: Path) -
     model.generation_config.update(do_sample=True, top_p=0.1, top_k=2, repetition_penalty=1.5, temperature=0.1)
     save_checkpoint(model, TOKENIZER, tmp_path / "picky")
     drawn = [
-        Transformers(str(tmp_path / name), None, "float32").sample_texts(["2 3 = 5 :"], Sampling(16, 1.0, 8, 0))
+        Transformers(str(tmp_path / name), None, "float32").draw_samples(["2 3 = 5 :"], Sampling(16, 1.0, 8, 0))
         for name in ("plain", "picky")
     ]
     assert drawn[0] == drawn[1]
@@ -249,7 +263,7 @@ def test_vllm_is_asked_for_samples_of_the_model_itself(
 
         def generate(self, prompts: list[str], settings: dict[str, Any]) -> list[Any]:
             settings_seen.update(settings)
-            answers = [SimpleNamespace(text=text) for text in ("2+3", "3+2", "5", "2+3")]
+            answers = [SimpleNamespace(text=text, token_ids=(1,)) for text in ("2+3", "3+2", "5", "2+3")]
             return [SimpleNamespace(outputs=answers) for _ in prompts]
 
     module = ModuleType("vllm")
@@ -280,15 +294,32 @@ def test_vllm_that_is_missing_is_said_so(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--task", "countdown", "--dataset", "x"], "one of --task, --dataset and --lighteval"),
         (["--task", "chess"], "invalid choice: 'chess'"),
         (["--task", "countdown", "--samples", "0"], "--samples >= 1, got 0"),
-        (["--task", "countdown", "--temperature", "-1"], "--temperature >= 0, got -1.0"),
+        (["--task", "countdown", "--temperature", "-1"], "--temperature >= 0 and finite, got -1.0"),
+        (["--task", "countdown", "--temperature", "inf"], "--temperature >= 0 and finite, got inf"),
+        (["--task", "countdown", "--right", "nan"], "--right to be finite, got nan"),
+        (["--task", "countdown", "--seed", "-1"], "--seed >= 0, got -1"),
         (["--task", "countdown", "--dry-run"], "--lighteval with --dry-run"),
         (["--lighteval", ","], "benchmarks in --lighteval, got ','"),
+        (["--lighteval", "math_500,math_50"], "got 'math_50' (did you mean math_500?)."),
+        (["--lighteval", "gpqa:diamnd|0"], "got 'gpqa:diamnd|0' (did you mean gpqa:diamond?)."),
+        (["--lighteval", "nothing_like_it"], "Expected a task of LightEval 0.13, or --custom_tasks with a file of"),
+        (["--lighteval", "gsm8k|five"], "Expected TASK or TASK|EXAMPLES in --lighteval, got 'gsm8k|five'."),
+        (["--lighteval", "a|b|gsm8k|5"], "Expected TASK or TASK|EXAMPLES in --lighteval, got 'a|b|gsm8k|5'."),
     ],
 )
 def test_bad_options_are_named(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         evaluate.parse_options(["model", *flags])
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "tasks", ["math_500", "mmlu", "gsm8k|5", "lighteval|gpqa:diamond|0", "tiny:gsm8k", "aime24@k=4|0"]
+)
+def test_what_lighteval_knows_is_taken_and_with_a_file_of_ones_own_anything(tasks: str) -> None:
+    assert evaluate.parse_options(["model", "--lighteval", tasks]).lighteval == [tasks]
+    mine = evaluate.parse_options(["model", "--lighteval", "mine", "--custom_tasks", "mine.py"])
+    assert mine.lighteval == ["mine"]
 
 
 def test_a_dataset_without_the_reward_columns_is_named(demo: Job, tmp_path: Path) -> None:
@@ -340,14 +371,15 @@ def test_submit_sends_a_slurm_job_for_each_benchmark(tmp_path: Path, monkeypatch
     flags = ["--submit", "--sbatch", "--gres=gpu:1 --time=2:00:00", "--custom_tasks", "mine.py"]
     evaluate.main([*LIGHT, *flags, "--output", str(tmp_path / "out")])
     jobs = [job.splitlines() for job in (tmp_path / "sent").read_text().strip().split("\n\n")]
-    assert [job[0] for job in jobs] == ["--job-name=lighteval-math_500", "--job-name=lighteval-gpqa-diamond"]
-    for job in jobs:
-        assert job[2:4] == ["--gres=gpu:1", "--time=2:00:00"]
-        assert job[4] == "--wrap"
-        assert job[5].endswith("--custom-tasks mine.py")
+    for job, name in zip(jobs, ("lighteval-math_500", "lighteval-gpqa-diamond"), strict=True):
+        script = job.index("examples/slurm_train.sh")
+        assert job[script - 3 : script] == [f"--job-name={name}", "--gres=gpu:1", "--time=2:00:00"]
+        options = parse_launch(job[script + 1 :])  # as the script reads them in the job
+        assert options.command[:2] == ("lighteval", "vllm")
+        assert options.command[-2:] == ("--custom-tasks", "mine.py")
 
 
 def test_a_missing_program_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit, match="Expected sbatch to be installed"):
+    with pytest.raises(SystemExit, match="Expected sbatch to submit with"):
         evaluate.main([*LIGHT, "--submit"])

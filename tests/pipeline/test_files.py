@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from maxent_grpo.pipeline import files
+from maxent_grpo.pipeline import evaluate, files
+from maxent_grpo.pipeline import train as trainer
 from maxent_grpo.pipeline.tiny import demo
 from maxent_grpo.pipeline.tiny.jobs import run_jobs
 from maxent_grpo.pipeline.tiny.model import build_model
@@ -23,19 +25,12 @@ from maxent_grpo.pipeline.tiny.options import parse_options
 from maxent_grpo.pipeline.tiny.runs import Job, train, warm_up
 from maxent_grpo.pipeline.tiny.storage import Log, load_checkpoint, load_state, save_checkpoint, save_state
 from maxent_grpo.pipeline.tiny.wide_countdown import TOKENIZER
+from support.torn import TEARS
 
 SMALL = ["--steps", "4", "--warm-steps", "3", "--eval-prompts", "8", "--eval-samples", "8", "--eval-every", "2"]
 SMALL += ["--prompts", "4", "--samples", "4", "--arms", "maxent"]
 KILLS = 20 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 4
 ROOT = Path(__file__).parents[2]
-
-
-def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
 
 
 def ignore(*entry: object) -> None:
@@ -107,29 +102,27 @@ def build_job(folder: Path, arm: str) -> Job:
     return Job(parse_options([*SMALL, "--output", str(folder)], None), arm, seed=0)
 
 
-TORN = ["seed0/maxent/state.pt", "seed0/maxent/metrics.jsonl", "seed0/warm_start/model.safetensors"]
-TORN += ["seed0/warm_start/config.json", "seed0/maxent/model.safetensors", "seed0/maxent/config.json"]
-
-
-@pytest.mark.parametrize("tear", [cut, empty, Path.unlink], ids=["cut", "empty", "missing"])
-@pytest.mark.parametrize("name", TORN)
-def test_a_torn_file_is_made_again_or_named_with_what_to_delete(
-    name: str, tear: Callable[[Path], Any], finished: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tear", TEARS)
+def test_any_torn_file_is_made_again_or_named_with_what_to_delete(
+    tear: str, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, job = finished / name, build_job(finished, "maxent")
     monkeypatch.setattr("maxent_grpo.pipeline.tiny.runs._evaluate_finally", ignore)
     monkeypatch.setattr("maxent_grpo.pipeline.tiny.runs._log_groups", ignore)
-    whole = file.read_bytes()
-    tear(file)
-    complaint = resume(finished)
-    if complaint is None:
-        assert [row["step"] for row in job.log.rows() if "step" in row] == [1, 2, 3, 4]
-        load_checkpoint(job.folder)
-    else:
-        assert "\n" not in complaint
-        assert "delete" in complaint
-        assert str(file.parent) in complaint
-    file.write_bytes(whole)
+    before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
+    assert len(before) >= 10
+    for file in before:
+        TEARS[tear](file)
+        complaint = resume(finished)
+        if complaint is None:
+            job = build_job(finished, "maxent")
+            assert [row["step"] for row in job.log.rows() if "step" in row] == [1, 2, 3, 4], file
+            load_checkpoint(job.folder)
+        else:
+            assert "\n" not in complaint, file
+            assert "delete" in complaint, file
+            assert str(file.parent) in complaint, file
+        for each, content in before.items():
+            each.write_bytes(content)
 
 
 def resume(folder: Path) -> str | None:
@@ -152,6 +145,11 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         demo.main([*SMALL, "--output", str(tmp_path / "run")])
     with files.lock_folder(tmp_path / "run"):
         pass  # the lock went with its holder
+
+
+def test_a_folder_is_held_before_the_one_around_it_is_there(tmp_path: Path) -> None:
+    with files.lock_folder(tmp_path / "runs" / "demo"):
+        assert (tmp_path / "runs").is_dir()
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
@@ -184,6 +182,38 @@ def test_a_full_disk_is_one_line(error: Exception, tmp_path: Path, monkeypatch: 
         with pytest.raises(SystemExit, match=r"^quickstart\.py: Expected room on the disk, got: "):
             demo.main([*SMALL, "--output", str(tmp_path / "run")])
     assert files.describe_full_disk(RuntimeError("shapes do not match")) is None
+
+
+@pytest.mark.parametrize("name", ["parse_run", "build_trainer", "run_training"])
+def test_ctrl_c_ends_training_with_a_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Run:
+        """One whose trainer is interrupted."""
+
+        args, where = SimpleNamespace(process_index=0), "recipe.yaml"
+        script = SimpleNamespace(preflight_only=False)
+        training = SimpleNamespace(output_dir=".", resume_from_checkpoint=None)
+        add_callback = staticmethod(ignore)
+
+        def train(self, **_: object) -> None:
+            raise KeyboardInterrupt
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "add_job_files", ignore)
+    for each in ("parse_run", "build_trainer"):
+        monkeypatch.setattr(trainer, each, interrupt if each == name else lambda *_: Run())
+    with pytest.raises(SystemExit, match=r"^train\.py: interrupted[^\n]*\.$"):
+        trainer.main(["--config", "recipe.yaml"])
+
+
+def test_ctrl_c_ends_an_evaluation_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "run_evaluation", interrupt)
+    with pytest.raises(SystemExit, match=r"^evaluate\.py: interrupted[^\n]*\.$"):
+        evaluate.main(["model", "--task", "countdown"])
 
 
 def complain(job: str, report: Any, stopped: Any) -> None:
@@ -232,8 +262,11 @@ def run_both(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_demo_that_is_killed_at_any_time_goes_on(tmp_path: Path) -> None:
+def test_a_demo_that_is_killed_at_any_time_goes_on(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Every process is killed at another moment of its work; what is left then goes on to the end, with every row."""
+    record_property("cases", KILLS)
     context, chance = multiprocessing.get_context("forkserver"), random.Random(0)
     context.set_forkserver_preload(["maxent_grpo.pipeline.tiny.runs"])  # imports once, not for every process
     for _ in range(KILLS):

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from maxent_grpo.pipeline.arguments import GRPOScriptArguments
 from maxent_grpo.pipeline.data.prompts import load_rows
+from maxent_grpo.pipeline.evaluation.generation import Sample
 from maxent_grpo.pipeline.evaluation.subjects import build_dataset_subject
 from maxent_grpo.pipeline.rewards import Reward, read_completion
 from maxent_grpo.pipeline.tasks.answers import WRONG
@@ -40,7 +41,8 @@ class Recorder:
 
 def judge(recorder: Recorder, prompts: list[Any], texts: list[list[str]], **columns: list[Any]) -> Any:
     rows = Dataset.from_dict({"prompt": prompts, **columns})
-    return build_dataset_subject("rows", rows, Reward(recorder)).judge(texts)
+    samples = [[Sample(text, [ord(text)]) for text in drawn] for drawn in texts]
+    return build_dataset_subject("rows", rows, Reward(recorder)).judge(samples)
 
 
 def test_training_and_evaluation_pass_a_reward_the_same(tmp_path: Path) -> None:
@@ -50,10 +52,11 @@ def test_training_and_evaluation_pass_a_reward_the_same(tmp_path: Path) -> None:
     trainer.train()
     judge(evaluation, ["ab"] * 2, [["a"] * 4] * 2, level=[0, 1])
     asked, evaluated = training.calls[0], evaluation.calls[0]
-    assert asked.keys() - {"completion_ids"} == evaluated.keys()
-    for name in ("prompts", "completions", "level"):
+    assert asked.keys() == evaluated.keys()
+    for name in ("prompts", "completions", "completion_ids", "level"):
         assert [type(each) for each in asked[name]] == [type(each) for each in evaluated[name]]
     assert evaluated["level"] == [0] * 4 + [1] * 4
+    assert evaluated["completion_ids"] == [[ord("a")]] * 8
     for call in (asked, evaluated):
         call["log_metric"]("length", 1.0)
         call["log_extra"]("column", [0.0] * len(call["completions"]))

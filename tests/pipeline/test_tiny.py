@@ -269,6 +269,17 @@ def test_a_warm_start_alone_makes_a_table_and_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+def test_what_was_not_logged_has_no_panel(tmp_path: Path) -> None:
+    final = final_rows("maxent", 0, TRAINED["maxent"])
+    updates = [{"arm": "maxent", "seed": seed, "step": step, "reward": 0.5} for seed in (0, 1) for step in (1, 2)]
+    measured = [row | {"coverage@8": 0.2, "maxent/ess": 2.0} for row in updates]
+    for name, rows in {"none": [], "two": [*final, *updates], "four": [*final, *measured]}.items():
+        save_picture(rows, tmp_path / f"{name}.png")
+    assert not (tmp_path / "none.png").exists()
+    two, four = (image.imread(tmp_path / f"{name}.png").shape for name in ("two", "four"))
+    assert four[0] == 2 * two[0]
+
+
 def test_the_picture_shows_the_logged_groups_of_the_first_seed(tmp_path: Path) -> None:
     group = {"prompt": "1+1=", "texts": ["3", "2"], "rewards": [0, 1], "q": [0.3, 0.7], "weights": [0.1, 0.9]}
     logged = [

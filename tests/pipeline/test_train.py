@@ -19,16 +19,13 @@ from trl import GRPOTrainer
 from maxent_grpo.adapters.trl import MaxEntGRPOTrainer
 from maxent_grpo.pipeline import train
 from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS
-from maxent_grpo.pipeline.checkpoints import find_checkpoint
 from maxent_grpo.pipeline.run import parse_run
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
 from maxent_grpo.pipeline.tiny.wide_countdown import TOKENIZER
-from support.recipes import MATH, write_recipe, write_rewards, write_rows
+from support.recipes import MATH, SHORT, write_recipe, write_rewards, write_rows
 
 ROOT = Path(__file__).parents[2]
-SHORT = ["--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "16", "--eval_limit", "4"]
-SHORT += ["--per_device_eval_batch_size", "32"]
 
 
 @pytest.fixture
@@ -276,30 +273,6 @@ def build_command(folder: Path, *flags: str, launcher: str = "", **fields: Any) 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
 
 
-def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
-    start: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    flags = ["--config", str(write_recipe(start, save_total_limit=3)), *SHORT]
-    train.main([*flags, "--max_steps", "4"])
-    args = parse_run([*flags, "--resume_from_checkpoint", "last"]).training
-    older, newest = start / "run/checkpoint-2", start / "run/checkpoint-4"
-    assert find_checkpoint(args) == str(newest)
-    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
-        whole = (newest / name).read_bytes()
-        (newest / name).write_bytes(whole[: len(whole) // 2])
-        caplog.clear()
-        assert find_checkpoint(args) == str(older)
-        assert f"no readable {name}: skipped" in caplog.text
-        (newest / name).write_bytes(whole)
-    (newest / "trainer_state.json").unlink()
-    args.resume_from_checkpoint = str(newest)
-    with pytest.raises(ValueError, match=r"checkpoint-4' without a readable trainer_state\.json"):
-        find_checkpoint(args)
-    train.main([*flags, "--resume_from_checkpoint", "last"])
-    logged = json.loads((start / "run/trainer_state.json").read_text())["log_history"]
-    assert [entry["step"] for entry in logged if "reward" in entry] == [1, 2, 3, 4, 5, 6]
-
-
 DELAYS = [0.1 * kill for kill in range(20)] if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else [0.0]
 
 
@@ -310,7 +283,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
 ) -> None:
     command = build_command(start, reward_funcs=own_rewards)
     running = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # of a machine that is busy with others too
     while not list((start / "run").glob("checkpoint-2/trainer_state.json")):
         assert running.poll() is None, running.stdout.read().decode()[-3000:]
         assert time.monotonic() < deadline

@@ -1,12 +1,14 @@
-"""How far a framework's own loss code is from the golden table, kept as a file that others' join by its rows.
+"""How near an implementation comes to the rows of the golden table, kept as a column of tests/golden/agreement.md.
 
-KEEP_AGREEMENT=1 make test-openrlhf      # writes tests/golden/openrlhf.json
+    make agreement      # measures in all environments and writes the page
+
+With KEEP_AGREEMENT=1 the golden test of an implementation keeps its column, tests/golden/COLUMN.json.
 """
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor
@@ -14,39 +16,31 @@ from torch import Tensor
 from support.precision import Bounded
 
 FOLDER = Path(__file__).parents[1] / "golden"
+QUANTITIES = ("weights", "loss", "gradient")
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Relative differences ‖framework − oracle‖/‖oracle‖ of a row, and those that rounding to float32 may cause.
+def keep_agreement(column: str, row: str, results: Sequence[Tensor], bounds: Sequence[Bounded]) -> None:
+    """Keep the weights, loss and gradient that a column has in a row, if the run is to keep them.
 
-    Attributes:
-        weights, loss, gradient: the differences.
-        weights_bound, loss_bound, gradient_bound: what is allowed for; 0 of 0 is 0.
+    Args:
+        column: name of the package whose version counts.
+        row: name of the setting.
+        results: what the implementation makes of it.
+        bounds: the oracle's, and how far the results may be from them.
     """
-
-    weights: float
-    loss: float
-    gradient: float
-    weights_bound: float
-    loss_bound: float
-    gradient_bound: float
-
-    @classmethod
-    def measure(cls, results: Sequence[Tensor], bounds: Sequence[Bounded]) -> "Agreement":
-        """Return the agreement of coefficients, loss and gradient with the table's."""
-        sizes = [max(float(exact.value.norm()), 1e-300) for exact in bounds]
-        distances = [exact.distance(result) for exact, result in zip(bounds, results, strict=True)]
-        shares = [distance / size for distance, size in zip(distances, sizes, strict=True)]
-        return cls(*shares, *(exact.error / size for exact, size in zip(bounds, sizes, strict=True)))
-
-
-def keep_agreement(framework: str, row: str, agreement: Agreement) -> None:
-    """Write a row of a framework's file, if the run is to keep it."""
     if not os.environ.get("KEEP_AGREEMENT"):
         return
-    path = FOLDER / f"{framework}.json"
-    table = json.loads(path.read_text()) if path.exists() else {}
-    table[row] = {name: float(f"{value:.2g}") for name, value in asdict(agreement).items()}
-    path.parent.mkdir(exist_ok=True)
+    path = FOLDER / f"{column}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+    cells = [measure_cell(result, exact) for result, exact in zip(results, bounds, strict=True)]
+    rows[row] = dict(zip(QUANTITIES, cells, strict=True))
+    dtype = str(results[-1].dtype).removeprefix("torch.")
+    table = {"version": f"{column} {version(column)}", "dtype": dtype, "rows": rows}
     path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+
+
+def measure_cell(result: Tensor, exact: Bounded) -> dict[str, float]:
+    """Return a relative distance and the one that is allowed, to two digits: the rest belongs to the processor."""
+    size = float(exact.value.norm())
+    distances = {"distance": exact.distance(result), "allowed": exact.error}
+    return {name: float(f"{distance / size:.1e}") for name, distance in distances.items()}

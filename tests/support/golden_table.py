@@ -55,6 +55,7 @@ class Golden:
         policy_logps, old_logps, reference_logps: [N, T], 0 behind the completion.
         max_length: T, the generation limit.
         num_groups: G.
+        seed: of pruning.
         rows: setting by name.
     """
 
@@ -71,7 +72,12 @@ class Golden:
     reference_logps: Tensor
     max_length: int
     num_groups: int
+    seed: int
     rows: dict[str, GoldenRow]
+
+    def seed_generator(self) -> torch.Generator:
+        """Return what pruning draws from, in place of the generator that a framework seeds by its own settings."""
+        return torch.Generator().manual_seed(self.seed)
 
 
 def load_golden() -> Golden:
@@ -100,12 +106,14 @@ def load_golden() -> Golden:
         keys=torch.tensor([texts.index(text) for text in texts]),
         max_length=length,
         num_groups=table["num_groups"],
-        rows={name: _row(entry, length) for name, entry in table["settings"].items()},
+        seed=table["seed"],
+        rows={name: read_row(entry, length) for name, entry in table["settings"].items()},
         **logps,
     )
 
 
-def _row(entry: dict[str, Any], length: int) -> GoldenRow:
+def read_row(entry: dict[str, Any], length: int) -> GoldenRow:
+    """Return a row from its entry in the file, padded to the generation limit."""
     numbers = {key: torch.tensor(entry[key], dtype=torch.float64) for key in ("coefficients", "loss")}
     gradient = _padded(entry["gradient"], length)
     return GoldenRow(config=MaxEntConfig(**entry["config"]), clipped=entry["clipped"], gradient=gradient, **numbers)
@@ -128,7 +136,8 @@ def compute_row(golden: Golden, row: GoldenRow) -> list[Tensor]:
         old_logps=old,
         keys=pad_groups(golden.keys, sizes)[0],
     )
-    coefficients = flatten_groups(objective.coefficients(target, old_logps=old), present)
+    whole = objective.coefficients(target, old_logps=old, generator=golden.seed_generator())
+    coefficients = flatten_groups(whole, present)
     logps, before = golden.policy_logps.clone().requires_grad_(), golden.old_logps if row.clipped else None
     loss = objective.loss(logps, coefficients, golden.mask, num_groups=golden.num_groups, old_logps=before)
     return [coefficients, loss, *torch.autograd.grad(loss, logps)]

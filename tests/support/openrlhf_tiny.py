@@ -1,5 +1,6 @@
 """OpenRLHF's maker of experiences and actor's trainer as they are, with something small in place of their models."""
 
+import runpy
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import openrlhf.utils.config
 import pytest
 import ray
 import torch
@@ -18,6 +20,7 @@ from openrlhf.utils.deepspeed import DeepspeedStrategy
 from torch import Tensor, nn
 
 from maxent_grpo.adapters.openrlhf import __main__ as driver
+from maxent_grpo.adapters.openrlhf.options import STOCK_PROGRAM, hierarchize
 from maxent_grpo.adapters.openrlhf.rollout import MaxEntExperienceMaker
 from maxent_grpo.adapters.openrlhf.workers import MaxEntPolicyLoss
 
@@ -41,24 +44,51 @@ class StartedRay(BaseException):
 
 
 def read_command(*options: Any) -> SimpleNamespace:
-    """Return the arguments with which OpenRLHF's command line starts to train; SystemExit where it refuses."""
+    """Return the arguments with which a plain GRPO command line and these options start to train with ours."""
+    return read_whole_command([*GRPO, *map(str, options)])
+
+
+def read_whole_command(arguments: list[str]) -> SimpleNamespace:
+    """Return the arguments with which our command line starts to train; SystemExit where it refuses."""
     kept: list[SimpleNamespace] = []
 
     def keep(ours: Namespace, flat: Namespace) -> SimpleNamespace:
         kept.append(read_arguments(ours, flat))
         return kept[-1]
 
+    read_arguments = driver.read_arguments
+    with stop_before_ray([STOCK_PROGRAM]) as patch:
+        patch.setattr(driver, "read_arguments", keep)
+        driver.main(arguments)
+    return kept[0]
+
+
+def read_stock_command(arguments: list[str]) -> SimpleNamespace:
+    """Return the arguments with which OpenRLHF's own command line starts to train; SystemExit where it refuses."""
+    kept: list[SimpleNamespace] = []
+
+    def keep(flat: Namespace) -> SimpleNamespace:
+        kept.append(hierarchize(flat))
+        return kept[-1]
+
+    with stop_before_ray([STOCK_PROGRAM, *arguments]) as patch:
+        patch.setattr(openrlhf.utils.config, "hierarchize", keep)
+        runpy.run_module(STOCK_PROGRAM, run_name="__main__", alter_sys=True)
+    return kept[0]
+
+
+@contextmanager
+def stop_before_ray(arguments: list[str]) -> Iterator[pytest.MonkeyPatch]:
+    """Run a command line until it would start Ray."""
+
     def stop() -> bool:
         raise StartedRay
 
-    read_arguments = driver.read_arguments
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["openrlhf"])
-        patch.setattr(driver, "read_arguments", keep)
+        patch.setattr(sys, "argv", arguments)
         patch.setattr(ray, "is_initialized", stop)
         with pytest.raises(StartedRay):
-            driver.main([*GRPO, *map(str, options)])
-    return kept[0]
+            yield patch
 
 
 @contextmanager

@@ -81,9 +81,10 @@ def evaluate(compute: Callable[[], Sequence[Tensor]], dtype: torch.dtype = torch
     To first order an error of the result is Σ over operations of ∂result/∂output · (the operation's own error).
     In place of the derivatives every output, in the backward as in the forward, is moved by a random error such as
     its operation has of its own: of size u·|output| for arithmetic, `FUNCTION` times as much for functions, that of
-    the formula above for sums (Parker, Monte Carlo arithmetic, 1997). The root mean square of `SAMPLES` such moves
-    knows a standard deviation to a factor of 2, so that `DEVIATIONS` of twice its size are allowed for. All of it is
-    float64: no processor has a say in it.
+    the formula above for sums (Parker, Monte Carlo arithmetic, 1997). Equal entries of arithmetic, a function or a
+    softmax round alike, as they do on any processor: what is tied stays tied. The root mean square of `SAMPLES` such
+    moves knows a standard deviation to a factor of 2, so that `DEVIATIONS` of twice its size are allowed for. All of
+    it is float64: no processor has a say in it.
 
     Args:
         compute: returns tensors in float64 from operands in float64; what it casts down stays in float64.
@@ -133,7 +134,8 @@ class _InFloat64(TorchDispatchMode):
         name = operation._schema.name.removeprefix("aten::").removesuffix("_")
         aliases = [result.alias_info for result in operation._schema.returns]
         views = any(alias is not None and not alias.is_write for alias in aliases)
-        if name in _EXACT or views:
+        writes = name == "index_put" and not any(args[3:])  # in place of what is there, not added to it
+        if name in _EXACT or views or writes:
             return operation(*args, **options)
         if not any(aliases):
             args = [arg.double() if is_float(arg) else arg for arg in args]
@@ -158,9 +160,27 @@ class _Rounded(_InFloat64):
             assert not (several and any(map(is_float, output))), f"The errors of {operation} are not known."
             return output
         error = self.inner * count_own_roundings(operation, name, args, options, output) + self.final * output.abs()
-        uniform = torch.rand(output.shape, generator=self.generator, dtype=output.dtype).mul_(2).sub_(1)
-        move = uniform.mul_(error.nan_to_num_(posinf=0.0))
+        by_value = torch.Tag.pointwise in operation.tags or name in _OF_SOFTMAX
+        draw = self.draw_by_value if by_value else self.draw
+        move = draw(output).mul_(error.nan_to_num_(posinf=0.0))
         return output.add_(move) if any(result.alias_info for result in operation._schema.returns) else output + move
+
+    def draw(self, output: Tensor) -> Tensor:
+        """Return random numbers between −1 and 1, one per entry."""
+        return torch.rand(output.shape, generator=self.generator, dtype=output.dtype).mul_(2).sub_(1)
+
+    def draw_by_value(self, output: Tensor) -> Tensor:
+        """Return such numbers, equal where the entries are: equal operands round alike, so ties stay ties."""
+        salt = int(torch.randint(2**62, (), generator=self.generator))
+        bits = output.double().view(torch.int64)
+        return scramble(bits ^ salt).to(output.dtype).div_(2.0**63)
+
+
+def scramble(values: Tensor) -> Tensor:
+    """Return int64 values scattered over all 64 bits, by the finalizer of splitmix64 in wrapping arithmetic."""
+    values = (values ^ (values >> 30)) * -4658895280553007687
+    values = (values ^ (values >> 27)) * -7723592293110705685
+    return values ^ (values >> 31)
 
 
 def is_float(leaf: Any) -> bool:

@@ -12,6 +12,10 @@ FIELDS = yaml.safe_load(TINY.read_text()) | {"task": "maxent", "loss_type": None
 MATH = {"dataset_name": None, "prompt_format": "chat", "reward_funcs": ["pure_accuracy_math"], "do_eval": False}
 """Fields for a local dataset of mathematics."""
 
+SHORT = ["--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "16", "--eval_limit", "4"]
+SHORT += ["--per_device_eval_batch_size", "32"]
+"""Flags for a run of seconds."""
+
 
 def write_recipe(folder: Path, **fields: Any) -> Path:
     """Return a recipe that trains the tiny model by our method, with other fields; None takes one out."""

@@ -15,7 +15,9 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
 from maxent_grpo import MaxEntConfig
-from maxent_grpo.adapters import verl as adapter
+from maxent_grpo.adapters.verl.__main__ import load_config
+from maxent_grpo.adapters.verl.sessions import sort_sessions
+from maxent_grpo.adapters.verl.trainers import MaxEntSync
 from support.golden_table import Golden, GoldenRow, bound_row
 from support.precision import Bounded
 
@@ -74,14 +76,15 @@ def list_overrides(config: MaxEntConfig, *, clipped: bool) -> list[str]:
 
 def build_trainer(overrides: list[str]) -> Any:
     """Return the adapter's trainer for a command line, with nothing started."""
-    trainer = adapter.MaxEntSync(adapter.load_config(overrides, None, "ppo_trainer"))
+    trainer = MaxEntSync(load_config(overrides, None, "ppo_trainer"))
     trainer.global_steps = 1
     return trainer
 
 
-def build_batch(golden: Golden, dtype: torch.dtype = torch.float32, seed: int = 3) -> Batch:
+def build_batch(golden: Golden, dtype: torch.dtype = torch.float32, *, shuffled: bool = True) -> Batch:
     """Return the golden candidates in a random order; an empty one, which verl cannot have, as a token of a tool."""
-    order = torch.randperm(len(golden.utilities) + PADDING_ROWS, generator=torch.Generator().manual_seed(seed))
+    rows = len(golden.utilities) + PADDING_ROWS
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(3)) if shuffled else torch.arange(rows)
     places = [place if place < len(golden.utilities) else -1 for place in order.tolist()]
     groups = [group for group, size in enumerate(golden.group_sizes) for _ in range(size)]
     keys = [f"prompt-{groups[place]}_{place}_0" if place >= 0 else f"pad_{row}_0" for row, place in enumerate(places)]
@@ -118,7 +121,7 @@ def _build_row(golden: Golden, place: int, uid: str, dtype: torch.dtype) -> dict
 def weigh_batch(trainer: Any, batch: Batch) -> Tensor:
     """Return the coefficients of a batch's rows as the trainer hands them to verl, [R, T]."""
     data = tu.list_of_dict_to_tensordict(batch.rows).to_padded_tensor()
-    return trainer.weigh_rows(data, adapter.sort_sessions(batch.keys, batch.tags), None)
+    return trainer.weigh_rows(data, sort_sessions(batch.keys, batch.tags), None)
 
 
 def nest(rows: list[Tensor]) -> Tensor:
@@ -149,9 +152,11 @@ def compute_loss(trainer: Any, batch: Batch, advantages: Tensor, logps: Tensor, 
 
 def compare_row(
     golden: Golden, row: GoldenRow, dtype: torch.dtype, micro_batch: int
-) -> dict[str, tuple[Bounded, Tensor]]:
-    """Return the oracle's weights, loss and gradient of a row, each with what comes out of verl."""
-    trainer, batch = build_trainer(list_overrides(row.config, clipped=row.clipped)), build_batch(golden, dtype)
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[Bounded]]:
+    """Return weights, loss and gradient of a row as they come out of verl, and the oracle's."""
+    trainer = build_trainer(list_overrides(row.config, clipped=row.clipped))
+    # Pruning walks along the candidates, so whom it drops depends on their order.
+    batch = build_batch(golden, dtype, shuffled=row.config.keep_fraction is None)
     advantages = weigh_batch(trainer, batch)
     logps = batch.pick(golden.policy_logps).to(dtype).requires_grad_()
     losses = [
@@ -161,12 +166,6 @@ def compare_row(
     loss = torch.stack(losses).sum()
     (gradient,) = torch.autograd.grad(loss, logps)
     ratio = len(batch.rows) / golden.num_groups
-    exact = dict(zip(("weights", "loss", "gradient"), bound_row(golden, row, dtype), strict=True))
     # The ratio of rows to prompts, its product with a weight, and verl's quotient round once more each.
-    bounds = {name: one.round_to(dtype).round_to(dtype).round_to(dtype) for name, one in exact.items()}
-    weights = batch.restore(advantages[:, 0] / ratio)
-    return {
-        "weights": (bounds["weights"], weights),
-        "loss": (bounds["loss"], loss),
-        "gradient": (bounds["gradient"], batch.restore(gradient)),
-    }
+    bounds = [each.round_to(dtype).round_to(dtype).round_to(dtype) for each in bound_row(golden, row, dtype)]
+    return (batch.restore(advantages[:, 0] / ratio), loss, batch.restore(gradient)), bounds

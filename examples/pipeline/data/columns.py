@@ -35,6 +35,10 @@ KINDS = {
 }
 
 
+USUAL = ("ground_truth", "answer", "solution", "target", "value", "text")
+"""Fields that hold a solution, as people name them."""
+
+
 def expect_column(name: str, values: Iterable[Any], source: str) -> None:
     """Check that a column holds what the registered functions take it for; None is for others to judge.
 
@@ -44,12 +48,15 @@ def expect_column(name: str, values: Iterable[Any], source: str) -> None:
     kind = KINDS.get(name)
     for row, value in enumerate(values if kind else ()):
         if kind and value is not None and not kind.holds(value):
-            inside = f"; columns: {{{name}: {name}.{next(iter(value))}}} names a field" if _has_fields(value) else ""
+            field = _find_field(value, kind)
             raise ValueError(
                 f"Expected column {name!r} of {kind.words} in dataset {source!r}, got {type(value).__name__} "
-                f"{str(value)[:60]!r} in row {row}{inside}."
+                f"{str(value)[:60]!r} in row {row}"
+                + (f"; columns: {{{name}: {name}.{field}}} names one of its fields." if field else ".")
             )
 
 
-def _has_fields(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) > 0
+def _find_field(value: Any, kind: Kind) -> str | None:
+    """Return the field that is likely meant of a value that has several."""
+    fields = [field for field, entry in value.items() if kind.holds(entry)] if isinstance(value, dict) else []
+    return next((field for field in USUAL if field in fields), next(iter(fields), None))

@@ -112,7 +112,7 @@ def _keep_whole_rows(source: Source, rows: Dataset, needed: set[str], script: GR
                 f"prompt_format={script.prompt_format})."
             )
     columns = {name: rows[name] for name in needed - {"prompt"}}
-    complete = [row for row in range(len(rows)) if all(values[row] is not None for values in columns.values())]
+    complete = [row for row in range(len(rows)) if not any(_is_missing(values[row]) for values in columns.values())]
     if len(complete) == len(rows):
         return rows
     names = ", ".join(sorted(columns))
@@ -123,6 +123,10 @@ def _keep_whole_rows(source: Source, rows: Dataset, needed: set[str], script: GR
         "%d of %d rows of dataset %r are left out: they have no %s.", left_out, len(rows), source.path, names
     )
     return rows.select(complete)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _sample_by_weight(parts: Sequence[Dataset], sources: Sequence[Source], seed: int) -> list[Dataset]:

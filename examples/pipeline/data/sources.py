@@ -131,8 +131,12 @@ def _is_share(weight: float | None) -> bool:
 
 
 def _expect_source(source: Source, field: str) -> Source:
-    if find_builder(source.path) and not Path(source.path).exists():
-        raise ValueError(f"Expected a dataset, got {source.path!r}: no such file.")
+    path = Path(source.path)
+    is_local = path.is_absolute() or source.path.startswith(".") or ("://" not in source.path and len(path.parts) > 2)
+    if (is_local or find_builder(source.path)) and not path.exists():
+        raise ValueError(f"Expected a dataset, got {source.path!r}: no such file or folder.")
+    if path.is_file() and not find_builder(source.path):
+        raise ValueError(f"Expected a dataset in a file of {', '.join(BUILDERS)}, got {source.path!r}.")
     if has_one_split(source.path) and source.split != "train":
         raise ValueError(
             f"Expected {field}='train' of {source.path!r}, which has no other rows (eval_datasets or eval_share say "

@@ -14,6 +14,19 @@ BATCH_TOKENS = 2**18
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A completion.
+
+    Attributes:
+        text: without special tokens.
+        ids: its tokens, with the one that ends it.
+    """
+
+    text: str
+    ids: list[int]
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How completions are drawn.
 
@@ -57,6 +70,8 @@ def load_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: naming the model, if there is none.
     """
+    if is_missing_folder(model):
+        raise ValueError(f"Expected a model that can be read, got {model!r}: no such folder.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
     except (OSError, ValueError) as error:
@@ -66,14 +81,25 @@ def load_tokenizer(model: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def explain_missing_model(model: str, error: BaseException) -> str:
-    """Return why a model cannot be read: a folder that is not there is no matter of the Hub's."""
+def is_missing_folder(model: str) -> bool:
+    """Tell whether a model's name can only be a folder's, and there is none: no matter of the Hub's.
+
+    >>> is_missing_folder("runs/nothere"), is_missing_folder("/nothere"), is_missing_folder("nobody/knows")
+    (True, True, False)
+    """
     path = Path(model)
+    parts = len(path.parts)
+    local = (
+        path.is_absolute() or model.startswith((".", "runs/")) or parts > 2 or (parts == 2 and path.parent.is_dir())
+    )
+    return local and not path.exists()
+
+
+def explain_missing_model(model: str, error: BaseException) -> str:
+    """Return why a model cannot be read."""
     reason = (str(error).strip().splitlines() or [""])[0]
-    if path.is_dir():
-        reason = "the folder has no config.json" if not (path / "config.json").is_file() else reason
-    elif path.is_absolute() or model.startswith(".") or len(path.parts) > 2 or path.parent.is_dir():
-        reason = "no such folder"
+    if Path(model).is_dir():
+        reason = reason if (Path(model) / "config.json").is_file() else "the folder has no config.json"
     return f"Expected a model that can be read, got {model!r}: {reason}"
 
 
@@ -98,10 +124,10 @@ class Transformers:
         self.model = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype).to(device).eval()
 
     @torch.no_grad()
-    def sample_texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
+    def draw_samples(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Sample]]:
         """Return [P][samples] completions."""
         size = sampling.prompts_at_once
-        completions: list[str] = []
+        completions: list[Sample] = []
         with torch.random.fork_rng():
             torch.manual_seed(sampling.seed)
             for first in range(0, len(prompts), size):
@@ -109,7 +135,7 @@ class Transformers:
         samples = sampling.samples
         return [completions[first : first + samples] for first in range(0, len(completions), samples)]
 
-    def _sample_batch(self, prompts: list[str], sampling: Sampling) -> list[str]:
+    def _sample_batch(self, prompts: list[str], sampling: Sampling) -> list[Sample]:
         encoded = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
         input_ids = encoded["input_ids"].repeat_interleave(sampling.samples, dim=0)
         # What a checkpoint's generation_config.json prefers would not be samples of the model.
@@ -123,8 +149,16 @@ class Transformers:
             pad_token_id=self.tokenizer.pad_token_id,
             **choice,
         )
-        texts: list[str] = self.tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
-        return texts
+        completions = generated[:, input_ids.shape[1] :]
+        texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        return [Sample(*pair) for pair in zip(texts, self._cut_padding(completions), strict=True)]
+
+    def _cut_padding(self, completions: torch.Tensor) -> list[list[int]]:
+        """Return each row's ids up to the first that ends a completion."""
+        ends = torch.as_tensor(self.model.generation_config.eos_token_id or [], device=completions.device)
+        is_end = torch.isin(completions, ends)
+        counted = is_end.cumsum(-1) - is_end.long() == 0
+        return [row[kept].tolist() for row, kept in zip(completions, counted, strict=True)]
 
 
 class VLLM:
@@ -136,7 +170,7 @@ class VLLM:
         self.tokenizer = load_tokenizer(model, revision)
         self.model = LLM(model=model, revision=revision, dtype=dtype)
 
-    def sample_texts(self, prompts: Sequence[str], sampling: Sampling) -> list[list[str]]:
+    def draw_samples(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Sample]]:
         """Return [P][samples] completions."""
         from vllm import SamplingParams  # noqa: PLC0415
 
@@ -148,7 +182,8 @@ class VLLM:
             max_tokens=sampling.max_new_tokens,
             seed=sampling.seed,
         )
-        return [[each.text for each in result.outputs] for result in self.model.generate(list(prompts), settings)]
+        results = self.model.generate(list(prompts), settings)
+        return [[Sample(each.text, list(each.token_ids)) for each in result.outputs] for result in results]
 
 
 ENGINES: dict[str, Any] = {"transformers": Transformers, "vllm": VLLM}

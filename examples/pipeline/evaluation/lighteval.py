@@ -1,6 +1,8 @@
-"""Benchmarks of LightEval as commands: one for each benchmark, to read, to run, or to send to Slurm."""
+"""Benchmarks of LightEval as commands, one each: to read, to run, or to send to Slurm."""
 
 import argparse
+import difflib
+import json
 import re
 import shlex
 import shutil
@@ -9,6 +11,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+
+from maxent_grpo.pipeline.launch.submit import expect_submission, wrap_command
+
+TASKS: dict[str, list[str]] = json.loads(Path(__file__).with_name("lighteval_tasks.json").read_text())
+"""The subsets of each task of LightEval 0.13, as docs/tools/list_lighteval_tasks.py finds them; `*` is any."""
+
+
+def expect_tasks(benchmarks: Sequence[str]) -> None:
+    """Refuse benchmarks that LightEval does not know, which it would say in the job, hours later.
+
+    Args:
+        benchmarks: such as `math_500`, `gpqa:diamond`, `mmlu` for all its subsets, or `gsm8k|5`.
+
+    Raises:
+        ValueError: naming the benchmark, and one that is spelled alike.
+    """
+    for benchmark in benchmarks:
+        *suite, name, examples = benchmark.split("|") if "|" in benchmark else (benchmark, "0")
+        task, _, subset = name.partition("@")[0].partition(":")
+        subsets = TASKS.get(task)
+        if subsets is None or (subset and subset not in subsets and "*" not in subsets):
+            known = [":".join(filter(None, (each, part))) for each, parts in TASKS.items() for part in ("", *parts)]
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(
+                f"Expected a task of LightEval 0.13, or --custom_tasks with a file of your own, got {benchmark!r}"
+                + (f" (did you mean {near[0]}?)." if near else ".")
+            )
+        if len(suite) > 1 or not examples.isdecimal():
+            raise ValueError(f"Expected TASK or TASK|EXAMPLES in --lighteval, got {benchmark!r}.")
 
 
 def build_lighteval_command(
@@ -46,29 +77,14 @@ def build_lighteval_command(
     return command + (["--custom-tasks", str(custom_tasks)] if custom_tasks else [])
 
 
-def build_sbatch_command(command: Sequence[str], benchmark: str, output: Path, options: Sequence[str]) -> list[str]:
-    """Return the command that sends another one to Slurm as a job of its own.
-
-    >>> build_sbatch_command(["lighteval", "vllm", "a b"], "gpqa:diamond", Path("out"), ["--gres=gpu:1"])[-2:]
-    ['--wrap', "lighteval vllm 'a b'"]
-    """
-    name = f"lighteval-{re.sub(r'[^A-Za-z0-9_.-]+', '-', benchmark)}"
-    log = f"--output={output}/{name}-%j.log"
-    return ["sbatch", f"--job-name={name}", log, *options, "--wrap", shlex.join(command)]
-
-
 def run_lighteval(options: argparse.Namespace, console: Console) -> None:
     """Print, run or submit one LightEval command for each model and benchmark.
 
     Raises:
         ValueError: if the program that is needed is not installed, or once all have run, if one failed.
     """
-    program = "sbatch" if options.submit else "lighteval"
-    if not options.dry_run and shutil.which(program) is None:
-        hint = "" if options.submit else " (pip install 'lighteval[math]')"
-        raise ValueError(
-            f"Expected {program} to be installed{hint}, got none on PATH; --dry-run prints the commands."
-        )
+    if not options.dry_run:
+        _expect_program(submit=options.submit)
     failures = []
     for name, command in _list_commands(options):
         console.print(shlex.join(command), soft_wrap=True, highlight=False, markup=False)
@@ -78,6 +94,16 @@ def run_lighteval(options: argparse.Namespace, console: Console) -> None:
                 failures.append(f"{name} (exit code {code})")
     if failures:
         raise ValueError(f"Expected all benchmarks to run, got failures: {', '.join(failures)}.")
+
+
+def _expect_program(*, submit: bool) -> None:
+    if submit:
+        expect_submission(Path.cwd())
+    elif shutil.which("lighteval") is None:
+        raise ValueError(
+            "Expected lighteval to be installed (pip install 'lighteval[math]'), got none on PATH; --dry-run prints "
+            "the commands."
+        )
 
 
 def _list_commands(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
@@ -96,5 +122,6 @@ def _list_commands(options: argparse.Namespace) -> Iterator[tuple[str, list[str]
                 **sampling,
             )
             if options.submit:
-                command = build_sbatch_command(command, benchmark, options.output, shlex.split(options.sbatch))
+                name = re.sub(r"[^A-Za-z0-9_.-]+", "-", benchmark)
+                command = wrap_command(shlex.join(command), f"--job-name=lighteval-{name} {options.sbatch}")
             yield f"{benchmark} of {model}", command

@@ -1,26 +1,28 @@
 """The command line of `evaluate.py`."""
 
 import argparse
-import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from maxent_grpo._secrets import DiscreetParser
 from maxent_grpo.pipeline.arguments import read_max_prompt_chars
 from maxent_grpo.pipeline.evaluation.generation import BATCH_TOKENS
-from maxent_grpo.pipeline.secrets import DiscreetParser
+from maxent_grpo.pipeline.evaluation.lighteval import expect_tasks
 from maxent_grpo.pipeline.tasks.catalog import TASKS
 
 LARGEST_K = 64
-BENCHMARKS = ("math_500", "aime24", "aime25", "gsm8k", "gpqa:diamond", "gpqa:main", "mmlu_pro", "ifeval", "lcb")
-"""Benchmarks that many run: a name that is nearly one of them is a slip."""
 
 
 def parse_options(arguments: Sequence[str] | None, description: str | None = None) -> argparse.Namespace:
     """Return the options of the command line; end with a message that names an option where they do not fit."""
     parser = DiscreetParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        "evaluate.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="checkpoints: folders, or names on the Hub")
@@ -77,12 +79,6 @@ def _add_lighteval(parser: argparse.ArgumentParser) -> None:
 
 def _split_benchmarks(text: str) -> list[str]:
     benchmarks = [name.strip() for name in text.split(",") if name.strip()]
-    for name in benchmarks:
-        near = difflib.get_close_matches(name.partition("|")[0], BENCHMARKS, n=1, cutoff=0.85)
-        if near and name.partition("|")[0] not in BENCHMARKS:
-            raise argparse.ArgumentTypeError(
-                f"Expected a benchmark of LightEval, got {name!r} (did you mean {near[0]}?)"
-            )
     if not benchmarks:
         raise argparse.ArgumentTypeError(f"Expected benchmarks in --lighteval, got {text!r}.")
     return benchmarks
@@ -92,10 +88,19 @@ def _expect_options(parser: argparse.ArgumentParser, options: argparse.Namespace
     for name in ("samples", "max_new_tokens", "prompts", "batch_prompts", "max_prompt_chars"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"Expected --{name} >= 1, got {getattr(options, name)}.")
-    if options.temperature is not None and not options.temperature >= 0:
-        parser.error(f"Expected --temperature >= 0, got {options.temperature}.")
+    if options.temperature is not None and not 0 <= options.temperature < math.inf:
+        parser.error(f"Expected --temperature >= 0 and finite, got {options.temperature}.")
+    if not math.isfinite(options.right):
+        parser.error(f"Expected --right to be finite, got {options.right}.")
+    if not 0 <= options.seed < 2**63:
+        parser.error(f"Expected --seed >= 0, got {options.seed}.")
     if sum(choice is not None for choice in (options.task, options.dataset, options.lighteval)) != 1:
         parser.error("Expected one of --task, --dataset and --lighteval.")
+    if options.lighteval and options.custom_tasks is None:
+        try:
+            expect_tasks(options.lighteval)
+        except ValueError as error:
+            parser.error(str(error))
     if options.lighteval is None and (options.dry_run or options.submit):
         parser.error("Expected --lighteval with --dry-run and --submit, got none.")
     if options.dtype != "auto" and not isinstance(getattr(torch, options.dtype, None), torch.dtype):

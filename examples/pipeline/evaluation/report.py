@@ -1,5 +1,6 @@
 """The report of an evaluation: JSON, a table, and a picture of the curves."""
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from maxent_grpo.pipeline.markdown import format_table
 
 _NUMBERS = re.compile(r"\[[^\[\]{}\"]*\]")  # a list of them, which JSON would write one per line
 SHOWN = (1, 2, 4, 8, 16, 32, 64)
+COLORS = ("#888888", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9")
+"""Okabe and Ito's, told apart by everyone."""
 
 
 def curve_as_dict(curve: Curve, *, has_modes: bool) -> dict[str, Any]:
@@ -76,16 +79,22 @@ def save_report(
 
 def save_picture(curves: Sequence[tuple[str, Curve]], file: Path, *, title: str, has_modes: bool) -> None:
     """Save pass@k, and coverage@k where right answers differ, with their intervals as bands."""
-    names = ("pass", "coverage") if has_modes else ("pass",)
-    figure, panels = plt.subplots(1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False)
-    for panel, name in zip(panels[0], names, strict=True):
-        for model, curve in curves:
+    axes = {"pass": "chance that one of k samples is right"}
+    if has_modes:
+        axes["coverage"] = "share of the right answers among k samples"
+    figure, panels = plt.subplots(1, len(axes), figsize=(5 * len(axes), 4.3), layout="constrained", squeeze=False)
+    for panel, (name, label) in zip(panels[0], axes.items(), strict=True):
+        for (model, curve), color in zip(curves, itertools.cycle(COLORS)):
             points = curve.points[name]
-            (line,) = panel.plot(curve.ks, [point.value for point in points], label=model)
+            panel.plot(curve.ks, [point.value for point in points], color=color, label=model)
             low, high = [point.low for point in points], [point.high for point in points]
-            panel.fill_between(curve.ks, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+            panel.fill_between(curve.ks, low, high, color=color, alpha=0.2, linewidth=0)
+        ticks = [k for k in SHOWN if k <= curves[0][1].ks[-1]]
         panel.set_xscale("log", base=2)
-        panel.set(title=f"{name}@k, {title}", xlabel="k", ylim=(0, None))
-        panel.legend(fontsize=8)
+        panel.set_xticks(ticks, [str(k) for k in ticks])
+        panel.set(title=f"{name}@k", xlabel="k, samples per prompt", ylabel=label, ylim=(0, 1))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].legend(fontsize=8, loc="lower right")
+    figure.suptitle(f"{title}: bands are 95 % intervals over prompts")
     figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -9,12 +9,13 @@ import torch
 from datasets import Dataset
 
 from maxent_grpo.adapters._rewards import call_reward_function, name_function, weigh_rewards
+from maxent_grpo.pipeline.evaluation.generation import Sample
 from maxent_grpo.pipeline.rewards import Reward
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tasks.catalog import find_task, split_problems
 
 RIGHT = Verdict(correct=True, mode="right")
-Judge = Callable[[Sequence[Sequence[str]]], list[list[Verdict | None]]]
+Judge = Callable[[Sequence[Sequence[Sample]]], list[list[Verdict | None]]]
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,9 @@ def build_task_subject(name: str, *, limit: int | None, chat: bool, system: str 
     """
     module, problems = find_task(name).module, split_problems(name).held_out[:limit]
 
-    def judge(texts: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:
-        return [
-            [module.verify(problem, text) for text in each] for problem, each in zip(problems, texts, strict=True)
-        ]
+    def judge(samples: Sequence[Sequence[Sample]]) -> list[list[Verdict | None]]:
+        asked = zip(problems, samples, strict=True)
+        return [[module.verify(problem, sample.text) for sample in drawn] for problem, drawn in asked]
 
     questions = [module.prompt(problem, boxed=chat) for problem in problems]
     first = [{"role": "system", "content": system}] if system else []
@@ -73,15 +73,20 @@ def build_dataset_subject(name: str, rows: Dataset, reward: Reward, *, right: fl
     columns = {"prompts" if column == "prompt" else column: rows[column] for column in rows.column_names}
     name = name_function(reward.function)
 
-    def judge(texts: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:
-        counts = [len(samples) for samples in texts]
+    def judge(samples: Sequence[Sequence[Sample]]) -> list[list[Verdict | None]]:
+        counts = [len(drawn) for drawn in samples]
         repeated = {
             column: [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
             for column, values in columns.items()
         }
-        answers = [text for samples in texts for text in samples]
-        completions = [_answer_prompt(*pair) for pair in zip(repeated["prompts"], answers, strict=True)]
-        rewards = call_reward_function(reward.function, _UNHEARD | repeated | {"completions": completions})
+        answers = [sample for drawn in samples for sample in drawn]
+        completions = {
+            "completions": [
+                _answer_prompt(p, sample.text) for p, sample in zip(repeated["prompts"], answers, strict=True)
+            ],
+            "completion_ids": [sample.ids for sample in answers],
+        }
+        rewards = call_reward_function(reward.function, _UNHEARD | repeated | completions)
         utilities = weigh_rewards(rewards.unsqueeze(-1), torch.ones(1), [name]).tolist()
         verdicts = iter(
             None if math.isnan(utility) else RIGHT if utility >= right else WRONG for utility in utilities

@@ -118,8 +118,8 @@ def build_step(
     given: Mapping[str, str],
     *,
     name: str,
-    log: str,
     cpus: int,
+    log: str | None = None,
 ) -> list[str]:
     """Return the step that runs a command on some nodes, one task on each.
 
@@ -129,22 +129,29 @@ def build_step(
         gpus: first and last + 1 of each node's GPUs, or None on CPUs.
         given: the environment, whose SRUN_FLAGS (pyxis) and COMMAND_PREFIX (apptainer) are the hooks for containers.
         name: of the step.
-        log: where its output is appended.
         cpus: of each task.
+        log: where its output is appended; the job's own where it is None.
     """
     step = ["srun", "--overlap", f"--job-name={name}", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}"]
     step += ["--ntasks-per-node=1", f"--nodelist={','.join(nodes)}", f"--cpus-per-task={cpus}", "--mem=0"]
-    step += ["--kill-on-bad-exit=1", f"--output={log}", "--open-mode=append"]
+    step += ["--kill-on-bad-exit=1", *([f"--output={log}", "--open-mode=append"] if log else [])]
     step += [*shlex.split(given.get("SRUN_FLAGS", "")), *NODE_PROGRAM, "run"]
     step += ["--nodes", ",".join(f"{node}={address}" for node, address in nodes.items())]
     step += ["--gpus", f"{gpus[0]}:{gpus[1]}"] if gpus else []
     return [*step, "--", *shlex.split(given.get("COMMAND_PREFIX", "")), *command]
 
 
-def build_sbatch_command(options: Options, topology: Topology, arguments: Sequence[str]) -> list[str]:
-    """Return the command that submits the script with its own flags; what `--sbatch` says comes last and wins."""
-    command = ["sbatch", "--parsable", f"--nodes={topology.nodes}", "--ntasks-per-node=1"]
+def build_sbatch_command(options: Options, arguments: Sequence[str], *, nodes: int, gpus: int) -> list[str]:
+    """Return the command that submits the script with its own flags; what `--sbatch` says comes last and wins.
+
+    Args:
+        options: the flags, read.
+        arguments: the flags as they were given.
+        nodes: of the job.
+        gpus: of each node.
+    """
+    command = ["sbatch", "--parsable", f"--nodes={nodes}", "--ntasks-per-node=1"]
     if not read_request(options.sbatch).names_gpus:
-        command.append(f"--gres=gpu:{topology.gpus}" if topology.gpus else "--gres=none")
+        command.append(f"--gres=gpu:{gpus}" if gpus else "--gres=none")
     command.append("--requeue" if options.requeue else "--no-requeue")
     return [*command, *options.sbatch, SCRIPT, *arguments]

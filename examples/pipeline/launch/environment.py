@@ -1,14 +1,14 @@
 """The environment of a job's processes: where downloads and caches go, and what is never shown."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
+
+from maxent_grpo._secrets import is_secret
 
 MARKER = "LAUNCH_JOB"
 """The variable that every process of a job inherits, and by which the sweep finds what is left."""
 
-SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 MASK = "<set, not shown>"
 
 
@@ -22,7 +22,7 @@ def build_environment(given: Mapping[str, str], *, root: Path, job: str, address
         addresses: of the servers, which no proxy is to be asked for.
     """
     downloads = root / "var"
-    cache = Path(given.get("TMPDIR", "/tmp")) / f"maxent-{job}"
+    cache = find_cache(given, job)
     variables = {
         "HF_HOME": downloads / "huggingface",
         "PIP_CACHE_DIR": downloads / "pip",
@@ -56,6 +56,16 @@ CACHES = {
 """What compiles into a folder: on a shared disk nodes would wait for each other's locks, or meet half a file."""
 
 
+def find_cache(given: Mapping[str, str], job: str) -> Path:
+    """Return the folder of a node that a job's caches are in.
+
+    Args:
+        given: the environment of the script.
+        job: the job's id with its count of restarts.
+    """
+    return Path(given.get("TMPDIR", "/tmp")) / f"maxent-{job}"
+
+
 def find_hub_login(given: Mapping[str, str]) -> dict[str, str]:
     """Return where a stored login of the Hub is, which another HF_HOME would hide."""
     home = Path(given.get("HF_HOME") or Path(given.get("HOME", "/")) / ".cache/huggingface")
@@ -70,14 +80,16 @@ def describe_environment(variables: Mapping[str, str], given: Mapping[str, str],
     for name, value in sorted(variables.items()):
         text = value.replace(str(root), ".")
         shown = text.replace(home, "~") if home != os.sep else text
-        lines.append(f"{name}={MASK if is_secret_name(name) else shown}")
-    return lines + [f"{name}={MASK}" for name in sorted(given) if is_secret_name(name) and given[name]]
+        lines.append(f"{name}={MASK if is_secret_variable(name, value) else shown}")
+    return lines + [
+        f"{name}={MASK}" for name, value in sorted(given.items()) if value and is_secret_variable(name, value)
+    ]
 
 
-def is_secret_name(name: str) -> bool:
-    """Tell whether a variable's value is not to be shown.
+def is_secret_variable(name: str, value: str) -> bool:
+    """Tell whether a variable's value is not to be shown; every shell has one named PWD, which is its folder.
 
-    >>> [is_secret_name(name) for name in ("HF_TOKEN", "WANDB_API_KEY", "HF_TOKEN_PATH", "TOKENIZERS_PARALLELISM")]
+    >>> [is_secret_variable(name, "/x") for name in ("HF_TOKEN", "WANDB_API_KEY", "HF_TOKEN_PATH", "PWD")]
     [True, True, False, False]
     """
-    return SECRET.search(name) is not None and not name.endswith(("_PATH", "_FILE", "_DIR"))
+    return name not in ("PWD", "OLDPWD") and is_secret(name, value)

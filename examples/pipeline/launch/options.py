@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from maxent_grpo._secrets import expect_no_secret_flags
 from maxent_grpo.pipeline.launch.errors import LaunchError
 from maxent_grpo.pipeline.recipes import parse_flags
-from maxent_grpo.pipeline.secrets import expect_no_secret_flags
 
-TEXTS = ("--args", "--sbatch", "--vllm-args")
+TEXTS = ("--args", "--sbatch", "--vllm-args", "--command")
 """Flags whose value is a command line of its own, and so may begin with dashes."""
+
+WITH_COMMAND = ("command", "gpus", "sbatch", "dry_run")
+"""What a job with a command of its own may be told."""
 
 DESCRIPTION = """Train as a recipe says, on a Slurm cluster.
 
@@ -47,6 +50,7 @@ class Options:
     sbatch: tuple[str, ...]
     args: tuple[str, ...]
     vllm_args: tuple[str, ...]
+    command: tuple[str, ...]
     dry_run: bool
 
 
@@ -68,6 +72,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         values[name] = _split_text(flag, values[name])
     options = Options(**values)
     _expect_ranges(options)
+    _expect_command_alone(options)
     return options
 
 
@@ -100,6 +105,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--requeue", type=int, default=0, metavar="TIMES", help="start again after a preemption, at most so often")
     add("--ready-minutes", type=float, default=20.0, help="how long the server may take to start (%(default)s)")
     add("--stall-minutes", type=float, default=60.0, help="how long a step may take (%(default)s)")
+    add("--command", default="", help="run this instead, on one node, in the same environment")
     add("--dry-run", action="store_true", help="print the plan and stop; needs no Slurm")
     return parser
 
@@ -147,6 +153,14 @@ def _expect_ranges(options: Options) -> None:
             raise LaunchError(f"Expected {show_flag(name)} > 0, got {show_flag(name)} {value}.")
     if options.vllm_port is not None and options.vllm_port == options.vllm_group_port:
         raise LaunchError(f"Expected two ports, got --vllm-port and --vllm-group-port {options.vllm_port}.")
+
+
+def _expect_command_alone(options: Options) -> None:
+    """Refuse the flags of a training job beside `--command`, which would have no effect."""
+    defaults = vars(_build_parser().parse_args([]))
+    for name, value in vars(options).items() if options.command else ():
+        if name not in WITH_COMMAND and value != (defaults[name] or type(value)()):
+            raise LaunchError(f"Expected --command without flags of a training job, got {show_flag(name)}.")
 
 
 def show_flag(name: str) -> str:

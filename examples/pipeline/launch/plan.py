@@ -177,7 +177,7 @@ def render_plan(job: Job, sbatch: list[str] | None, lines: list[str], given: Map
         devices = given["CUDA_VISIBLE_DEVICES"].split(",")
     text = describe_job(job, devices)
     if sbatch is not None:
-        text += ["", "submit:", f"  {shlex.join(sbatch)}"]
+        text += ["", *show_submission(sbatch)]
     start = find_start(job.run)
     if start is not None:
         text += ["", f"before anything else: the model {start[0]} is made in {start[1]}"]
@@ -185,6 +185,11 @@ def render_plan(job: Job, sbatch: list[str] | None, lines: list[str], given: Map
         text += ["", f"{step.name} on {', '.join(step.nodes)}, log {step.log}:", f"  {shlex.join(step.command)}"]
     text += ["", "environment of every step:", *(f"  {line}" for line in lines)]
     return "\n".join(["plan (ports are those of job 0; a job derives its own)", *text]).replace(f"{root}/", "")
+
+
+def show_submission(command: list[str]) -> list[str]:
+    """Return the lines of a plan that say how the job is submitted."""
+    return ["submit:", f"  {shlex.join(command)}"]
 
 
 def _show_slice(part: tuple[int, int], devices: list[str] | None) -> str:

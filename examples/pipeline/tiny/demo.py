@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from maxent_grpo._secrets import hide_in_tracebacks
 from maxent_grpo.pipeline.files import describe_full_disk, lock_folder, write_text
-from maxent_grpo.pipeline.secrets import hide_in_tracebacks
 from maxent_grpo.pipeline.tasks import countdown
 from maxent_grpo.pipeline.tasks.catalog import split_problems
 from maxent_grpo.pipeline.tiny.evaluation import Row, measure_guesser

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from maxent_grpo import MaxEntConfig
-from maxent_grpo.pipeline.secrets import DiscreetParser
+from maxent_grpo._secrets import DiscreetParser
 from maxent_grpo.pipeline.tasks.catalog import list_problems
 from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, NAME
 
@@ -20,7 +20,10 @@ AT_LEAST = {
 def parse_options(arguments: list[str] | None, description: str | None) -> argparse.Namespace:
     """Return the options of the command line; end with a message on one that some worker would stumble over."""
     parser = DiscreetParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        "quickstart.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     published, diverse = MaxEntConfig(), MaxEntConfig.diverse()
     add = parser.add_argument

@@ -1,5 +1,6 @@
 """The picture of a comparison, from its logged rows."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,34 @@ import matplotlib.pyplot as plt
 
 from maxent_grpo.pipeline.tiny.report import NAMES, collect_frontiers
 
-COLORS = {"dr_grpo": "#4c72b0", "maxent": "#dd8452", "maxent_diverse": "#55a868", "warm_start": "#8c8c8c"}
+COLORS = {"dr_grpo": "#0072b2", "maxent": "#e69f00", "maxent_diverse": "#009e73", "warm_start": "#888888"}
+"""Okabe and Ito's, told apart by everyone."""
+CURVES = (
+    ("reward", "share of samples that are right, in training", 15),
+    ("coverage@8", "share of right answers found by 8 samples (coverage@8)", 1),
+    ("maxent/ess", "candidates that the weights count (effective sample size)", 15),
+)
+"""Metrics over updates: name, axis, over how many updates each point is averaged."""
 
 
 def save_picture(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Save reward and coverage curves, the accuracy-coverage frontiers, and target weights of a few groups."""
-    groups = collect_groups(rows)
-    figure = plt.figure(figsize=(11, 14 if groups else 8), layout="constrained")
-    upper, *lower = figure.subfigures(2 if groups else 1, 1, squeeze=False).flatten()
-    panels = upper.subplots(2, 2)
-    _plot_curves(panels[0, 0], rows, "reward", "reward in training (moving average)", smooth=15)
-    _plot_curves(panels[0, 1], rows, "coverage@8", "coverage@8 on held-out problems, temperature 1")
-    _plot_frontiers(panels[1, 0], rows)
-    _plot_curves(panels[1, 1], rows, "maxent/ess", "effective sample size of the weights (moving average)", smooth=15)
-    for part in lower:
-        _plot_groups(part, groups)
-    figure.savefig(file, dpi=110)
+    """Save curves over updates, the accuracy-coverage frontiers, and target weights of a few groups.
+
+    Nothing is drawn of what was not logged.
+    """
+    curves = [curve for curve in CURVES if any("step" in row and curve[0] in row for row in rows)]
+    frontiers, groups = collect_frontiers(rows), collect_groups(rows)
+    panels_above = len(curves) + bool(frontiers)
+    heights = [4 * math.ceil(panels_above / 2)] * bool(panels_above) + [6] * bool(groups)
+    if not heights:
+        return
+    figure = plt.figure(figsize=(11, sum(heights)), layout="constrained")
+    parts = list(figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).flatten())
+    if panels_above:
+        _plot_training(parts.pop(0), rows, curves, frontiers)
+    if groups:
+        _plot_groups(parts.pop(0), groups)
+    figure.savefig(file, dpi=100)
     plt.close(figure)
 
 
@@ -41,18 +54,47 @@ def collect_groups(rows: Sequence[dict[str, Any]]) -> list[dict[str, dict[str, A
     return [rows_by_arm for _, rows_by_arm in sorted(rows_by_group.items())]
 
 
-def _plot_curves(panel: Any, rows: Sequence[dict[str, Any]], metric: str, title: str, *, smooth: int = 1) -> None:
-    updates = [row for row in rows if "step" in row and metric in row]
-    seeds = sorted({row["seed"] for row in rows})
+def _plot_training(
+    part: Any, rows: Sequence[dict[str, Any]], curves: Sequence[tuple[str, str, int]], frontiers: dict[str, Any]
+) -> None:
+    """Draw a panel for each curve, and one for the frontiers."""
+    count = len(curves) + bool(frontiers)
+    panels = part.subplots(math.ceil(count / 2), min(count, 2), squeeze=False).flatten()
+    for panel, (metric, label, width) in zip(panels, curves, strict=False):
+        _plot_curves(panel, rows, metric, width)
+        panel.set(title=label, xlabel="update")
+        if metric == "maxent/ess":
+            panel.set(yticks=[1, 2, 4, 8], ylim=(0.5, 8.5))
+    if frontiers:
+        _plot_frontiers(panels[len(curves)], frontiers)
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    for panel in panels[:count]:
+        panel.spines[["top", "right"]].set_visible(False)
+    seeds = len({row["seed"] for row in rows})
+    lines = (
+        f"lines: means over {seeds} seeds; bands: from the lowest seed to the highest" if seeds > 1 else "one seed"
+    )
+    smoothing = f"; training curves are averaged over {CURVES[0][2]} updates" if curves else ""
+    part.suptitle(lines + smoothing)
+    panels[0].legend(fontsize=9)
+
+
+def _plot_curves(panel: Any, rows: Sequence[dict[str, Any]], metric: str, width: int) -> None:
+    """Draw each method's mean over seeds, and a band from the lowest to the highest of them."""
     for arm in dict.fromkeys(row["arm"] for row in rows if "step" in row):
-        for seed in seeds:
-            points = [(row["step"], row[metric]) for row in updates if (row["arm"], row["seed"]) == (arm, seed)]
-            steps, values = zip(*points, strict=True) if points else ((), ())
-            label = NAMES[arm] if seed == seeds[0] else None
-            panel.plot(steps, _smooth(values, smooth), color=COLORS[arm], alpha=0.8, label=label)
-    panel.set(title=title, xlabel="update", ylabel=metric)
-    if panel.lines:
-        panel.legend(fontsize=8)
+        by_seed: dict[int, dict[int, float]] = {}
+        for row in rows:
+            if row["arm"] == arm and "step" in row and metric in row:
+                by_seed.setdefault(row["seed"], {})[row["step"]] = row[metric]
+        if not by_seed:
+            continue
+        steps = sorted(set.intersection(*(set(values) for values in by_seed.values())))
+        curves = [_smooth([values[step] for step in steps], width) for values in by_seed.values()]
+        means = [sum(column) / len(column) for column in zip(*curves, strict=True)]
+        panel.plot(steps, means, color=COLORS[arm], label=NAMES[arm])
+        lowest, highest = ([choose(column) for column in zip(*curves, strict=True)] for choose in (min, max))
+        panel.fill_between(steps, lowest, highest, color=COLORS[arm], alpha=0.2, linewidth=0)
 
 
 def _smooth(values: Sequence[float], width: int) -> list[float]:
@@ -61,15 +103,16 @@ def _smooth(values: Sequence[float], width: int) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _plot_frontiers(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
-    for arm, frontier in collect_frontiers(rows).items():
-        temperatures = sorted(frontier)
-        accuracies, coverages = ([frontier[each][name] for each in temperatures] for name in ("mean@8", "coverage@8"))
-        panel.plot(accuracies, coverages, "o-", color=COLORS[arm], label=NAMES[arm])
-        for temperature, point in zip(temperatures, zip(accuracies, coverages, strict=True), strict=True):
-            panel.annotate(f"{temperature:g}", point, fontsize=7, xytext=(3, 3), textcoords="offset points")
-    panel.set(title="held-out, by sampling temperature", xlabel="mean@8 (accuracy)", ylabel="coverage@8")
-    panel.legend(fontsize=8)
+def _plot_frontiers(panel: Any, frontiers: dict[str, Any]) -> None:
+    """Draw what each method's accuracy and coverage are at every sampling temperature."""
+    temperatures = sorted({temperature for frontier in frontiers.values() for temperature in frontier})
+    for arm, frontier in frontiers.items():
+        points = [frontier[temperature] for temperature in sorted(frontier)]
+        accuracies, coverages = ([point[name] for point in points] for name in ("mean@8", "coverage@8"))
+        panel.plot(accuracies, coverages, "o-", markersize=4, color=COLORS[arm], label=NAMES[arm])
+    spread = f"sampled at {temperatures[-1]:g} (left end of a line) to {temperatures[0]:g} (right end)"
+    panel.set(title="accuracy against coverage, held-out problems", xlabel=f"mean@8, {spread}", ylabel="coverage@8")
+    panel.legend(fontsize=9)
 
 
 def _plot_groups(part: Any, groups: Sequence[dict[str, dict[str, Any]]]) -> None:
@@ -80,15 +123,15 @@ def _plot_groups(part: Any, groups: Sequence[dict[str, dict[str, Any]]]) -> None
         any_row = next(iter(rows_by_arm.values()))
         rewards, texts = any_row["rewards"], any_row["texts"]
         order = [i for *_, i in sorted((-reward, texts[i], i) for i, reward in enumerate(rewards))]
-        above.plot([any_row["q"][i] for i in order], "k_", label="q")
+        above.plot([any_row["q"][i] for i in order], "k_", label="q, from the rewards alone")
         for panel, column in ((above, "weights"), (below, "coefficients")):
             _plot_bars(panel, {arm: [row[column][i] for i in order] for arm, row in rows_by_arm.items()})
         below.set_xticks(range(len(order)), [texts[i] for i in order], rotation=90, fontsize=7)
         for label, i in zip(below.get_xticklabels(), order, strict=True):
             label.set_fontweight("bold" if rewards[i] > 0 else "normal")
         above.set(title=any_row["prompt"])
-    panels[0, 0].set(ylabel="target weight π* (Dr.GRPO: equal)")
-    panels[1, 0].set(ylabel="coefficient c of the log-likelihood")
+    panels[0, 0].set(ylabel="weight in the target\n(Dr.GRPO: equal)")
+    panels[1, 0].set(ylabel="push on the candidate\n(coefficient of its log-likelihood)")
     panels[0, 0].legend(fontsize=8)
 
 

@@ -149,6 +149,7 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
 
     layouts = [[name, {**settings, "resumed": True, "count": 6}] for name, settings in RESUMED.items()]
     layouts += [[name, split | given(settings)] for name, (split, settings) in TWO_RANKS.items()]
+    layouts += [["ZeRO-3, logits that are capped", {"zero": 3, "capped": True}]]
     launch(2, TESTS / "adapters/trl/scripts/layouts.py", str(tmp_path / "out.pt"), json.dumps(layouts))
     results = torch.load(tmp_path / "out.pt")
 
@@ -169,6 +170,7 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
         if not exact.distance(found) <= exact.error + of_step:
             far[name] = exact.distance(found), exact.error, of_step
     assert not far
+    assert "its head's product with the last hidden states" in results["ZeRO-3, logits that are capped"]
     for name in RESUMED:
         assert len(results[name]["whole"]) == 4
         assert results[name]["resumed"] == results[name]["whole"]

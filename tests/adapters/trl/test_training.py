@@ -84,6 +84,18 @@ def test_a_rollout_in_which_every_group_is_skipped_warns(tmp_path: Any, caplog: 
     assert "maxent_min_utility=0 and utilities from -1 to 0" in message
 
 
+def test_a_bonus_that_lifts_failures_warns(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def verify(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [0.0] * len(completion_ids)
+
+    rewards, weights = [verify, lambda completion_ids, **_: [0.1] * len(completion_ids)], [1.0, 0.5]
+    trl_tiny.build_trainer(tmp_path, rewards=rewards, reward_weights=weights, maxent_preset="diverse").train()
+    (message,) = [record.getMessage() for record in caplog.records if "count as right" in record.getMessage()]
+    assert message.startswith(
+        "8 of 8 candidates count as right, with a utility over maxent_min_utility=0, though ver"
+    )
+
+
 def test_candidates_without_weight_see_no_forward(tmp_path: Any) -> None:
     run = trl_tiny.build_trainer(tmp_path, maxent_tau=0.0, maxent_q_eps=0.0)
     rows = record_forwards(run)
@@ -340,3 +352,11 @@ def test_chats_are_prompts_too(tmp_path: Any) -> None:
     )
     run.train()
     assert math.isfinite(run.state.log_history[0]["loss"])
+
+
+def test_the_model_card_has_the_tags_and_the_paper_of_the_method(tmp_path: Path) -> None:
+    run = trl_tiny.build_trainer(tmp_path)
+    run.create_model_card(model_name="tiny")
+    card = (Path(run.args.output_dir) / "README.md").read_text()
+    assert {"- trl", "- grpo", "- maxent-grpo"} <= set(card.splitlines())
+    assert "title  = {{MaxEnt-GRPO: Maximum-Entropy Group-Relative Policy Optimization}}" in card

@@ -7,7 +7,8 @@ import pytest
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
 from maxent_grpo import MaxEntConfig
-from maxent_grpo.adapters import verl as adapter
+from maxent_grpo.adapters.verl.__main__ import load_config, main
+from maxent_grpo.adapters.verl.options import prepare_config
 from support.verl_golden import ONE_CHANGE, PLAIN_GRPO
 
 ACTOR = "actor_rollout_ref.actor"
@@ -15,8 +16,8 @@ BYPASS = "algorithm.rollout_correction.bypass_mode=True"
 
 
 def prepare(*overrides: str) -> tuple[Any, MaxEntConfig]:
-    config = adapter.load_config([*ONE_CHANGE, *overrides], None, "ppo_trainer")
-    return config, adapter.prepare_config(config)
+    config = load_config([*ONE_CHANGE, *overrides], None, "ppo_trainer")
+    return config, prepare_config(config)
 
 
 def test_a_grpo_command_line_trains_with_ours_after_one_change() -> None:
@@ -96,12 +97,12 @@ REFUSED = {
 def test_the_check_refuses_by_name_what_changes_the_method(
     override: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert adapter.main(["--check", *ONE_CHANGE, *override.split()]) == 1
+    assert main(["--check", *ONE_CHANGE, *override.split()]) == 1
     assert name in [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR][-1]
 
 
 def test_the_check_passes_what_trains() -> None:
-    assert adapter.main(["--check", *ONE_CHANGE, "+algorithm.maxent.tau=0.3"]) == 0
+    assert main(["--check", *ONE_CHANGE, "+algorithm.maxent.tau=0.3"]) == 0
 
 
 def test_the_check_says_what_verl_itself_refuses(caplog: pytest.LogCaptureFixture) -> None:
@@ -110,7 +111,7 @@ def test_the_check_says_what_verl_itself_refuses(caplog: pytest.LogCaptureFixtur
         "+algorithm.maxent.beta=0.1",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=null",
     ]
-    assert adapter.main(["--check", *overrides]) == 1
+    assert main(["--check", *overrides]) == 1
     assert "log_prob_micro_batch_size" in caplog.text
 
 
@@ -119,13 +120,13 @@ def test_the_check_knows_whether_verl_will_load_the_plugin(
     policy: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", policy)
-    assert adapter.main(["--check", *ONE_CHANGE]) == status
+    assert main(["--check", *ONE_CHANGE]) == status
 
 
 def test_the_check_reads_a_config_of_ones_own(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     text = "defaults:\n  - ppo_trainer\n  - _self_\nhydra:\n  searchpath: [pkg://verl.trainer.config]\n"
     (tmp_path / "mine.yaml").write_text(text + "algorithm:\n  maxent:\n    tau: -3\n")
     arguments = ["--config-path", str(tmp_path), "--config-name", "mine"]
-    assert adapter.main([*arguments, "--check", *ONE_CHANGE]) == 1
+    assert main([*arguments, "--check", *ONE_CHANGE]) == 1
     assert "algorithm.maxent.tau >= 0" in caplog.text
-    assert adapter.main([*arguments, "--check", *ONE_CHANGE, "algorithm.maxent.tau=3"]) == 0
+    assert main([*arguments, "--check", *ONE_CHANGE, "algorithm.maxent.tau=3"]) == 0

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from maxent_grpo import MaxEntConfig
-from maxent_grpo.adapters import verl as adapter
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
+from maxent_grpo.adapters.verl.sessions import sort_sessions
+from maxent_grpo.adapters.verl.trainers import take_coefficients
 from support.verl_golden import ONE_CHANGE, build_trainer
 
 KEYS = ["a_0_0", "b_1_0", "a_1_1", "pad_0_0", "a_1_0", "b_0_0", "a_2_0", "c_0_0"]
@@ -35,7 +36,7 @@ def make_data(rewards: dict[str, float] | None = None) -> dict[str, Tensor]:
 
 def weigh(*overrides: str, data: dict[str, Tensor] | None = None, answers: Any = None) -> Tensor:
     trainer = build_trainer([*ONE_CHANGE, *overrides])
-    weights = trainer.weigh_rows(data or make_data(), adapter.sort_sessions(KEYS, TAGS), answers)
+    weights = trainer.weigh_rows(data or make_data(), sort_sessions(KEYS, TAGS), answers)
     assert weights.shape == MASK.shape
     return weights
 
@@ -106,16 +107,16 @@ def test_a_missing_reference_is_named() -> None:
 @pytest.mark.parametrize("key", ["prompt", "prompt_0", "prompt_0_x"])
 def test_a_row_that_names_no_session_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="prompt_session_output"):
-        adapter.sort_sessions([key], [{}])
+        sort_sessions([key], [{}])
 
 
 def test_the_estimator_is_refused_outside_our_trainers() -> None:
     with pytest.raises(ValueError, match=r"trainer\.v1\.trainer_mode"):
-        adapter.take_coefficients(response_mask=MASK)
+        take_coefficients(response_mask=MASK)
 
 
 def test_statistics_have_the_names_of_every_adapter() -> None:
     trainer = build_trainer(ONE_CHANGE)
-    trainer.weigh_rows(make_data(), adapter.sort_sessions(KEYS, TAGS), None)
+    trainer.weigh_rows(make_data(), sort_sessions(KEYS, TAGS), None)
     (statistics,) = trainer._statistics
     assert {"maxent/ess", "maxent/forward_kl", "maxent/frac_unscored", "maxent/frac_distinct"} <= statistics.keys()

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from maxent_grpo.pipeline.launch import job, node
+from maxent_grpo.pipeline.launch import allocation, job, node
 from maxent_grpo.pipeline.launch.__main__ import main
 from maxent_grpo.pipeline.launch.watch import Progress
 from support.launch_cases import ROOT
@@ -35,6 +36,7 @@ def root(tmp_path: Path, monkeypatch: Patch) -> Iterator[Path]:
     environment = write_stubs(tmp_path) | {
         "SLURM_JOB_ID": JOB,
         "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_NODELIST": "n1",
         "SLURM_JOB_CPUS_PER_NODE": "2",
         "TMPDIR": str(tmp_path),
         "HF_TOKEN": "hf_canary_of_a_test",
@@ -46,7 +48,7 @@ def root(tmp_path: Path, monkeypatch: Patch) -> Iterator[Path]:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(job, "PAUSE", 0.05)
-    monkeypatch.setattr(job, "REQUEUE_SECONDS", 0.0)
+    monkeypatch.setattr(allocation, "REQUEUE_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     for number, handler in kept.items():
@@ -122,6 +124,16 @@ def test_a_server_without_a_token_and_a_trainer_without_a_step_are_told_apart(
     assert text in capsys.readouterr().err
 
 
+def test_a_start_again_ends_what_a_failed_node_left(root: Path, monkeypatch: Patch) -> None:
+    cache = root / f"maxent-{JOB}-0"
+    cache.mkdir()
+    left = subprocess.Popen(["sleep", "600"], env=os.environ | {"LAUNCH_JOB": f"{JOB}-0"})
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert main([*TINY, "--requeue", "1"]) == 0
+    assert not cache.exists()
+    assert left.wait(10) == -signal.SIGKILL
+
+
 def test_a_taken_port_that_was_asked_for_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -158,3 +170,27 @@ def test_whatever_breaks_in_between_the_steps_are_ended(root: Path, monkeypatch:
 
     monkeypatch.setattr(job, "read_progress", break_down)
     assert main(TINY) == 1
+
+
+SEE = """python -c 'import os, sys
+print(os.environ["HF_HOME"], os.environ["VLLM_HOST_IP"])
+sys.exit(int(sys.argv[1]))'"""
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(0, "/var/huggingface 127.0.0.1"), (1, "The command failed with exit code 1")]
+)
+def test_a_command_of_ones_own_runs_in_the_same_environment(
+    code: int, text: str, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--command", f"{SEE} {code}"]) == code
+    output = capfd.readouterr()
+    assert text in output.out + output.err
+    assert "hf_canary" not in output.out + output.err
+
+
+def test_a_command_takes_one_node(root: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    assert main(["--command", "true"]) == 2
+    assert "Expected one node for --command, got n[1-2]" in capsys.readouterr().err

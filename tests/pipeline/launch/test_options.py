@@ -38,6 +38,8 @@ def test_words_of_a_text_stay_words_and_nothing_is_evaluated() -> None:
         (["--vllm-args", "--api-key abc"], "--vllm-args: command line: Expected secrets in the environment"),
         (["--gpus", "1"], "Expected GPUs that serve and GPUs that train, got 1 of 1"),
         (["--sbatch", "--gpus-per-task=1"], "got --gpus-per-task"),
+        (["--command", "true", "--task", "maxent"], "Expected --command without flags of a training job, got --task"),
+        (["--command", "true --hub_token hf_abc"], "--command: command line: Expected secrets in the environment"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it_and_exit_2(
@@ -84,3 +86,17 @@ def test_the_script_works_outside_slurm(environment: dict[str, str], words: list
     )
     assert result.returncode == code
     assert text in result.stdout + result.stderr
+
+
+def test_the_script_says_which_python_lacks_the_package(tmp_path: Path) -> None:
+    (tmp_path / "python").symlink_to(Path(sys.base_prefix) / "bin/python3")
+    result = subprocess.run(
+        ["bash", str(ROOT / "examples/slurm_train.sh"), "--dry-run"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "ENV_MODE": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert f"Expected maxent_grpo to be installed for {tmp_path}/python, with ENV_MODE=none." in result.stderr
+    assert result.stderr.count("\n") == 1

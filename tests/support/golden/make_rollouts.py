@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from maxent_grpo import MaxEntConfig, reference
 from support.reference_gradients import clipped_surrogate_grad, maxent_weighted_nll_grad
@@ -18,6 +19,8 @@ from support.reference_gradients import clipped_surrogate_grad, maxent_weighted_
 PATH = Path(__file__).with_name("rollouts.json")
 MAX_LENGTH = 5
 REWARD_WEIGHTS = (0.75, 0.25)
+SEED = 7
+"""Of the generator that pruning draws from, in place of the one that a framework seeds."""
 
 # One line a group: the rewards of its candidates by two functions, then its completions. Groups 0, 3 and 4 hold
 # candidates that one function or both could not score; group 1 has duplicates, group 2 is all right, group 3 has an
@@ -55,6 +58,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "max_length": MAX_LENGTH,
     },
     "equal groups skipped": {"skip": "equal", "success_power": 0.5},
+    "pruned": {
+        "center": True, "dedup": 1.0, "skip": "all_min", "nll_reduction": "max_length", "max_length": MAX_LENGTH,
+        "keep_fraction": 0.6,
+    },
     "listwise": {"projection": "listwise", "dedup": 1.0},
     "listwise by length": {"projection": "listwise", "nll_reduction": "mean", "anchor": "old", "beta": 0.2},
     "uniform": {"tau": float("inf")},
@@ -128,7 +135,14 @@ def compute_coefficients(config: MaxEntConfig, rows: list[dict[str, Any]]) -> np
             surrogate_tau=config.surrogate_tau, success_power=config.success_power, skip=config.skip,
             min_utility=config.min_utility,
         )  # fmt: skip
-    return coefficients
+    if config.keep_fraction is None:
+        return coefficients
+    return reference.prune_candidates(coefficients, keep=config.keep_fraction, start=draw_start())
+
+
+def draw_start() -> float:
+    """Return the number that the seeded generator gives to pruning."""
+    return float(torch.rand((), generator=torch.Generator().manual_seed(SEED), dtype=torch.float64))
 
 
 def make_row(config: MaxEntConfig, rows: list[dict[str, Any]], *, clipped: bool) -> dict[str, Any]:
@@ -167,7 +181,7 @@ def contents() -> dict[str, Any]:
             settings[label] = {"config": fields, **make_row(MaxEntConfig(**fields), rows, clipped=clipped)}
     return {
         "reward_weights": list(REWARD_WEIGHTS), "max_length": MAX_LENGTH, "num_groups": len(REWARDS),
-        "rollouts": rows, "settings": settings,
+        "seed": SEED, "rollouts": rows, "settings": settings,
     }  # fmt: skip
 
 

@@ -4,7 +4,8 @@
 
 Without DeepSpeed the gradients of all optimiser steps are summed at a learning rate of 0. DeepSpeed shards them:
 there, one step of SGD at a learning rate of 1 moves the parameters by exactly the gradient. Once DeepSpeed is on it
-stays on, so layouts with "zero" come last. A layout that is "resumed" gives losses instead.
+stays on, so layouts with "zero" come last. A layout that is "resumed" gives losses instead, and one whose model caps
+its logits what the trainer says to it.
 """
 
 import json
@@ -13,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
+from deepspeed.comm import torch as communication
 from torch import Tensor
 
 from support.ranks import leave_together
@@ -61,7 +64,8 @@ def record_forwards(run: Any) -> list[int]:
 
 def measure_layout(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     stage = settings.pop("zero", None)
-    kept, policy = Gradients(), build_model(tie_word_embeddings=settings.pop("tied", False))
+    kept, tied = Gradients(), settings.pop("tied", False)
+    policy = settings.pop("policy", None) or build_model(tie_word_embeddings=tied)
     if "reference" in settings:
         policy.config._name_or_path = settings.pop("reference")
     if settings.pop("adapter", False):
@@ -73,6 +77,7 @@ def measure_layout(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     else:
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
+        communication.build_shm_op = lambda: None  # a shared memory all-reduce that it would compile for minutes
         deepspeed = zero(stage, settings.get("gradient_accumulation_steps", 1))
         run = build_trainer(path, policy=policy, deepspeed=deepspeed, learning_rate=1.0, **settings)
     rows = record_forwards(run)
@@ -85,6 +90,15 @@ def measure_layout(path: str, settings: dict[str, Any]) -> dict[str, Any]:
         "rows": gather_object([rows]),
         "log": run.state.log_history[0],
     }
+
+
+def read_complaint(path: str, settings: dict[str, Any]) -> str:
+    """Return why a trainer refuses a model that does more to its logits than its head."""
+    model = build_model()
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.tanh())
+    with pytest.raises(ValueError, match="Expected") as refused:
+        measure_layout(path, settings | {"policy": model})
+    return str(refused.value)
 
 
 def list_losses(path: str, settings: dict[str, Any]) -> dict[str, list[float]]:
@@ -104,7 +118,11 @@ def main() -> None:
     out, layouts = sys.argv[1], json.loads(sys.argv[2])
     path, results = str(Path(out).with_suffix("")), {}
     for name, settings in layouts:
-        result = list_losses if settings.pop("resumed", False) else measure_layout
+        result = measure_layout
+        if settings.pop("resumed", False):
+            result = list_losses
+        if settings.pop("capped", False):
+            result = read_complaint
         results[name] = result(f"{path}/{name}", settings)
     if int(os.environ.get("RANK", "0")) == 0:
         torch.save(results, out)

@@ -12,19 +12,22 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 _NAME = re.compile(
-    r"(?:tok(?:e|en|n)?|secret|pass(?:wd|word|phrase)|(?:^|[_-])(?:pwd|auth|bearer|credentials?)|api_?key|[_-]key)$",
+    r"secret|(?:tok(?:e|en|n)?|pass(?:wd|word|phrase|code)|[_-]pass|(?:^|[_-])(?:pwd|pat|auth|authorization|bearer|cookie"
+    r"|credentials?)|(?:api|access|private|signing|auth)[_-]?key|[_-]key|access[_-]?key[_-]?id)$",
     re.IGNORECASE,
 )
 _SHAPE = (
-    r"hf_(?!(?:hub_)?token\b)|(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|eyJ)[\w.-]{12,}|A(?:KI|SI)A[A-Z0-9]{12,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"hf_(?!(?:hub_)?token\b)|A(?:KI|SI)A[A-Z0-9]{12,}|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|(?:Bearer|Basic) (?=[\w.~+/=-]{12})|(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|eyJ|AIza|npm_|pypi-"
+    r"|ya29\.|r8_|gsk_|wandb_v\d_|dckr_pat_|SG\.)[\w.-]{12,}"
 )
-_VALUE = re.compile(rf"(?:^|[^\w./-])(?:{_SHAPE})|://[^/\s:@]*:[^/\s@]+@")
+_VALUE = re.compile(rf"(?:^|[^\w./-])(?:{_SHAPE})|:/+[^/\s:@]*:[^/\s@]+@")
 _HIDDEN = "(not repeated here)"
 _IN_TEXT = re.compile(rf"(?<![\w./-])(?:{_SHAPE})[^\s'\",;)}}\]]*")
-_IN_URL = re.compile(r"(://)[^/\s@'\"]+@")
-_FLAG = re.compile(r"(--?[\w-]+)(=|\s+)('[^']*'|\"[^\"]*\"|\S+)")
-_ASSIGNED = re.compile(r"([\w-]+)(['\"]?\s*[:=]\s*)('[^']*'|\"[^\"]*\"|[^\s,;)}\]]+)")
+_IN_URL = re.compile(r"(:/+)[^/\s@'\"]+@")  # a path of it has one slash
+_IN_QUERY = re.compile(r"([?&][\w-]+)(=)([^&\s'\"]+)")
+_FLAG = re.compile(r"(--?[\w-]+)(=|\s+(?!--?[A-Za-z]))('[^']*'|\"[^\"]*\"|\S+)")
+_ASSIGNED = re.compile(r"([\w-]+)(['\"]?\s*[:=]>?\s*)('[^']*'|\"[^\"]*\"|[^\s,;)}\]]+)")
 SPECIAL_TOKENS = frozenset(f"{kind}_token" for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image"))
 
 
@@ -42,7 +45,8 @@ def is_secret(name: str, value: Any) -> bool:
 
 
 def _is_named(name: str) -> bool:
-    return _NAME.search(name) is not None and name.lower() not in SPECIAL_TOKENS
+    # A shell's PWD is the working directory, which complaints about files are to show.
+    return _NAME.search(name) is not None and name.lower() not in SPECIAL_TOKENS and name != "PWD"
 
 
 def show_field(name: str, value: Any) -> str:
@@ -64,14 +68,14 @@ def hide_secrets(text: str) -> str:
         if _is_named(name) and len(value) >= 8:
             text = text.replace(value, _HIDDEN)
     text = _IN_TEXT.sub(_HIDDEN, _IN_URL.sub(rf"\1{_HIDDEN}@", text))
-    for pattern in (_FLAG, _ASSIGNED):
+    for pattern in (_IN_QUERY, _FLAG, _ASSIGNED):
         text = pattern.sub(_hide_named, text)
     return text
 
 
 def _hide_named(match: re.Match[str]) -> str:
     name, between, value = match.groups()
-    hidden = _is_named(name.lstrip("-")) and not value.startswith(("--", "(not", "(its"))
+    hidden = _is_named(name.lstrip("-?&")) and not value.startswith(("--", "(not", "(its"))
     return f"{name}{between}{_HIDDEN if hidden else value}"
 
 
@@ -85,11 +89,11 @@ def hide_in_tracebacks() -> None:
 
 
 class DiscreetParser(argparse.ArgumentParser):
-    """A parser whose complaints do not repeat secrets."""
+    """A parser whose complaints are one line that repeats no secrets."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain as argparse does."""
-        super().error(hide_secrets(message))
+        """End with a line on stderr, and exit code 2."""
+        self.exit(2, f"{self.prog}: {hide_secrets(message)} (--help lists the flags)\n")
 
 
 def find_secret(value: Any, name: str) -> str | None:
