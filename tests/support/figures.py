@@ -33,7 +33,10 @@ class Figures:
             figures["cases"] += dict(report.user_properties).get("cases", 1)
 
     def pytest_sessionfinish(self) -> None:
-        """Write the file, a line per test."""
+        """Write the file, a line per test that was not interrupted."""
+        self.tests = {
+            name: figures for name, figures in self.tests.items() if figures["cases"] or figures["failures"]
+        }
         rounded = {
             name: dict(figures) | {"seconds": round(figures["seconds"], 1)} for name, figures in self.tests.items()
         }
