@@ -67,12 +67,20 @@ FUNCTIONS = (
         "scoring needs no checkpoints, as in TRL's own",
         ("model", "gradient_checkpointing_kwargs"),
     ),
+    PrivateName(
+        "trl.models.utils.remove_hooks",
+        ("callbacks",),
+        "makes ZeRO-3 forget what it noted of the passes that compare logits",
+        ("model",),
+    ),
+    PrivateName("trl.models.utils.add_hooks", ("callbacks",), "undoes that for the passes to come", ("model",)),
 )
 """Functions of modules that TRL does not document."""
 
 ATTRIBUTES = (
     PrivateName("_buffered_inputs", ("trainer",), "the micro-batches of the rollout that is in use"),
     PrivateName("_step", ("trainer", "callbacks"), "counts micro-batches: which of a rollout is next"),
+    PrivateName("model_wrapped", ("callbacks",), "DeepSpeed's engine, around the model"),
     PrivateName("_metrics", ("trainer",), "what the next log averages"),
     PrivateName("_logs", ("trainer",), "the columns of the table of completions"),
     PrivateName("_tokenizer", ("trainer",), "the padding token, also of a processor"),
