@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -128,7 +129,7 @@ def start_cluster(folder: Path, *, gpus: int = 0) -> Cluster:
 
     Args:
         folder: for everything that they keep; made here.
-        gpus: of each node, as files that stand for devices; 0 for a site without gres.
+        gpus: of each node, as devices that stand for them; 0 for a site without gres.
 
     Raises:
         RuntimeError: if the nodes are not idle within 20 seconds.
@@ -194,8 +195,8 @@ def _write_configuration(folder: Path, proctrack: str, gpus: int) -> None:
     (folder / "slurm.conf").write_text(text)
     if gpus:
         devices = "\n".join(f"Name=gpu File={folder}/gpu{index}" for index in range(gpus))
-        for index in range(gpus):
-            (folder / f"gpu{index}").touch()
+        for index in range(gpus):  # Slurm counts devices alone: each of these is another /dev/null
+            os.mknod(folder / f"gpu{index}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         (folder / "gres.conf").write_text(devices + "\n")
 
 

@@ -35,6 +35,7 @@ def root(tmp_path: Path, monkeypatch: Patch) -> Iterator[Path]:
     python = Path(sys.executable).parent
     environment = write_stubs(tmp_path) | {
         "SLURM_JOB_ID": JOB,
+        "STUB_JOB": str(os.getpid()),
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_JOB_NODELIST": "n1",
         "SLURM_JOB_CPUS_PER_NODE": "2",
@@ -75,6 +76,7 @@ def test_a_job_serves_trains_and_leaves_its_logs(root: Path, capsys: pytest.Capt
         ({"STUB_SERVER": "dies", "STUB_SECONDS": "2", "STUB_STEPS": "300"}, [], 10, "died, as it was told to"),
         ({"STUB_TRAINER": "fails"}, [], 1, "failed, as it was told to"),
         ({"SLURM_RESTART_COUNT": "1"}, [], 14, "at most --requeue 0 restarts, got 1"),
+        ({"STUB_FIELDS": "Requeue=0"}, ["--requeue", "2"], 2, "submit it with sbatch --requeue"),
         ({"SLURM_GPUS_PER_TASK": "1"}, [], 2, "got SLURM_GPUS_PER_TASK=1"),
         ({"CUDA_VISIBLE_DEVICES": "GPU-a,MIG-b"}, [], 2, "n1: Expected whole GPUs or MIG parts"),
         ({"CUDA_VISIBLE_DEVICES": "0,1"}, ["--accelerator", "zero3", "--gpus", "8"], 15, "Expected 8 GPUs"),
@@ -143,11 +145,27 @@ def test_a_taken_port_that_was_asked_for_is_named(root: Path, capsys: pytest.Cap
     assert f"got --vllm-port {port}, which is taken on n1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("flags", "requeues"), [(["--requeue", "1"], True), ([], False)])
+@pytest.mark.parametrize(
+    ("flags", "answer", "code", "text"),
+    [
+        (["--requeue", "1"], "", 17, "asking Slurm to start the job again"),
+        ([], "", 17, "restart 0 of at most --requeue 0"),
+        (["--requeue", "1"], "fails", 18, "scontrol requeue: Requested operation is presently disabled"),
+        (["--requeue", "1"], "ignored", 18, "still here after"),
+    ],
+)
 def test_asked_to_stop_it_waits_for_the_trainers_checkpoint(
-    flags: list[str], requeues: bool, root: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+    flags: list[str],
+    answer: str,
+    code: int,
+    text: str,
+    root: Path,
+    monkeypatch: Patch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("STUB_STEPS", "300")
+    monkeypatch.setenv("STUB_REQUEUE", answer)
+    monkeypatch.setattr(allocation, "REQUEUE_SECONDS", 0.5 if answer == "ignored" else 60.0)
     progress = root / f"logs/job-{JOB}/progress-0.json"
 
     def interrupt() -> None:
@@ -158,10 +176,37 @@ def test_asked_to_stop_it_waits_for_the_trainers_checkpoint(
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert main([*TINY, *flags]) == 0
+    assert main([*TINY, *flags]) == code
     thread.join()
-    assert "saved a checkpoint and stopped" in capsys.readouterr().out
-    assert Path(f"{os.environ['STUB_SLURM']}.requeued").exists() == requeues
+    output = capsys.readouterr()
+    assert "saved a checkpoint and stopped" in output.out
+    assert text in output.out + output.err
+    assert Path(f"{os.environ['STUB_SLURM']}.requeued").exists() == (bool(flags) and answer != "fails")
+
+
+def test_each_step_asks_for_its_own_gpus_whatever_the_job_asked_for(root: Path, monkeypatch: Patch) -> None:
+    given = {"SLURM_GPUS": "16", "SLURM_GPUS_PER_NODE": "8", "SLURM_EXPORT_ENV": "NONE", "SLURM_CPUS_PER_TASK": "2"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
+    assert main(TINY) == 0
+    steps = {"survey": "gpu:8", "serve": "gpu:8", "train": "gpu:8", "sweep": "none"}
+    for name, gpus in steps.items():
+        assert f"--gres={gpus}" in Path(f"{os.environ['STUB_SLURM']}.flags-{name}").read_text().split()
+        lines = Path(f"{os.environ['STUB_SLURM']}.environment-{name}").read_text().splitlines()
+        assert not set(given) & {line.partition("=")[0] for line in lines}
+        assert "SLURM_GPUS_ON_NODE=8" in lines
+
+
+@pytest.mark.parametrize(("program", "state"), [("exit 143", ""), ("exit 0", "PreemptTime=2026-01-01T00:00:00")])
+def test_a_step_that_slurm_ends_in_a_job_that_runs_is_a_preemption(
+    program: str, state: str, root: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SERVER_PROGRAM", f"bash -c '{program}'")
+    monkeypatch.setenv("STUB_FIELDS", state)
+    assert main([*TINY, "--requeue", "1"]) == 17
+    assert "preempted: Slurm ended the step serve" in capsys.readouterr().out
+    assert Path(f"{os.environ['STUB_SLURM']}.requeued").exists()
 
 
 def test_whatever_breaks_in_between_the_steps_are_ended(root: Path, monkeypatch: Patch) -> None:
