@@ -46,7 +46,10 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SlurmctldParameters=idle_on_node_suspend
 SchedulerParameters=sched_interval=1,bf_interval=2,sched_min_interval=0,requeue_delay=1
-PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1 GraceTime=20
+PartitionName=urgent Nodes={nodes} MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=2 PreemptMode=OFF
 """
 
 
@@ -151,8 +154,11 @@ def start_cluster(folder: Path, *, gpus: int = 0) -> Cluster:
     cluster.call("slurmctld", "-c")
     for node in NODES:
         cluster.start_node(node)
-    if not wait_for(lambda: cluster.call("sinfo", "-h", "-N", "-o", "%t", check=False).split() == ["idle"] * 2, 20):
-        raise RuntimeError(f"nodes are not idle: {cluster.call('sinfo', '-N', '-l', check=False)}")
+    look = ("sinfo", "-h", "-N", "-p", "main", "-o", "%t")
+    if not wait_for(lambda: cluster.call(*look, check=False).split() == ["idle"] * 2, 20):
+        states = cluster.call("sinfo", "-N", "-l", check=False)
+        cluster.stop()
+        raise RuntimeError(f"nodes are not idle: {states}")
     return cluster
 
 
