@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from maxent_grpo.pipeline.checkpoints import expect_no_checkpoints
 from maxent_grpo.pipeline.job_files import PROGRESS, STOP
 from maxent_grpo.pipeline.launch.allocation import JobRunner, StoppedError
 from maxent_grpo.pipeline.launch.commands import Place
@@ -51,6 +52,8 @@ class TrainingJob(JobRunner):
         self._listen_for_stop()
         self._expect_requeue()
         job, place = ask_nodes(self.options, self.root, self.given, self.folder, self.restarts)
+        self._expect_no_stop()
+        self._expect_no_checkpoints(job)
         self._set_variables(job, place)
         self._make_start(job)
         steps = plan_steps(job, place, self.environment, self.job_id)
@@ -162,6 +165,15 @@ class TrainingJob(JobRunner):
                 "submit it with sbatch --requeue."
             )
 
+    def _expect_no_checkpoints(self, job: Job) -> None:
+        """Refuse a folder with another run's checkpoints, from which a restart would go on."""
+        if self.restarts:
+            return
+        try:
+            expect_no_checkpoints(job.run.training)
+        except ValueError as error:
+            raise LaunchError(str(error)) from error
+
     def _expect_no_stop(self) -> None:
         if self.stop.exists():
             raise StoppedError("stopped before training, as it was asked to")
@@ -173,6 +185,7 @@ class TrainingJob(JobRunner):
             self.stop.touch()
 
         signal.signal(signal.SIGUSR1, ask_to_stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # the script has blocked it until now
 
     def _head_log(self, log: str) -> None:
         with (self.root / log).open("a") as file:

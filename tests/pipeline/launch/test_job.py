@@ -1,6 +1,7 @@
 """The life of a job on a stub of Slurm: how it ends when a part of it fails, and that nothing is left."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -207,6 +208,52 @@ def test_a_step_that_slurm_ends_in_a_job_that_runs_is_a_preemption(
     assert main([*TINY, "--requeue", "1"]) == 17
     assert "preempted: Slurm ended the step serve" in capsys.readouterr().out
     assert Path(f"{os.environ['STUB_SLURM']}.requeued").exists()
+
+
+def test_a_folder_with_another_runs_checkpoints_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "runs/rehearsal/maxent/checkpoint-7").mkdir(parents=True)
+    assert main(TINY) == 2
+    assert "got runs/rehearsal/maxent/checkpoint-7: go on with --resume" in capsys.readouterr().err
+    assert main([*TINY, "--args", "--resume_from_checkpoint last"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({"SLURM_ARRAY_TASK_ID": "3"}, "got SLURM_ARRAY_TASK_ID=3 of a job array"),
+        ({"STUB_FIELDS": "Command=/home/me/jupyter.sh"}, f"got SLURM_JOB_ID={JOB}, in which the script runs"),
+    ],
+)
+def test_a_job_of_something_else_is_refused(
+    variables: dict[str, str], text: str, root: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main([*TINY, "--sbatch", "--time=5"]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_job_that_the_script_submitted_has_its_flags_of_sbatch(root: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setenv("STUB_FIELDS", f"Command={ROOT}/examples/slurm_train.sh")
+    assert main([*TINY, "--sbatch", "--time=5"]) == 0
+
+
+def catches_stop(pid: int) -> bool:
+    """Tell whether a process has a trap for USR1."""
+    (mask,) = re.findall(r"SigCgt:\s(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(mask, 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+def test_a_stop_that_comes_before_the_launcher_listens_is_kept(root: Path) -> None:
+    command = ["bash", "examples/slurm_train.sh", *TINY]
+    environment = os.environ | {"ENV_MODE": "none"}
+    script = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    while not catches_stop(script.pid):
+        assert script.poll() is None
+    script.send_signal(signal.SIGUSR1)
+    output, _ = script.communicate()
+    assert "stopped before training, as it was asked to" in output
+    assert script.returncode == 17
 
 
 def test_whatever_breaks_in_between_the_steps_are_ended(root: Path, monkeypatch: Patch) -> None:
