@@ -142,8 +142,7 @@ class JobRunner(ABC):
         self._install_handlers()  # what is waited for is Slurm's TERM
         try:
             problem = ask_slurm(["scontrol", "requeue", self.job_id])
-            if problem is None:
-                time.sleep(REQUEUE_SECONDS)
+            time.sleep(REQUEUE_SECONDS)  # at a preemption Slurm may do it unasked
         except CanceledError:
             return Exit.STOPPED
         why = f"scontrol requeue: {problem}" if problem else f"still here after {REQUEUE_SECONDS:g} seconds"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from maxent_grpo.pipeline.launch import allocation, job, node
+from maxent_grpo.pipeline.launch import allocation, job, node, watch
 from maxent_grpo.pipeline.launch.__main__ import main
 from maxent_grpo.pipeline.launch.watch import Progress
 from support.launch_cases import ROOT
@@ -127,6 +127,17 @@ def test_a_server_without_a_token_and_a_trainer_without_a_step_are_told_apart(
     assert text in capsys.readouterr().err
 
 
+def test_a_server_that_falls_silent_ends_the_job(
+    root: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job, "SilenceWatch", lambda url: watch.SilenceWatch(url, every=0.0))
+    monkeypatch.setattr(job, "read_progress", lambda file, since: Progress(2, 2 * watch.QUIET, stopped=False))
+    monkeypatch.setattr(watch, "ask_token", lambda url: False)
+    monkeypatch.setenv("STUB_STEPS", "300")
+    assert main(TINY) == 12
+    assert "has fallen silent, 10 minutes after the trainer's last step" in capsys.readouterr().err
+
+
 def test_a_start_again_ends_what_a_failed_node_left(root: Path, monkeypatch: Patch) -> None:
     cache = root / f"maxent-{JOB}-0"
     cache.mkdir()
@@ -166,7 +177,7 @@ def test_asked_to_stop_it_waits_for_the_trainers_checkpoint(
 ) -> None:
     monkeypatch.setenv("STUB_STEPS", "300")
     monkeypatch.setenv("STUB_REQUEUE", answer)
-    monkeypatch.setattr(allocation, "REQUEUE_SECONDS", 0.5 if answer == "ignored" else 60.0)
+    monkeypatch.setattr(allocation, "REQUEUE_SECONDS", 0.5 if answer else 60.0)
     progress = root / f"logs/job-{JOB}/progress-0.json"
 
     def interrupt() -> None:
