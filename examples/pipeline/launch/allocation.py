@@ -144,6 +144,7 @@ class JobRunner(ABC):
             problem = ask_slurm(["scontrol", "requeue", self.job_id])
             time.sleep(REQUEUE_SECONDS)  # at a preemption Slurm may do it unasked
         except CanceledError:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice
             return Exit.STOPPED
         why = f"scontrol requeue: {problem}" if problem else f"still here after {REQUEUE_SECONDS:g} seconds"
         self.say(f"error: Slurm did not start the job again, {why}", file=sys.stderr)
