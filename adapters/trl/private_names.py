@@ -97,11 +97,11 @@ ATTRIBUTES = (
 """Attributes of a `GRPOTrainer`, those without an underscore included that TRL's documentation does not name."""
 
 ROLLOUT_ENTRIES = (
-    PrivateName("prompt_ids", ("trainer", "groups", "rows"), "[B, P] tokens, padded on the left"),
-    PrivateName("prompt_mask", ("groups", "rows"), "where they are no padding"),
-    PrivateName("completion_ids", ("groups", "rows"), "[B, T] tokens, padded on the right"),
-    PrivateName("completion_mask", ("groups", "rows"), "where they are no padding, and not truncated"),
-    PrivateName("tool_mask", ("rows",), "[B, T] 0 where a tool wrote the token; absent without tools"),
+    PrivateName("prompt_ids", ("trainer", "groups", "rehearsal", "rows"), "[B, P] tokens, padded on the left"),
+    PrivateName("prompt_mask", ("groups", "rehearsal", "rows"), "where they are no padding"),
+    PrivateName("completion_ids", ("groups", "rehearsal", "rows"), "[B, T] tokens, padded on the right"),
+    PrivateName("completion_mask", ("groups", "rehearsal", "rows"), "where they are no padding, and not truncated"),
+    PrivateName("tool_mask", ("rehearsal", "rows"), "[B, T] 0 where a tool wrote the token; absent without tools"),
     PrivateName("advantages", ("trainer",), "taken out: coefficients stand in their place"),
     PrivateName(
         "old_per_token_logps", ("trainer",), "[B, T] of the rollout policy; absent where updates are on-policy"
