@@ -134,11 +134,21 @@ def build_step(
     """
     step = ["srun", "--overlap", f"--job-name={name}", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}"]
     step += ["--ntasks-per-node=1", f"--nodelist={','.join(nodes)}", f"--cpus-per-task={cpus}", "--mem=0"]
-    step += ["--kill-on-bad-exit=1", *([f"--output={log}", "--open-mode=append"] if log else [])]
+    step += ["--kill-on-bad-exit=1", *list_gpu_flags(given)]
+    step += [f"--output={log}", "--open-mode=append"] if log else []
     step += [*shlex.split(given.get("SRUN_FLAGS", "")), *NODE_PROGRAM, "run"]
     step += ["--nodes", ",".join(f"{node}={address}" for node, address in nodes.items())]
     step += ["--gpus", f"{gpus[0]}:{gpus[1]}"] if gpus else []
     return [*step, "--", *shlex.split(given.get("COMMAND_PREFIX", "")), *command]
+
+
+def list_gpu_flags(given: Mapping[str, str]) -> list[str]:
+    """Return the flags by which a step gets all GPUs of its nodes; none where Slurm does not count them.
+
+    Without them a step asks for what the job asked for: of `--gpus=16` on two nodes, 16 on the one node of a server.
+    """
+    count = given.get("SLURM_GPUS_ON_NODE")
+    return [f"--gres=gpu:{count}"] if count else []
 
 
 def build_sbatch_command(options: Options, arguments: Sequence[str], *, nodes: int, gpus: int) -> list[str]:
