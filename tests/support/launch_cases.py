@@ -23,6 +23,8 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
     "visible_numbers": ("", JOB | {"CUDA_VISIBLE_DEVICES": "5,6,7,2"}),
     "visible_uuids": ("", JOB | {"CUDA_VISIBLE_DEVICES": UUIDS}),
     "no_gres": ("--gpus 8 --sbatch '--gres=none --exclusive'", {}),
+    "gpus_per_node": ("--nodes 2 --sbatch '--gpus-per-node=4'", {}),
+    "gpus_in_all": ("--nodes 2 --sbatch '--gpus=16'", {}),
     "countdown_arguments": (
         "--task maxent --config countdown --accelerator zero2 --requeue 2 "
         "--sbatch '--account=lab --time=8:00:00' --args \"--run_name 'a demo' --report_to wandb\"",

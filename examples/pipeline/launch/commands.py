@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from maxent_grpo.pipeline.launch.options import Options
+from maxent_grpo.pipeline.launch.request import expect_agreement, read_request
 from maxent_grpo.pipeline.launch.settings import Settings, find_start, list_trainer_flags
-from maxent_grpo.pipeline.launch.topology import Topology, read_request
+from maxent_grpo.pipeline.launch.topology import Topology
 from maxent_grpo.pipeline.recipes import parse_flags
 from maxent_grpo.pipeline.run import Run
 
@@ -151,7 +152,10 @@ def build_sbatch_command(options: Options, arguments: Sequence[str], *, nodes: i
         gpus: of each node.
     """
     command = ["sbatch", "--parsable", f"--nodes={nodes}", "--ntasks-per-node=1"]
-    if not read_request(options.sbatch).names_gpus:
-        command.append(f"--gres=gpu:{gpus}" if gpus else "--gres=none")
+    request = read_request(options.sbatch, nodes)
+    expect_agreement(request, nodes=options.nodes, gpus=options.gpus, requeue=options.requeue)
+    if not request.names_gres:
+        # The header's gres stay in force beside GPUs that another flag names, and both would be given.
+        command.append(f"--gres=gpu:{gpus}" if gpus and not request.names_gpus else "--gres=none")
     command.append("--requeue" if options.requeue else "--no-requeue")
     return [*command, *options.sbatch, SCRIPT, *arguments]

@@ -11,11 +11,13 @@ from maxent_grpo.pipeline.launch.commands import (
     build_step,
     build_trainer_command,
 )
+from maxent_grpo.pipeline.launch.errors import LaunchError
 from maxent_grpo.pipeline.launch.node import slice_devices
 from maxent_grpo.pipeline.launch.options import Options
 from maxent_grpo.pipeline.launch.ports import choose_window, pick_port
+from maxent_grpo.pipeline.launch.request import Request, expect_agreement, expect_tasks, read_request
 from maxent_grpo.pipeline.launch.settings import Settings, check_run, find_start, read_settings
-from maxent_grpo.pipeline.launch.topology import Topology, choose_topology, read_request
+from maxent_grpo.pipeline.launch.topology import GPUS, Topology, choose_topology
 from maxent_grpo.pipeline.run import Run
 
 LOGS = Path("logs")
@@ -65,14 +67,29 @@ def plan_job(options: Options, root: Path, given: Mapping[str, str], devices: in
         LaunchError: naming the flag or the field that is wrong.
     """
     settings = read_settings(options, root)
-    request = read_request(options.sbatch)
     allocated = int(given["SLURM_JOB_NUM_NODES"]) if "SLURM_JOB_NUM_NODES" in given else None
+    if allocated is not None and options.nodes not in (None, allocated):
+        raise LaunchError(f"Expected --nodes as allocated ({allocated}), got --nodes {options.nodes}.")
+    request = read_request(options.sbatch, allocated or options.nodes)
+    expect_agreement(request, nodes=options.nodes, gpus=options.gpus, requeue=options.requeue)
     nodes = allocated or options.nodes or request.nodes or 1
-    gpus = options.gpus or devices or request.gpus or int(given.get("SLURM_GPUS_ON_NODE") or 0) or 8
+    expect_tasks(request, nodes)
+    gpus, source = _count_gpus(options, request, given, devices)
     topology = choose_topology(
-        options, settings.mode, nodes=nodes, gpus=gpus, cpu_ranks=settings.launch_file.cpu_ranks
+        options, settings.mode, nodes=nodes, gpus=gpus, source=source, cpu_ranks=settings.launch_file.cpu_ranks
     )
     return Job(options, settings, topology, check_run(options, settings, topology, root))
+
+
+def _count_gpus(options: Options, request: Request, given: Mapping[str, str], devices: int | None) -> tuple[int, str]:
+    """Return the GPUs of each node, and what says so."""
+    said = (
+        (options.gpus, f"--gpus {options.gpus}"),
+        (devices, "those of this allocation"),
+        (request.gpus, f"--sbatch {request.gpus_flag}"),
+        (int(given.get("SLURM_GPUS_ON_NODE") or 0), "SLURM_GPUS_ON_NODE"),
+    )
+    return next(((gpus, source) for gpus, source in said if gpus), (GPUS, "the header of the script"))
 
 
 def assume_place(job: Job) -> Place:

@@ -1,12 +1,9 @@
 """Which nodes and GPUs serve, and which train."""
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maxent_grpo.pipeline.launch.errors import LaunchError
 from maxent_grpo.pipeline.launch.options import Options
-from maxent_grpo.pipeline.recipes import parse_flags
 
 GPUS = 8
 """GPUs of a node where nothing says how many: those of the script's header."""
@@ -54,7 +51,9 @@ class Topology:
         return first, self.gpus
 
 
-def choose_topology(options: Options, mode: str, *, nodes: int, gpus: int, cpu_ranks: int = 0) -> Topology:
+def choose_topology(
+    options: Options, mode: str, *, nodes: int, gpus: int, source: str = "--gpus", cpu_ranks: int = 0
+) -> Topology:
     """Return who serves and who trains.
 
     Args:
@@ -62,6 +61,7 @@ def choose_topology(options: Options, mode: str, *, nodes: int, gpus: int, cpu_r
         mode: server, colocate or off.
         nodes: of the job.
         gpus: of each node.
+        source: what says how many.
         cpu_ranks: processes that train on each node's CPUs, where there are to be no GPUs; else 0.
 
     Raises:
@@ -83,7 +83,7 @@ def choose_topology(options: Options, mode: str, *, nodes: int, gpus: int, cpu_r
     if server_gpus > gpus or (nodes == 1 and server_gpus == gpus):
         raise LaunchError(
             f"Expected GPUs that serve and GPUs that train, got {server_gpus} of {gpus} GPUs that serve on "
-            f"{nodes} {'node' if nodes == 1 else 'nodes'}."
+            f"{nodes} {'node' if nodes == 1 else 'nodes'}, by {source}."
         )
     dp = options.dp or server_nodes * server_gpus // options.tp
     if server_gpus % options.tp or dp * options.tp != server_nodes * server_gpus:
@@ -100,66 +100,3 @@ def _expect_trainers(options: Options, nodes: int, server_nodes: int) -> None:
         raise LaunchError(f"Expected --vllm-nodes 1 on one node, got --vllm-nodes {server_nodes}.")
     if nodes > 1 and server_nodes >= nodes:
         raise LaunchError(f"Expected --vllm-nodes < --nodes, got --vllm-nodes {server_nodes} --nodes {nodes}.")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What sbatch is asked for, as far as its flags say it.
-
-    Attributes:
-        nodes: of the job.
-        gpus: of each node.
-        names_gpus: whether a flag speaks of GPUs or gres at all.
-    """
-
-    nodes: int | None
-    gpus: int | None
-    names_gpus: bool
-
-
-def read_request(words: Sequence[str]) -> Request:
-    """Return what flags of sbatch ask for.
-
-    >>> read_request(["--gres=gpu:a100:7", "-N", "2"])
-    Request(nodes=2, gpus=7, names_gpus=True)
-    >>> read_request(["--gres=none"])
-    Request(nodes=None, gpus=None, names_gpus=True)
-
-    Raises:
-        LaunchError: on `--gpus-per-task`, which hides the GPUs of a node's processes from each other.
-    """
-    flags = {name: values for name, values in _read_sbatch(words) if values}
-    if "gpus_per_task" in flags:
-        raise LaunchError(
-            "Expected GPUs per node in --sbatch, got --gpus-per-task, under which NCCL's processes cannot "
-            "reach each other's GPUs."
-        )
-    nodes = _read_count(flags.get("nodes"))
-    gpus = _read_count(flags.get("gpus_per_node"))
-    for part in ",".join(flags.get("gres", [])).split(","):
-        if re.match(r"gpu(:|$)", part):
-            gpus = _read_count([part]) or 1
-    total = _read_count(flags.get("gpus"))
-    if gpus is None and total is not None:
-        gpus, rest = divmod(total, nodes or 1)
-        if rest:
-            raise LaunchError(
-                f"Expected as many GPUs on every node, got --gpus={total} on {nodes} nodes in --sbatch."
-            )
-    return Request(nodes, gpus, bool(flags.keys() & {"gres", "gpus", "gpus_per_node"}))
-
-
-def _read_sbatch(words: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return sbatch's flags with their values, short names as long ones."""
-    long_names = {"-N": "--nodes", "-G": "--gpus"}
-    spelled = []
-    for word in words:
-        short = long_names.get(word[:2])
-        spelled += [word] if short is None else [short, *([word[2:].removeprefix("=")] if word[2:] else [])]
-    return parse_flags(spelled)
-
-
-def _read_count(values: list[str] | None) -> int | None:
-    """Return the number at the end of `a100:7`, `7` or `gpu:a100:7(S:0-1)`; None without one."""
-    match = re.search(r"(?:^|:)(\d+)(?:\(.*\))?$", values[0]) if values else None
-    return int(match[1]) if match else None

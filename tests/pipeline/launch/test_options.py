@@ -37,7 +37,12 @@ def test_words_of_a_text_stay_words_and_nothing_is_evaluated() -> None:
         (["--sbatch", "--export=ALL,HF_TOKEN=abc"], "--sbatch: command line: Expected secrets in the environment"),
         (["--vllm-args", "--api-key abc"], "--vllm-args: command line: Expected secrets in the environment"),
         (["--gpus", "1"], "Expected GPUs that serve and GPUs that train, got 1 of 1"),
+        (["--sbatch", "--gres=gpu:a100"], "got 1 of 1 GPUs that serve on 1 node, by --sbatch --gres=gpu:a100"),
         (["--sbatch", "--gpus-per-task=1"], "got --gpus-per-task"),
+        (["--nodes", "4", "--sbatch", "--nodes=2"], "got --nodes 4 and --sbatch --nodes=2"),
+        (["--sbatch", "--signal=USR1@60"], "got --signal=USR1@60"),
+        (["--requeue", "3", "--sbatch", "--no-requeue"], "got --requeue 3 and --sbatch --no-requeue"),
+        (["--sbatch", "foo"], "Expected flags in --sbatch, got foo"),
         (["--command", "true", "--task", "maxent"], "Expected --command without flags of a training job, got --task"),
         (["--command", "true --hub_token hf_abc"], "--command: command line: Expected secrets in the environment"),
     ],
@@ -53,6 +58,14 @@ def test_bad_input_is_one_line_that_names_it_and_exit_2(
     assert "abc" not in output.err
     with pytest.raises(ValueError, match=f"slurm_train.sh: .*{complaint}"):
         raise ValueError(output.err)
+
+
+def test_an_allocation_of_another_size_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_environment(monkeypatch, {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"})
+    assert main(["--nodes", "4", "--dry-run"]) == 2
+    assert "Expected --nodes as allocated (2), got --nodes 4." in capsys.readouterr().err
 
 
 def test_without_slurm_a_submission_says_so(

@@ -7,7 +7,7 @@ import pytest
 
 from maxent_grpo.pipeline.launch.errors import LaunchError
 from maxent_grpo.pipeline.launch.options import Options, parse_options
-from maxent_grpo.pipeline.launch.topology import choose_topology, read_request
+from maxent_grpo.pipeline.launch.topology import choose_topology
 
 
 def make_options(**fields: Any) -> Options:
@@ -61,28 +61,3 @@ def test_on_cpus_a_node_has_as_many_ranks_as_the_launch_file() -> None:
 def test_what_cannot_be_is_named(fields: dict[str, Any], nodes: int, gpus: int, mode: str, complaint: str) -> None:
     with pytest.raises(LaunchError, match=complaint.replace("(", r"\(")):
         choose_topology(make_options(**fields), mode, nodes=nodes, gpus=gpus)
-
-
-@pytest.mark.parametrize(
-    ("words", "nodes", "gpus"),
-    [
-        ("--gres=gpu:a100:7", None, 7),
-        ("--gres gpu:4", None, 4),
-        ("--gres=gpu", None, 1),
-        ("--gres=gpu:h100:4(S:0-1),nvme:1", None, 4),
-        ("--gpus-per-node=h100:8 -N2", 2, 8),
-        ("-N 2 -G 16", 2, 8),
-        ("--gres=none", None, None),
-        ("--time=1:00", None, None),
-    ],
-)
-def test_gpus_and_nodes_are_read_from_the_flags_of_sbatch(words: str, nodes: int | None, gpus: int | None) -> None:
-    request = read_request(words.split())
-    assert (request.nodes, request.gpus) == (nodes, gpus)
-    assert request.names_gpus == ("gres" in words or "gpus" in words or "-G" in words)
-
-
-@pytest.mark.parametrize("words", ["--gpus-per-task=1", "-N 3 --gpus=8"])
-def test_gpus_that_nodes_cannot_share_are_refused(words: str) -> None:
-    with pytest.raises(LaunchError, match=words.split("=", maxsplit=1)[0].rsplit(maxsplit=1)[-1]):
-        read_request(words.split())
