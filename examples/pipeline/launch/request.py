@@ -9,9 +9,9 @@ from maxent_grpo.pipeline.launch.errors import LaunchError
 Words = list[tuple[str, str | None]]
 
 LONG_NAMES = {"-N": "--nodes", "-G": "--gpus", "-n": "--ntasks"}
-ALONE = frozenset(
-    "contiguous exclusive get-user-env help hold no-kill no-requeue nice overcommit oversubscribe parsable propagate "
-    "quiet reboot requeue spread-job test-only usage use-min-nodes verbose version wait".split()
+ALONE = re.compile(
+    "contiguous|exclusive|get-user-env|help|hold|no-kill|no-requeue|nice|overcommit|oversubscribe|parsable|propagate"
+    "|quiet|reboot|requeue|spread-job|test-only|usage|use-min-nodes|verbose|version|wait"
 )
 """Flags of sbatch without a value, or whose value stands behind `=` alone."""
 ALONE_SHORT = frozenset("HOQVWhksv")
@@ -124,7 +124,7 @@ def _split_flags(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("-") or word in ("-", "--"):
             raise LaunchError(f"Expected flags in --sbatch, got {word}, which sbatch would take for its script.")
-        is_alone = name in ALONE or equals
+        is_alone = equals or ALONE.fullmatch(name)
         if not word.startswith("--"):
             name = LONG_NAMES.get(word[:2], word[:2]).removeprefix("--")
             value = word[2:].removeprefix("=")

@@ -1,9 +1,10 @@
 """Which nodes and GPUs serve, and which train."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maxent_grpo.pipeline.launch.errors import LaunchError
-from maxent_grpo.pipeline.launch.options import Options
+from maxent_grpo.pipeline.launch.options import READY_MINUTES, Options, show_flag
 
 GPUS = 8
 """GPUs of a node where nothing says how many: those of the script's header."""
@@ -14,7 +15,7 @@ class Topology:
     """Who does what.
 
     Attributes:
-        mode: server, colocate or off.
+        mode: server, colocate, off, or external where train.py asks a server that is already there.
         nodes: of the job.
         gpus: of each node; 0 where the model trains on CPUs.
         server_nodes: the first nodes, which serve; the single node of a job serves and trains.
@@ -58,7 +59,7 @@ def choose_topology(
 
     Args:
         options: the flags.
-        mode: server, colocate or off.
+        mode: server, colocate, off, or external where train.py asks a server that is already there.
         nodes: of the job.
         gpus: of each node.
         source: what says how many.
@@ -67,12 +68,9 @@ def choose_topology(
     Raises:
         LaunchError: naming the flags that leave nobody to train, or that do not multiply.
     """
-    for name in ("vllm_nodes", "vllm_gpus", "dp", "vllm_port", "vllm_group_port"):
-        if mode != "server" and getattr(options, name) is not None:
-            raise LaunchError(f"Expected --{name.replace('_', '-')} with a server alone, got it with --vllm {mode}.")
+    _expect_no_gpu_flags(options, cpu_ranks)
     if mode != "server":
-        if options.tp != 1:
-            raise LaunchError(f"Expected --tp with a server alone, got --tp {options.tp} with --vllm {mode}.")
+        _expect_no_server_flags(options, mode)
         return Topology(mode, nodes, 0 if cpu_ranks else gpus, 0, 0, 0, 0, nodes, cpu_ranks or gpus)
     server_nodes = options.vllm_nodes or 1
     _expect_trainers(options, nodes, server_nodes)
@@ -93,6 +91,46 @@ def choose_topology(
         )
     ranks = gpus if nodes > 1 else gpus - server_gpus
     return Topology(mode, nodes, gpus, server_nodes, server_gpus, dp, options.tp, trainer_nodes, ranks)
+
+
+def expect_whole_gpus(topology: Topology, devices: Sequence[str]) -> None:
+    """Refuse parts of GPUs for ranks that train together: NCCL does not connect them.
+
+    Args:
+        topology: who trains.
+        devices: of a node, as numbers or UUIDs.
+
+    Raises:
+        LaunchError: naming a part.
+    """
+    parts = [device for device in devices if device.startswith("MIG-")]
+    if parts and topology.ranks > 1:
+        raise LaunchError(
+            f"Expected one rank on MIG parts, which NCCL does not connect, or whole GPUs, got {topology.ranks} ranks "
+            f"on {parts[0]} and others (--gpus, --vllm)."
+        )
+
+
+def _expect_no_server_flags(options: Options, mode: str) -> None:
+    """Refuse flags of a server where none is started: they would have no effect."""
+    defaults = {"tp": 1, "ready_minutes": READY_MINUTES, "vllm_args": ()}
+    for name in ("vllm_nodes", "vllm_gpus", "dp", "tp", "vllm_port", "vllm_group_port", "vllm_args", "ready_minutes"):
+        value = getattr(options, name)
+        if value != defaults.get(name):
+            raise LaunchError(
+                f"Expected {show_flag(name)} with a server of this job alone, got {show_flag(name, value)} "
+                f"where vLLM is {mode} (--vllm {options.vllm})."
+            )
+
+
+def _expect_no_gpu_flags(options: Options, cpu_ranks: int) -> None:
+    for name in ("gpus", "vllm_gpus") if cpu_ranks else ():
+        value = getattr(options, name)
+        if value is not None:
+            raise LaunchError(
+                f"Expected {show_flag(name)} with a launch file for GPUs, got {show_flag(name, value)} with "
+                f"{show_flag('accelerator', options.accelerator)}."
+            )
 
 
 def _expect_trainers(options: Options, nodes: int, server_nodes: int) -> None:

@@ -1,5 +1,7 @@
 """What flags of sbatch ask for, and those under which a job could not work or that contradict the launcher's."""
 
+import shlex
+
 import pytest
 
 from maxent_grpo.pipeline.launch.errors import LaunchError
@@ -72,7 +74,8 @@ def test_contradictions_name_both_flags(words: str, flags: dict[str, int], compl
 
 
 def test_flags_that_agree_are_taken() -> None:
-    request = read_request("--nodes=2 --gpus=16 --ntasks=2 --ntasks-per-node=1 --signal=B:USR1@900 --requeue".split())
+    words = "--nodes=2 --gpus=16 --ntasks=2 --ntasks-per-node=1 --signal=B:USR1@900 --requeue"
+    request = read_request(shlex.split(words))
     expect_agreement(request, nodes=2, gpus=8, requeue=3)
     expect_tasks(request, 2)
 
