@@ -106,12 +106,13 @@ CONSTRAINTS ?= examples/constraints/gpu.txt
 CACHES := PIP_CACHE_DIR="$${PIP_CACHE_DIR:-$(CURDIR)/var/pip}" CONDA_PKGS_DIRS="$${CONDA_PKGS_DIRS:-$(CURDIR)/var/conda}"
 
 venv-local:  ## an environment for a cluster, by pip, in openr1-venv
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and f"Expected Python 3.11, for which the list is, got {v[0]}.{v[1]}: make $@ PYTHON=python3.11")'
 	test -x openr1-venv/bin/python || $(PYTHON) -m venv openr1-venv
 	$(CACHES) bash examples/constraints/install.sh openr1-venv/bin/python $(CONSTRAINTS)
 	$(CACHES) openr1-venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 
 conda-local:  ## the same by conda, in openr1
-	test -d openr1 || $(CACHES) conda env create --yes --prefix openr1 --file examples/environment.yml
+	test -d openr1 || CONDA_ALWAYS_YES=1 $(CACHES) conda env create --prefix openr1 --file examples/environment.yml
 	$(CACHES) bash examples/constraints/install.sh openr1/bin/python $(CONSTRAINTS)
 	$(CACHES) openr1/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 
@@ -203,9 +204,10 @@ $(PEERS): $(INSTALLED)
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
 
-lint: $(INSTALLED)  ## ruff, what breaks the house style, code that is written twice
+lint: $(INSTALLED)  ## ruff, shellcheck, what breaks the house style, code that is written twice
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck $$(git ls-files '*.sh') .ci/run
 	$(BIN)/python docs/tools/find_duplicates.py
 	$(BIN)/python docs/tools/house_style.py
 

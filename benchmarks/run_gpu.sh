@@ -8,7 +8,7 @@
 # earlier call, have its files in either place: what was measured with the same code on the same GPU is kept. The last
 # lines printed are the medians of every case and every goal, met, missed or not measured.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 results=benchmarks/results
 out="${OUT:-$results}"
@@ -54,9 +54,10 @@ code=$(python3 -c 'import sys; sys.path.insert(0, "benchmarks"); from kernels im
 if grep -qs "\"code\": \"$code\", \"passed\": true" "$out/kernels-tests.json"; then
   tests=0
 else
-  python3 -c 'import xdist' 2> /dev/null && parallel="-n 8" # most of a test is compiling
+  parallel=()
+  python3 -c 'import xdist' 2> /dev/null && parallel=(-n 8) # most of a test is compiling
   # The offline compilation needs no GPU: it runs in `make test`.
-  timeout -k 5 180 python3 -m pytest -q ${parallel:-} -p no:cacheprovider tests/kernels \
+  timeout -k 5 180 python3 -m pytest -q "${parallel[@]}" -p no:cacheprovider tests/kernels \
     --ignore tests/kernels/test_compiled.py 2>&1 | tee "$out/kernels-tests.log" | tail -n 15
   tests=${PIPESTATUS[0]}
   echo "{\"code\": \"$code\", \"passed\": $([ "$tests" = 0 ] && echo true || echo false)}" > "$out/kernels-tests.json"

@@ -23,6 +23,13 @@ fail() {
   exit 2
 }
 
+load() { # source a file that others wrote: it may read variables that are not set, and end with a test that is false
+  set +eu
+  # shellcheck source=/dev/null
+  source "$1"
+  set -eu
+}
+
 # In a job this file is Slurm's copy somewhere else.
 if [[ -n ${SLURM_JOB_ID:-} && ! -f $(dirname "$0")/train.py ]]; then
   root=${SLURM_SUBMIT_DIR:-$PWD}
@@ -34,8 +41,7 @@ cd "$root"
 
 # The place for `module load`: a file of your own that git ignores.
 if [[ -f examples/site.sh ]]; then
-  # shellcheck source=/dev/null
-  source examples/site.sh
+  load examples/site.sh
 fi
 
 # ENV_MODE=conda|venv|none; by default what `make conda-local` or `make venv-local` has made.
@@ -56,8 +62,7 @@ case $ENV_MODE in
     ;;
   venv)
     [[ -f $ENV_ACTIVATE ]] || fail "Expected a file to source, got ENV_ACTIVATE=$ENV_ACTIVATE."
-    # shellcheck source=/dev/null
-    source "$ENV_ACTIVATE"
+    load "$ENV_ACTIVATE"
     ;;
   none) ;;
   *) fail "Expected ENV_MODE of conda, venv, none, got ENV_MODE=$ENV_MODE." ;;

@@ -35,6 +35,18 @@ OTHERS = {
     "graph coloring, twice the updates": ("graph_long", RECIPE),
 }
 """The studies beside the two tasks, by what they change: their presets, and the arm that is compared to Dr.GRPO."""
+COLORS = {
+    WARM: "#000000",
+    "dr_grpo": "#0072b2",
+    "dr_grpo_cold": "#56b4e9",
+    "raft": "#e69f00",
+    "tpo": "#cc79a7",
+    "xdr_mild": "#d55e00",
+    RECIPE: "#009e73",
+    "two_passes": "#7fceb9",
+    "answer_keys": "#7fceb9",
+}
+"""The methods that pictures tell apart; the others are grey."""
 
 
 def write_report(result: Summary, folder: Path) -> None:
@@ -232,21 +244,32 @@ def format_others(studies: Mapping[str, Summary]) -> str:
 
 
 def save_picture(result: Summary, file: Path) -> None:
-    """Save the frontiers over the sampling temperature, and pass@k at temperature 1."""
-    figure, (frontier, passing) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
-    colors = plt.get_cmap("tab20")
-    for place, (arm, row) in enumerate(result["arms"].items()):
-        style = {
-            "color": "black" if arm == WARM else colors(place % 20),
-            "linewidth": 2.5 if arm == RECIPE else 1.2,
-            "label": row["name"].replace("`", ""),
-        }
+    """Save the frontiers over the sampling temperature, and pass@k at temperature 1; means over seeds."""
+    figure, (frontier, passing) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    unnamed = "other methods, in the table"
+    for arm, row in sorted(result["arms"].items(), key=lambda item: item[0] in COLORS):
+        style = {"color": "#cccccc", "linewidth": 1, "label": unnamed}
+        if arm in COLORS:
+            label = row["name"].replace("`", "")
+            style = {"color": COLORS[arm], "linewidth": 3 if arm == RECIPE else 1.6, "label": label}
+        unnamed = "_nolegend_" if arm not in COLORS else unnamed  # one entry for all of them
         accuracies, coverages = ([point[name] for point in row["frontier"]] for name in ("mean@8", "coverage@8"))
-        frontier.plot(accuracies, coverages, "o-", ms=3, **style)
-        passing.plot([*map(int, row["pass@k"])], [*row["pass@k"].values()], "o-", ms=3, **style)
-    frontier.axvline(result["levels"]["level"], color="grey", linestyle=":")
-    frontier.set(xlabel="mean@8 (accuracy), hot to cold", ylabel="coverage@8", title="over the sampling temperature")
-    passing.set(xlabel="k", ylabel="pass@k", title="sampling temperature 1", xscale="log")
-    frontier.legend(fontsize=7)
+        frontier.plot(accuracies, coverages, "o-", markersize=3, **style)
+        passing.plot([*map(int, row["pass@k"])], [*row["pass@k"].values()], "o-", markersize=3, **style)
+    frontier.axvline(result["levels"]["level"], color="#888888", linestyle=":")
+    frontier.set(
+        title="sampled hot (left end of a line) to cold (right end); dotted: the level of comparison",
+        xlabel="mean@8, the chance that one sample is right",
+        ylabel="coverage@8, the share of right answers that 8 samples find",
+    )
+    ticks = [int(k) for k in next(iter(result["arms"].values()))["pass@k"]]
+    passing.set_xscale("log", base=2)
+    passing.set_xticks(ticks, [str(k) for k in ticks])
+    passing.set(title="sampled at temperature 1", xlabel="k, samples per problem", ylabel="pass@k")
+    for panel in (frontier, passing):
+        panel.spines[["top", "right"]].set_visible(False)
+    frontier.title.set_fontsize(10)
+    passing.title.set_fontsize(10)
+    passing.legend(fontsize=9, loc="lower right")
     figure.savefig(file, dpi=80)
     plt.close(figure)

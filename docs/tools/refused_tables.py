@@ -42,7 +42,7 @@ def write_openrlhf_section() -> str:
 
 def write_verl_section() -> str:
     """Return the options of verl that have few values."""
-    accepted = read_constants(ADAPTERS / "verl.py")["ACCEPTED"]
+    accepted = read_constants(ADAPTERS / "verl" / "options.py")["ACCEPTED"]
     rows = [[f"`{name}`", _list_values(values), lost] for name, (values, lost) in accepted.items()]
     return f"\n{_format_rows(rows, 'option of verl')}\n"
 

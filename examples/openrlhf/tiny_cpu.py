@@ -93,6 +93,7 @@ def run_training(folder: Path, ranks: int, options: list[str]) -> dict[str, Any]
         "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": 8, "GPU": 2 * ranks + 1}),  # as many as it asks for
         "RAY_TMPDIR": str(folder / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),  # another version's would be built anew
     }
     start = time.monotonic()
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

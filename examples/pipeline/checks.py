@@ -26,9 +26,18 @@ LEAST = {
     "seed": 0,
 }
 FINITE = (
-    *("learning_rate", "weight_decay", "temperature", "warmup_steps", "beta", "adam_epsilon", "max_grad_norm"),
-    *("epsilon", "epsilon_high", "num_train_epochs"),
+    "learning_rate",
+    "weight_decay",
+    "temperature",
+    "warmup_steps",
+    "beta",
+    "epsilon",
+    "epsilon_high",
+    "adam_epsilon",
+    "max_grad_norm",
+    "num_train_epochs",
 )
+"""What is at least 0 and finite."""
 Values = dict[str, Any]
 Complaints = Iterator[tuple[str, str]]
 

@@ -63,6 +63,7 @@ fi
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(srun --nodes=1 --ntasks=1 --overlap --nodelist="$head" hostname --ip-address | awk '{ print $1 }')
 export RAY_ADDRESS="$address:$PORT" RAY_USAGE_STATS_ENABLED=0
+# shellcheck disable=SC2016 # each node expands these by itself
 srun --overlap --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '
   if [[ $SLURM_NODEID == 0 ]]; then
     exec ray start --head --block --node-ip-address="${RAY_ADDRESS%:*}" --port="${RAY_ADDRESS#*:}" --num-gpus="$0"

@@ -40,7 +40,8 @@ def _group_log_target(log_q: Array, anchors: Array, tau: float, beta: float) -> 
     if tau + beta == 0:
         best = log_q == log_q.max()
         return np.where(best, -np.log(best.sum()), -np.inf)
-    exponents = add_anchor(log_q, anchors, beta)
+    # Differences first: what a sum with β·a rounds off log q, a small τ + β would multiply.
+    exponents = add_anchor(log_q - log_q.max(), anchors, beta)
     return log_softmax((exponents - exponents.max()) / (tau + beta))
 
 

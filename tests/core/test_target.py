@@ -29,6 +29,7 @@ TIED = Problem(
     tau=0.0,
     beta=0.0,
 )
+COLD = replace(TIED, utilities=torch.zeros(1, 3, dtype=torch.float64), beta=1e-6)
 EMPTY = replace(TIED, mask=torch.zeros(1, 3, dtype=torch.bool), tau=INF)
 
 
@@ -62,6 +63,7 @@ class TestAgainstTheOracle:
     @example(EMPTY)
     @example(replace(TIED, tau=0.5, beta=INF))
     @example(replace(TIED, tau=INF, beta=1.0))
+    @example(COLD)
     def test_log_target(self, problem):
         actual = mg.tempered_log_target(problem.log_q, problem.anchor_logps, **problem.knobs, mask=problem.mask)
         expected = reference.tempered_log_target(
@@ -70,6 +72,7 @@ class TestAgainstTheOracle:
         assert_equals_oracle(actual, expected, problem.tolerance())
 
     @given(problems())
+    @example(COLD)
     def test_target(self, problem):
         q = problem.log_q.exp()
         actual = mg.tempered_target(q, problem.anchor_logps, **problem.knobs, mask=problem.mask)

@@ -143,7 +143,13 @@ def test_the_archive_of_the_source_holds_what_the_wheel_is_built_from(archives: 
     assert archive.name == f"maxent_grpo-{maxent_grpo.__version__}.tar.gz"
     with tarfile.open(archive) as files:
         names = {name.split("/", 1)[-1] for name in files.getnames()}
-    assert {"README.md", "LICENSE", "pyproject.toml", "adapters/verl.py", "examples/pipeline/train.py"} <= names
+    assert {
+        "README.md",
+        "LICENSE",
+        "pyproject.toml",
+        "adapters/verl/__init__.py",
+        "examples/pipeline/train.py",
+    } <= names
 
 
 @pytest.mark.parametrize("empty", list_pythons(), ids=report_version, indirect=True)

@@ -352,3 +352,11 @@ def test_chats_are_prompts_too(tmp_path: Any) -> None:
     )
     run.train()
     assert math.isfinite(run.state.log_history[0]["loss"])
+
+
+def test_the_model_card_has_the_tags_and_the_paper_of_the_method(tmp_path: Path) -> None:
+    run = trl_tiny.build_trainer(tmp_path)
+    run.create_model_card(model_name="tiny")
+    card = (Path(run.args.output_dir) / "README.md").read_text()
+    assert {"- trl", "- grpo", "- maxent-grpo"} <= set(card.splitlines())
+    assert "title  = {{MaxEnt-GRPO: Maximum-Entropy Group-Relative Policy Optimization}}" in card
