@@ -125,26 +125,36 @@ def read_losses(folder: Path) -> list[float]:
     return [losses[step] for step in sorted(losses)]
 
 
+PARSER = """
+import shlex, sys
+from vllm.entrypoints.cli.serve import cmd_init
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+server, cli = make_arg_parser(FlexibleArgumentParser()), FlexibleArgumentParser()
+commands = cli.add_subparsers(dest="subparser")
+(serve,) = cmd_init()
+serve.subparser_init(commands)
+for line in sys.stdin.read().splitlines():
+    words = shlex.split(line)
+    if words[0] == "serve":
+        args = cli.parse_args(words)
+        serve.validate(args)
+        assert args.headless and args.model_tag, args
+    else:
+        args = server.parse_args(words[1:])
+    assert args.logprobs_mode == "processed_logprobs", args
+"""
+"""Reads `vllm serve` as vLLM's command line does, and the API server's flags as that program does."""
+
+
 def parse_plans(site: Site, python: Path) -> int:
-    """Let vLLM's own parser read the server's command of every plan that is kept; return how many."""
+    """Let vLLM's own parsers read the server's commands of every plan that is kept; return how many."""
     plans = sorted(ROOT.glob("tests/pipeline/launch/plans/*.txt"))
-    commands = []
-    for plan in plans:
-        for line in plan.read_text().splitlines():
-            match = re.search(r"(?:openai\.api_server|cli\.main serve) (.*)", line)
-            if match:
-                commands.append(match[1])
-    code = (
-        "import json, shlex, sys\n"
-        "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
-        "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
-        "parser = make_arg_parser(FlexibleArgumentParser())\n"
-        "for line in sys.stdin.read().splitlines():\n"
-        "    args = parser.parse_args(shlex.split(line))\n"
-        "    assert args.logprobs_mode == 'processed_logprobs', args\n"
-    )
+    lines = [line for plan in plans for line in plan.read_text().splitlines()]
+    found = [re.search(r"(?:openai\.(?=api_server )|cli\.main (?=serve ))(.*)", line) for line in lines]
+    commands = [match[1] for match in found if match]
     result = subprocess.run(
-        [str(python), "-c", code],
+        [str(python), "-c", PARSER],
         input="\n".join(commands),
         env=site.environment | {"PATH": os.environ["PATH"]},
         cwd=ROOT,

@@ -1,6 +1,7 @@
 """`python -m maxent_grpo.pipeline.launch`: what `examples/slurm_train.sh` calls, outside a job and in one."""
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         print(f"slurm_train.sh: {hide_secrets(str(error))}", file=sys.stderr)
         return int(error.code)
+    except BrokenPipeError:  # of `| head`, which has read enough; Python would complain again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def launch(words: list[str], root: Path) -> int:

@@ -14,9 +14,9 @@ from typing import TextIO
 
 from maxent_grpo._secrets import hide_secrets
 from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM
-from maxent_grpo.pipeline.launch.environment import MARKER, MASK, build_environment, find_cache, is_secret_variable
+from maxent_grpo.pipeline.launch.environment import MASK, build_environment, is_secret_variable
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
-from maxent_grpo.pipeline.launch.node import SWEEP
+from maxent_grpo.pipeline.launch.node import MARKER, SWEEP
 from maxent_grpo.pipeline.launch.options import Options
 from maxent_grpo.pipeline.launch.steps import Step, ask_slurm, call_slurm, run_step
 from maxent_grpo.pipeline.launch.survey import build_node_step, read_lines
@@ -159,15 +159,7 @@ class JobRunner(ABC):
     def _sweep(self, start: int) -> dict[str, str]:
         """End what a start of the job has left on its nodes, and remove its caches; return what was still there."""
         name = f"{self.job_id}-{start}"
-        command = [
-            "sweep",
-            "--marker",
-            f"{MARKER}={name}",
-            "--grace",
-            "1",
-            "--cache",
-            str(find_cache(self.given, name)),
-        ]
+        command = ["sweep", "--marker", f"{MARKER}={name}", "--grace", "1"]
         nodes = int(self.given.get("SLURM_JOB_NUM_NODES", "1"))
         # The sweep's own step must not carry the marker, or it would find itself.
         sweep = [*NODE_PROGRAM, *command]

@@ -13,6 +13,7 @@ from maxent_grpo.pipeline.launch.options import Options
 from maxent_grpo.pipeline.launch.plan import Job, choose_place, describe_job, plan_job
 from maxent_grpo.pipeline.launch.ports import choose_window, read_ephemeral
 from maxent_grpo.pipeline.launch.steps import run_step
+from maxent_grpo.pipeline.launch.topology import expect_whole_gpus
 
 SURVEY_SECONDS = 300.0
 
@@ -90,6 +91,7 @@ def _expect_fit(facts: list[dict[str, Any]], word: str) -> None:
 
 def _expect_devices(job: Job, facts: list[dict[str, Any]]) -> None:
     for each in facts:
+        expect_whole_gpus(job.topology, each["devices"])
         if len(each["devices"]) < job.topology.gpus:
             raise LaunchError(
                 f"{each['name']}: Expected {job.topology.gpus} GPUs (--gpus), got {len(each['devices'])}.",

@@ -56,7 +56,7 @@ def root(tmp_path: Path, monkeypatch: Patch) -> Iterator[Path]:
     for number, handler in kept.items():
         signal.signal(number, handler)
     assert node.find_processes(f"LAUNCH_JOB={JOB}-0") == {}
-    assert not (tmp_path / f"maxent-{JOB}-0").exists()
+    assert not list(tmp_path.glob("maxent-*"))
 
 
 def test_a_job_serves_trains_and_leaves_its_logs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +80,12 @@ def test_a_job_serves_trains_and_leaves_its_logs(root: Path, capsys: pytest.Capt
         ({"STUB_FIELDS": "Requeue=0"}, ["--requeue", "2"], 2, "submit it with sbatch --requeue"),
         ({"SLURM_GPUS_PER_TASK": "1"}, [], 2, "got SLURM_GPUS_PER_TASK=1"),
         ({"CUDA_VISIBLE_DEVICES": "GPU-a,MIG-b"}, [], 2, "n1: Expected whole GPUs or MIG parts"),
+        (
+            {"CUDA_VISIBLE_DEVICES": "MIG-a,MIG-b"},
+            ["--accelerator", "zero3", "--vllm", "off"],
+            2,
+            "got 2 ranks on MIG-a",
+        ),
         ({"CUDA_VISIBLE_DEVICES": "0,1"}, ["--accelerator", "zero3", "--gpus", "8"], 15, "Expected 8 GPUs"),
         ({"SLURM_JOB_NUM_NODES": "2"}, [], 15, "Expected 2 nodes to answer, got 1"),
         ({"TRAINER_PROGRAM": "python nowhere.py", "STUB_STATE": "CANCELLED"}, [], 143, "canceled"),
@@ -139,7 +145,7 @@ def test_a_server_that_falls_silent_ends_the_job(
 
 
 def test_a_start_again_ends_what_a_failed_node_left(root: Path, monkeypatch: Patch) -> None:
-    cache = root / f"maxent-{JOB}-0"
+    cache = root / f"maxent-{JOB}-0-n1"
     cache.mkdir()
     left = subprocess.Popen(["sleep", "600"], env=os.environ | {"LAUNCH_JOB": f"{JOB}-0"})
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
