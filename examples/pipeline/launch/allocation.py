@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from maxent_grpo._secrets import hide_secrets
+from maxent_grpo._secrets import hide_secrets, is_secret
 from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM
-from maxent_grpo.pipeline.launch.environment import MASK, build_environment, is_secret_variable
+from maxent_grpo.pipeline.launch.environment import MASK, build_environment
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
 from maxent_grpo.pipeline.launch.node import MARKER, SWEEP
 from maxent_grpo.pipeline.launch.options import Options
@@ -191,7 +191,7 @@ class JobRunner(ABC):
 
     def _mask(self, text: str) -> str:
         for name, value in self.given.items():
-            if is_secret_variable(name, value) and len(value) > 4:
+            if is_secret(name, value) and len(value) > 4:
                 text = text.replace(value, MASK)
         return hide_secrets(text)
 

@@ -55,16 +55,5 @@ def describe_environment(variables: Mapping[str, str], given: Mapping[str, str],
     for name, value in sorted(variables.items()):
         text = value.replace(str(root), ".")
         shown = text.replace(home, "~") if home != os.sep else text
-        lines.append(f"{name}={MASK if is_secret_variable(name, value) else shown}")
-    return lines + [
-        f"{name}={MASK}" for name, value in sorted(given.items()) if value and is_secret_variable(name, value)
-    ]
-
-
-def is_secret_variable(name: str, value: str) -> bool:
-    """Tell whether a variable's value is not to be shown; every shell has one named PWD, which is its folder.
-
-    >>> [is_secret_variable(name, "/x") for name in ("HF_TOKEN", "WANDB_API_KEY", "HF_TOKEN_PATH", "PWD")]
-    [True, True, False, False]
-    """
-    return name not in ("PWD", "OLDPWD") and is_secret(name, value)
+        lines.append(f"{name}={MASK if is_secret(name, value) else shown}")
+    return lines + [f"{name}={MASK}" for name, value in sorted(given.items()) if value and is_secret(name, value)]
