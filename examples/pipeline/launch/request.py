@@ -124,11 +124,11 @@ def _split_flags(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("-") or word in ("-", "--"):
             raise LaunchError(f"Expected flags in --sbatch, got {word}, which sbatch would take for its script.")
-        is_alone = equals or ALONE.fullmatch(name)
+        is_alone = bool(equals or ALONE.fullmatch(name))
         if not word.startswith("--"):
             name = LONG_NAMES.get(word[:2], word[:2]).removeprefix("--")
             value = word[2:].removeprefix("=")
-            is_alone = value or word[1] in ALONE_SHORT
+            is_alone = bool(value) or word[1] in ALONE_SHORT
         if is_alone:
             yield name, value
         elif not rest:
