@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from maxent_grpo._secrets import expect_no_secret_flags
+from maxent_grpo._secrets import expect_no_secret_flags, hide_secrets
 from maxent_grpo.pipeline.launch.errors import LaunchError
 from maxent_grpo.pipeline.launch.owned import OF_SERVER, OF_TRAINER, expect_none_owned
 from maxent_grpo.pipeline.recipes import parse_flags
@@ -194,4 +194,5 @@ def show_flag(name: str, value: object = None) -> str:
     flag = f"--{name.replace('_', '-')}"
     if value is None:
         return flag
-    return f"{flag} {shlex.quote(shlex.join(value) if isinstance(value, tuple) else str(value))}"
+    text = shlex.join(value) if isinstance(value, tuple) else str(value)
+    return f"{flag} {shlex.quote(hide_secrets(text))}"  # within quotes nobody would look for a secret

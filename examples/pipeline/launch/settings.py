@@ -1,7 +1,6 @@
 """What a recipe, a launch file and the flags say of a run, checked as train.py will check it."""
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,7 @@ def _expect_choice(flag: str, name: str, folder: Path, paths: list[Path]) -> Pat
         if name in (path.stem, path.name):
             return folder / path.name
     names = ", ".join(path.stem if path.suffix == ".yaml" else path.name for path in paths)
-    raise LaunchError(f"Expected {flag} of {names}, got {flag} {shlex.quote(name)}.")
+    raise LaunchError(f"Expected {flag} of {names}, got {show_flag(flag.removeprefix('--'), name)}.")
 
 
 def _is_true(value: Any) -> bool:
