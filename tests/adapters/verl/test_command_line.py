@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.verl.__main__ import load_config, main
@@ -48,6 +50,16 @@ def test_several_updates_per_rollout_are_clipped_by_verls_loss(overrides: tuple[
     config, method = prepare(*overrides, f"{ACTOR}.clip_ratio_high=0.28")
     assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "vanilla"
     assert (method.clip_low, method.clip_high) == (0.2, 0.28)
+
+
+@pytest.mark.parametrize(("updates", "loss"), [(1, "gpg"), (2, "vanilla")])
+def test_the_separate_trainer_clips_where_weights_are_sent_after_several_updates(updates: int, loss: str) -> None:
+    steps = "trainer.v1.separate_async.parameter_sync_step"
+    sizes = [f"data.train_batch_size={5 * updates}", f"{steps}={updates}", "actor_rollout_ref.rollout.nnodes=1"]
+    config, _ = prepare("trainer.v1.trainer_mode=maxent_separate_async", *sizes)
+    assert config.trainer.v1.trainer_mode == "separate_async"
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == loss
+    assert issubclass(TRAINER_REGISTRY["maxent_separate_async"], PPOTrainerSeparateAsync)
 
 
 def test_several_updates_without_a_clip_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
