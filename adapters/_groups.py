@@ -4,7 +4,6 @@ Frameworks deal the candidates of a group over ranks, but a target needs its gro
 completions to a few numbers per candidate, and only those are gathered.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,9 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect
+from maxent_grpo.duplicates import duplicate_counts
 from maxent_grpo.groups import answer_keys, completion_keys
 from maxent_grpo.objective import MaxEntObjective, Target
-from maxent_grpo.target import duplicate_counts
-
-logger = logging.getLogger(__name__)
 
 Answers = Sequence[str | None]
 Gather = Callable[[Tensor], Tensor]
@@ -111,12 +108,16 @@ class Groups:
     Attributes:
         lengths, ref_logps, old_logps: as of `Candidates`.
         keys: as of `Candidates`, or None if nothing says which answers are the same.
+        right: bool, the verifier's verdict, or None where utilities above `min_utility` are right.
+        counts: how many candidates give each one's answer, in place of counting keys, or None.
     """
 
     lengths: Tensor
     ref_logps: Tensor | None
     old_logps: Tensor | None
     keys: Tensor | None
+    right: Tensor | None = None
+    counts: Tensor | None = None
 
     def build_target(self, objective: MaxEntObjective, utilities: Tensor) -> Target:
         """Return the groups' target. Reads the tensors, so once per rollout.
@@ -139,9 +140,11 @@ class Groups:
             utilities,
             mask=~utilities.isnan(),
             lengths=self.lengths,
+            right=self.right,
             ref_logps=self.ref_logps,
             old_logps=self.old_logps,
             keys=self.keys,
+            counts=self.counts,
         )
 
     def measure_distinct(self, mask: Tensor) -> Tensor:
@@ -188,37 +191,3 @@ def gather_groups(candidates: Candidates, group_size: int, gather: Gather) -> Gr
 
     ref_logps, old_logps = gather_sums(candidates.ref_logps), gather_sums(candidates.old_logps)
     return Groups(lengths=lengths, ref_logps=ref_logps, old_logps=old_logps, keys=keys)
-
-
-class SkipWarning:
-    """Warns of rollouts in which every group is skipped: of the first, and then of one per `every` such rollouts.
-
-    Args:
-        prefix: what the names of the settings begin with in the framework's arguments.
-        every: number of such rollouts per warning.
-    """
-
-    def __init__(self, prefix: str = "maxent_", every: int = 100) -> None:
-        self.prefix, self.every, self.rollouts = prefix, every, 0
-
-    def check_rollout(self, objective: MaxEntObjective, target: Target, utilities: Tensor) -> None:
-        """Warn if no group of a rollout is trained on. Reads the tensors, so once per rollout.
-
-        Args:
-            objective: the method.
-            target: of the rollout's groups.
-            utilities: [G, K], NaN for a candidate that does not count.
-        """
-        config, present = objective.config, target.mask.any(-1)
-        if config.skip == "none" or not bool(present.any()) or bool((target.scale[present] != 0).any()):
-            return
-        if self.rollouts % self.every == 0:
-            counted = utilities[target.mask]
-            logger.warning(
-                "Nothing to learn from this rollout: %sskip=%r skips all of its groups, at %smin_utility=%g and "
-                "utilities from %g to %g. If there are successes among them, set %smin_utility to the highest "
-                "utility of a failure.",
-                *(self.prefix, config.skip, self.prefix, config.min_utility),
-                *(float(counted.min()), float(counted.max()), self.prefix),
-            )
-        self.rollouts += 1

@@ -27,6 +27,8 @@ class Rollout:
         ids: [N, T] completion tokens; needed with logits or hidden states, and with dedup > 0 unless there are keys.
         keys: [N] tensor of integers or list of texts, equal where two completions are the same answer. Without any,
             and where a text is None, completions of equal tokens are.
+        right: [N] bool, the verifier's verdict alone; by default the rewards above `min_utility`.
+        counts: [N] >= 1, in place of counting equal keys: Σ_j S_ij over the group for a similarity with S_ii = 1.
         ref_logps: [N, T] token log-probabilities of the frozen reference; needed if β > 0.
         old_logps: [N, T] those of the rollout policy. Given, updates are clipped; without them the policy in
             training is taken to be the rollout policy.
@@ -41,6 +43,8 @@ class Rollout:
     group_sizes: int | Sequence[int] | Tensor
     ids: Tensor | None = None
     keys: Tensor | Sequence[str | None] | None = None
+    right: Tensor | None = None
+    counts: Tensor | None = None
     ref_logps: Tensor | None = None
     old_logps: Tensor | None = None
     num_groups: int | None = None
@@ -89,6 +93,8 @@ def pad_rollout(rollout: Rollout, policy_logps: Tensor | None) -> PaddedRollout:
         ref_logps=_sum_tokens("ref_logps", rollout.ref_logps, mask, rows),
         old_logps=policy_sums if old_sums is None else old_sums,
         keys=_pad_keys(rollout, rows),
+        right=_pad_column("right", rollout.right, mask, rows),
+        counts=_pad_column("counts", rollout.counts, mask, rows),
     )
     return PaddedRollout(groups, utilities[rows].masked_fill(~present, math.nan), present, policy_sums)
 
@@ -134,7 +140,12 @@ def _pad_keys(rollout: Rollout, rows: Tensor) -> Tensor | None:
         keys = None if keys is None else list(keys)
         expect_texts("keys", keys or ())
         keys = build_keys(keys, rollout.ids, rollout.mask)
-    if keys is None:
+    return _pad_column("keys", keys, rollout.mask, rows)
+
+
+def _pad_column(name: str, values: Tensor | None, mask: Tensor, rows: Tensor) -> Tensor | None:
+    """Return what is known of each candidate [N] as groups, [G, K]."""
+    if values is None:
         return None
-    expect_shape("keys", keys, rollout.mask.shape[:1])
-    return keys[rows]
+    expect_shape(name, values, mask.shape[:1])
+    return values[rows]

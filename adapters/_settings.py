@@ -3,13 +3,19 @@
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
+from maxent_grpo._checks import expect
 from maxent_grpo.config import MaxEntConfig
 
 
 def read_settings(
-    recipe: Mapping[str, Any], *, max_length: int | None, clip_low: float, clip_high: float
+    recipe: Mapping[str, Any],
+    *,
+    max_length: int | None,
+    clip_low: float,
+    clip_high: float,
+    has_bank: bool = False,
 ) -> MaxEntConfig:
     """Return the settings of a recipe, on the scale of GRPO's loss.
 
@@ -22,16 +28,28 @@ def read_settings(
         max_length: the trainer's generation limit in tokens; `maxent_max_length` overrides it.
         clip_low: how far below 1 the trainer lets a ratio act; `maxent_clip_low` overrides it.
         clip_high: how far above 1; `maxent_clip_high` overrides it.
+        has_bank: whether the trainer can rehearse right answers that were found earlier.
 
     Raises:
-        ValueError: as `MaxEntConfig.from_recipe`.
+        ValueError: as `MaxEntConfig.from_recipe`; on a bank where the trainer has none.
 
     >>> read_settings({"maxent_tau": None}, max_length=256, clip_low=0.2, clip_high=0.2).nll_reduction
     'max_length'
     """
     options = {"maxent_max_length": max_length, "maxent_clip_low": clip_low, "maxent_clip_high": clip_high}
     fields = {name: value for name, value in recipe.items() if value is not None}
-    return MaxEntConfig.from_recipe(options | fields, defaults={"nll_reduction": "max_length"})
+    config = MaxEntConfig.from_recipe(options | fields, defaults={"nll_reduction": "max_length"})
+    expect(
+        has_bank or config.bank_weight == 0,
+        "maxent_bank_weight=0 (this trainer rehearses nothing)",
+        maxent_bank_weight=config.bank_weight,
+    )
+    return config
+
+
+def list_types() -> dict[str, Any]:
+    """Return the type that each field of `MaxEntConfig` has as a flag: several names are one text with commas."""
+    return get_type_hints(MaxEntConfig) | {"utility_transform": str}
 
 
 def describe_fields() -> dict[str, str]:

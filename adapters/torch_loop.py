@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 from maxent_grpo._checks import expect, expect_shape, expect_tensor
 from maxent_grpo._statistics import Statistics
-from maxent_grpo.adapters._groups import SkipWarning
+from maxent_grpo.adapters._bank import admit_finds
 from maxent_grpo.adapters._head import gather_head
 from maxent_grpo.adapters._rollout import Rollout, expect_ids, expect_rows, pad_rollout
+from maxent_grpo.adapters._warnings import RolloutWarnings
+from maxent_grpo.bank import ExemplarBank, Find, Rehearsal
 from maxent_grpo.config import MaxEntConfig
-from maxent_grpo.groups import flatten_groups
+from maxent_grpo.groups import completion_keys, flatten_groups
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll, token_logps
 from maxent_grpo.objective import MaxEntObjective, Target
 
@@ -43,6 +45,8 @@ class RolloutConstants:
         old_logps: [N, T] token log-probabilities of the rollout policy, or None if updates are not clipped.
         target: the target of each group, [G, K].
         statistics: means over this rank's groups.
+        right: [N] bool, the candidates that count and are right.
+        keys: [N] of the kind of answer, or None if nothing says which are the same.
         num_groups: prompts of the whole optimiser step, over ranks.
         rank_scale: what the loss is multiplied by because gradients are averaged over ranks.
         objective: the composition that the loss is taken from.
@@ -53,6 +57,8 @@ class RolloutConstants:
     old_logps: Tensor | None
     target: Target
     statistics: Statistics
+    right: Tensor
+    keys: Tensor | None
     num_groups: int
     rank_scale: int
     objective: MaxEntObjective
@@ -72,6 +78,19 @@ class RolloutConstants:
         return self.rank_scale * self.objective.loss(
             logps, self.coefficients[rows], self.mask[rows], old_logps=old, num_groups=self.num_groups
         )
+
+    def rehearsal_loss(self, logps: Tensor, rehearsal: Rehearsal) -> Tensor:
+        """Return what the rehearsal of banked answers adds to the loss of an optimiser step, eq. (9); never clipped.
+
+        Args:
+            logps: [n, T] token log-probabilities of the policy in training, for the completions of the rehearsal.
+            rehearsal: of `MaxEntLoss.rehearse`: this rank's part.
+        """
+        mask, size = rehearsal.completion_mask, self.target.mask.shape[-1]
+        c = self.objective.rehearsal_coefficients(
+            rehearsal.shares, mask.sum(-1), group_size=size, num_groups=self.num_groups
+        )
+        return self.rank_scale * self.objective.loss(logps, c, mask, num_groups=self.num_groups)
 
     def token_coefficients(self) -> Tensor:
         """Return what each token's NLL is multiplied by in the loss, [N, T], while no update is clipped."""
@@ -119,7 +138,7 @@ class MaxEntLoss(nn.Module):
         self.objective = method if isinstance(method, MaxEntObjective) else MaxEntObjective(method)
         self.gradients_averaged = gradients_averaged
         self.process_group = process_group
-        self._skip_warning = SkipWarning(prefix="")
+        self._warnings = RolloutWarnings(prefix="")
 
     def forward(self, logps: Tensor, rollout: Rollout, *, temperature: float = 1.0) -> tuple[Tensor, Statistics]:
         """Return the loss of whole groups and the statistics of their targets and of the policy on them.
@@ -198,17 +217,24 @@ class MaxEntLoss(nn.Module):
             ValueError: as `forward`.
         """
         # Whole groups first: the target is a distribution over all candidates of a prompt.
-        dedup = self.objective.config.dedup
+        config = self.objective.config
+        says = any(each is not None for each in (rollout.ids, rollout.keys, rollout.counts))
         expect(
-            dedup == 0 or rollout.ids is not None or rollout.keys is not None,
-            f"ids or keys with dedup={dedup!r}, to tell which completions are the same answer",
+            says or not config.needs_keys,
+            f"ids or keys with dedup={config.dedup!r}, to tell which completions are the same answer",
             ids=None,
             keys=None,
         )
         whole = pad_rollout(rollout, policy_logps)
+        smallest = int(whole.present.sum(-1).min()) if len(whole.present) else None
+        expect(
+            config.pass_k is None or smallest is None or config.pass_k < smallest,
+            f"pass_k < {smallest}, the size of the smallest group",
+            pass_k=config.pass_k,
+        )
         old_logps = whole.groups.old_logps
         target = whole.groups.build_target(self.objective, whole.utilities)
-        self._skip_warning.check_rollout(self.objective, target, whole.utilities)
+        self._warnings.check_rollout(self.objective, target, whole.utilities)
         coefficients = self.objective.coefficients(target, old_logps=old_logps, generator=rollout.generator)
         statistics = self.objective.statistics(
             target, policy_logps=old_logps if whole.policy_logps is None else whole.policy_logps
@@ -225,10 +251,50 @@ class MaxEntLoss(nn.Module):
             old_logps=rollout.old_logps,
             target=target,
             statistics=dataclasses.replace(statistics, frac_unscored=unscored.to(whole.utilities.dtype).mean()),
+            right=flatten_groups(target.right, whole.present),
+            keys=None if whole.groups.keys is None else flatten_groups(whole.groups.keys, whole.present),
             num_groups=num_groups,
             rank_scale=ranks if self.gradients_averaged else 1,
             objective=self.objective,
         )
+
+    def rehearse(
+        self, bank: ExemplarBank, constants: RolloutConstants, ids: Tensor, prompts: list[list[int]]
+    ) -> Rehearsal | None:
+        """Bank a rollout's right answers and return this rank's part of the rehearsal, None while there is none.
+
+        Once per rollout, on every rank: banks learn of the finds of all ranks in their order, and stay the same. All
+        parts have as many rows; those that only fill up have no share.
+
+        Args:
+            bank: of `config.bank_capacity`; save its `state_dict` with each checkpoint.
+            constants: of the rollout.
+            ids: [N, T] its completions.
+            prompts: tokens of the N prompts, one per completion.
+
+        Raises:
+            ValueError: on ids of another shape than the rollout's mask, or another number of prompts.
+        """
+        mask = constants.mask
+        expect_shape("ids", ids, mask.shape)
+        expect(len(prompts) == len(mask), f"prompts of {len(mask)} completions", prompts=len(prompts))
+        keys = completion_keys(ids, mask) if constants.keys is None else constants.keys
+        admit_finds(bank, prompts, ids, mask, keys, constants.right, self._gather_finds)
+        rehearsal = bank.draw(self.objective.config.bank_prompts)
+        if rehearsal is None:
+            return None
+        ranks = dist.is_available() and dist.is_initialized()
+        group = self.process_group
+        part = rehearsal.deal(dist.get_rank(group), dist.get_world_size(group)) if ranks else rehearsal
+        return part.to(mask.device)
+
+    def _gather_finds(self, finds: list[Find]) -> list[Find]:
+        """Return the finds of all ranks, in their order."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return finds
+        parts: list[Any] = [None] * dist.get_world_size(self.process_group)
+        dist.all_gather_object(parts, finds, group=self.process_group)
+        return [find for part in parts for find in part]
 
 
 def _sum_over_ranks(groups: int, ranks: int, device: torch.device, process_group: dist.ProcessGroup | None) -> int:

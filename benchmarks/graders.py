@@ -17,8 +17,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from _peer_environment import build_environment
-
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "tests" / "pipeline" / "answer_pairs.json"
 RESULTS = ROOT / "benchmarks" / "results" / "graders.json"
@@ -44,6 +42,8 @@ def main() -> None:
     verdicts = {OURS: judge_with_ours(rows)}
     if not options.ours:
         pairs = json.dumps([(row["gold"], row["answer"]) for row in rows])
+        from _peer_environment import build_environment  # noqa: PLC0415 - found from this folder alone
+
         python = build_environment("graders", PACKAGES.split(), "--no-deps")
         verdicts |= {name: judge_with_peer(sys.executable, name, pairs) for name in HERE}
         verdicts |= {name: judge_with_peer(python, name, pairs) for name in THERE}

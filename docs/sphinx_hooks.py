@@ -41,8 +41,9 @@ def list_links() -> dict[str, str]:
     return {name: f"{module}.{name}" for module in linked for name in list_public_names(module)}
 
 
-def rewrite_included(_: Any, path: Path, page: str, content: list[str]) -> None:
+def rewrite_included(app: Any, path: Path, _: str, content: list[str]) -> None:
     """Let the links of an included file lead from the page that includes it."""
+    page = app.env.docname  # what MyST hands over is its name without its folder
     content[0] = rewrite_links(content[0], (DOCS / path).resolve().parent, (DOCS / page).parent)
 
 

@@ -16,7 +16,7 @@
 ##SBATCH --account=...  --partition=...  --exclusive
 
 set -euo pipefail
-trap '' USR1 # a stop that comes before the launcher listens must not end the job
+trap 'export ASKED_TO_STOP=1' USR1 # Slurm's stop may come before the launcher listens
 
 fail() {
   echo "slurm_train.sh: $*" >&2
@@ -71,4 +71,12 @@ esac
 python -c 'import maxent_grpo.pipeline' 2> /dev/null ||
   fail "Expected maxent_grpo to be installed for $(command -v python || echo 'no python on PATH'), with ENV_MODE=$ENV_MODE."
 
-exec python -m maxent_grpo.pipeline.launch "$@"
+# What is blocked waits until the launcher listens, however long its imports take.
+trap '' USR1
+exec python -c '
+import os, runpy, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+if os.environ.pop("ASKED_TO_STOP", ""):
+    os.kill(os.getpid(), signal.SIGUSR1)
+runpy.run_module("maxent_grpo.pipeline.launch", run_name="__main__")
+' "$@"

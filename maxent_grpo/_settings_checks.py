@@ -28,12 +28,17 @@ def _expect_kinds(values: Mapping[str, Any], names: Names, choices: Choices) -> 
     for field, known in choices.items():
         name, value = names[field], values[field]
         expect(value in known, f"{name} to be one of {list(known)}", **{name: value})
-    for field in ("length_normalize_ref", "center"):
+    for field in ("length_normalize_ref", "center", "pass_k_normalize"):
         name, value = names[field], values[field]
         expect(isinstance(value, bool), f"{name} to be True or False", **{name: value})
 
 
 def _expect_ranges(values: Mapping[str, Any], names: Names) -> None:
+    whole = [field for field in ("pass_k", "bank_capacity", "bank_prompts") if values[field] is not None]
+    for field in whole:
+        name, value = names[field], values[field]
+        number = isinstance(value, int) and not isinstance(value, bool)
+        expect(number and value >= 1, f"{name} to be a whole number >= 1", **{name: value})
     for field in ("tau", "beta", "clip_high"):
         _expect_float32(names[field], values[field])
     for field in ("q_temperature", "surrogate_tau"):
@@ -41,8 +46,10 @@ def _expect_ranges(values: Mapping[str, Any], names: Names) -> None:
     expect_in(names["q_eps"], values["q_eps"], 0.0, LARGEST)
     for field in ("dedup", "clip_low"):
         expect_in(names[field], values[field], 0.0, 1.0)
-    expect_in(names["success_power"], values["success_power"], 0.0, LARGEST)
-    expect_in(names["min_utility"], values["min_utility"], -LARGEST, LARGEST)
+    for field in ("soft_dedup", "bank_weight"):
+        expect_in(names[field], values[field], 0.0, LARGEST)
+    for field in ("success_power", "failure_power", "distinct_power", "min_utility"):
+        expect_in(names[field], values[field], -LARGEST, LARGEST)
     for field in ("max_length", "target_ess"):
         if values[field] is not None:
             expect_in(names[field], values[field], 1.0, LARGEST)
@@ -70,11 +77,29 @@ def _expect_combinations(values: Mapping[str, Any], names: Names) -> None:
         "projection",
     )
     expect_if(
-        values["projection"] != "surrogate" or (values["nll_reduction"] != "mean" and values["target_ess"] is None),
-        f"{names['nll_reduction']} other than 'mean' and {names['target_ess']}=None with {projection}='surrogate' "
-        "(it divides by max_length and has no target)",
+        values["projection"] != "surrogate"
+        or (values["nll_reduction"] != "mean" and values["target_ess"] is None and values["soft_dedup"] == 0),
+        f"{names['nll_reduction']} other than 'mean', {names['target_ess']}=None and {names['soft_dedup']}=0 with "
+        f"{projection}='surrogate' (it divides by max_length and has no target)",
         "nll_reduction",
         "target_ess",
+        "soft_dedup",
+    )
+    expect_if(
+        values["soft_dedup"] == 0 or values["dedup"] == 0,
+        f"{names['dedup']}=0 or {names['soft_dedup']}=0 (each takes back what was sampled often)",
+        "dedup",
+        "soft_dedup",
+    )
+    expect_if(
+        values["baseline"] == "mean" or values["projection"] == "surrogate",
+        f"{projection}='surrogate' with {names['baseline']}='none' (targets have no baseline; see center)",
+        "projection",
+    )
+    expect_if(
+        values["pass_k"] is not None or not values["pass_k_normalize"],
+        f"{names['pass_k']} with {names['pass_k_normalize']}=True",
+        "pass_k",
     )
     expect_if(
         values["target_ess"] is None or values["beta"] < math.inf,

@@ -31,6 +31,8 @@ class Statistics:
             other than the surrogate, whose weights maximise no such potential.
         improvement_gap: J* − J(π) = (τ+β)·KL(π‖π*); likewise.
         forward_kl: KL(π*‖π), which weighted maximum likelihood lowers; needs the policy's log-probabilities.
+        frac_distinct_right: share of different answers among the right ones, M/n₊, over groups with a right one. It
+            needs to know which answers are the same, and is 1 where none repeats: there κ does nothing.
         frac_unscored: share of all candidates that have no verdict; adapters fill it in, who see the rewards.
     """
 
@@ -43,6 +45,7 @@ class Statistics:
     potential: Tensor | None = None
     improvement_gap: Tensor | None = None
     forward_kl: Tensor | None = None
+    frac_distinct_right: Tensor | None = None
     frac_unscored: Tensor | None = None
 
     def as_dict(self, prefix: str = "maxent/") -> dict[str, Tensor]:
@@ -70,6 +73,9 @@ def measure_target(target: "Target", config: MaxEntConfig, log_policy: Tensor | 
         bounded = present & ~target.tau.isinf()  # τ by ESS can be infinite in single groups
         optional["improvement_gap"] = _average(gap, bounded)
         optional["potential"] = _average(best - gap, bounded)
+    successes = target.right.sum(-1)
+    if target.answers is not None:
+        optional["frac_distinct_right"] = _average(target.answers / successes.clamp(min=1), successes > 0)
     return Statistics(
         ess=_average(effective_sample_size(target.weights), present),
         weight_entropy=_average(-expectation(target.weights, target.log_weights), present),

@@ -11,11 +11,13 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from maxent_grpo._checks import expect
 from maxent_grpo._settings_checks import expect_settings
+from maxent_grpo._settings_parsing import parse_setting
+from maxent_grpo.transforms import find_transform, list_inputs
 
 logger = logging.getLogger(__name__)
 
 Anchor = Literal["reference", "old", "none"]
-UtilityTransform = Literal["raw", "rank", "zscore"]
+Baseline = Literal["mean", "none"]
 Projection = Literal["mle", "listwise", "surrogate"]
 Skip = Literal["none", "equal", "all_min"]
 NllReduction = Literal["sum", "mean", "max_length"]
@@ -26,7 +28,6 @@ _ENVIRONMENT = {
     "MAXENT_Q_EPS": "q_eps",
     "MAXENT_LENGTH_NORM_REF": "length_normalize_ref",
 }
-_BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +41,20 @@ class MaxEntConfig:
         q_eps: ε >= 0, the least probability in q; K·ε <= 1.
         length_normalize_ref: divide the reference's sequence log-probabilities by the candidates' lengths.
         anchor: whose log-probabilities make ρ: the frozen reference's, the rollout policy's, or nobody's (β = 0).
-        utility_transform: rewards as they are, their ranks in the group, or their z-scores in the group.
+        utility_transform: what is done to rewards first, by names of `maxent_grpo.transforms` (raw, rank, zscore,
+            ips, gapo, darling, unlikeliness, ucpo) or a function's dotted path; several are applied in order.
         projection: how the policy is fitted to the target: `mle` (coefficients π*), `listwise` (π* − p) or
             `surrogate` (advantages times softmax(U/surrogate_tau), eq. (8); the target is not used).
         center: subtract 1/K from the `mle` coefficients.
-        dedup: κ in [0, 1], the part of the sampling frequency that is taken back from duplicates.
-        success_power: a >= 0; coefficients are multiplied by (the group's mean utility)^a, utilities in [0, 1]. With
-            a > 0 a negative utility makes the coefficients of its group NaN.
+        dedup: κ in [0, 1], the part of the sampling frequency that is taken back from duplicates; 1 is IPS-GRPO's
+            (arXiv 2601.21669).
+        soft_dedup: α >= 0, by which right answers are discounted for their likelihood instead, without keys.
+        success_power: a; coefficients are multiplied by (the group's mean utility)^a, utilities in [0, 1]. Where
+            one is not, the coefficients of its group are NaN.
+        failure_power: b; they are multiplied by (1 - the group's mean utility)^b.
+        distinct_power: d; they are multiplied by (the number of different right answers)^d.
+        pass_k: k; they are multiplied by what makes pass@k the aim, utilities in [0, 1] and 1 <= k < K.
+        pass_k_normalize: divide that by k times the deviation of pass@k in the group.
         skip: which groups get coefficients of 0: none, those of equal utilities, or those without a success.
         min_utility: the highest utility of a failure, for skip="all_min".
         nll_reduction: a candidate's NLL is a sum over tokens, their mean, or their sum over `max_length`.
@@ -54,13 +62,18 @@ class MaxEntConfig:
         clip_low: how far below 1 a token's ratio to the rollout policy may act, in [0, 1].
         clip_high: how far above 1 it may act.
         surrogate_tau: temperature of the surrogate's candidate weights, > 0; inf weighs them equally.
+        baseline: what is subtracted from the surrogate's utilities: their mean in the group, or nothing.
         target_ess: effective sample size of the target; replaces τ by each group's own where given.
         keep_fraction: fraction of the non-zero coefficients that survive pruning, in (0, 1]; None prunes nothing.
+        bank_weight: λ >= 0, of the rehearsal of right answers found earlier, eq. (9); set to 0 they are drawn and
+            change no gradient.
+        bank_capacity: answers that are kept for each prompt, one of each kind.
+        bank_prompts: R, prompts whose answers are rehearsed in each optimiser step.
 
     Raises:
         ValueError: naming the field and its value, on values out of range and on settings that exclude
-            one another: both τ and β infinite, β > 0 without an anchor, center outside `mle`, a surrogate
-            with an NLL per token or an effective sample size.
+            one another: both τ and β infinite, β > 0 without an anchor, center outside `mle`, both dedup and
+            soft_dedup, a surrogate with an NLL per token, an effective sample size or soft_dedup.
 
     >>> MaxEntConfig(tau=-1.0)
     Traceback (most recent call last):
@@ -73,11 +86,16 @@ class MaxEntConfig:
     q_eps: float = 1e-6
     length_normalize_ref: bool = True
     anchor: Anchor = "reference"
-    utility_transform: UtilityTransform = "raw"
+    utility_transform: str | tuple[str, ...] = "raw"
     projection: Projection = "mle"
     center: bool = False
     dedup: float = 0.0
+    soft_dedup: float = 0.0
     success_power: float = 0.0
+    failure_power: float = 0.0
+    distinct_power: float = 0.0
+    pass_k: int | None = None
+    pass_k_normalize: bool = False
     skip: Skip = "none"
     min_utility: float = 0.0
     nll_reduction: NllReduction = "sum"
@@ -85,12 +103,16 @@ class MaxEntConfig:
     clip_low: float = 0.2
     clip_high: float = 0.2
     surrogate_tau: float = math.inf
+    baseline: Baseline = "mean"
     target_ess: float | None = None
     keep_fraction: float | None = None
+    bank_weight: float = 0.0
+    bank_capacity: int = 16
+    bank_prompts: int = 1
 
     def __post_init__(self) -> None:
         """Check every field, then the fields against one another."""
-        expect_settings(vars(self), {}, _CHOICES)
+        _expect_fields(vars(self), {})
 
     @property
     def needs_reference(self) -> bool:
@@ -100,7 +122,27 @@ class MaxEntConfig:
     @property
     def needs_old_logps(self) -> bool:
         """Whether the coefficients cannot be had without the rollout policy's log-probabilities."""
-        return self.projection == "listwise" or (self.anchor == "old" and self.beta > 0)
+        by_anchor = self.anchor == "old" and self.beta > 0
+        return by_anchor or self.projection == "listwise" or self.soft_dedup > 0 or self._reads("old_logps")
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether the target cannot be had without knowing which candidates are the same answer."""
+        return self.dedup > 0 or self.distinct_power != 0 or self._reads("counts")
+
+    @property
+    def moves_equal_groups(self) -> bool:
+        """Whether centred weights of candidates that are equally good can differ."""
+        return self.dedup > 0 or self.soft_dedup > 0 or self.beta > 0
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        """The names of the transforms of utilities, in order."""
+        names = self.utility_transform
+        return (names,) if isinstance(names, str) else tuple(names)
+
+    def _reads(self, name: str) -> bool:
+        return any(name in list_inputs(find_transform(transform)) for transform in self.transforms)
 
     @classmethod
     def diverse(cls, *, max_length: int | None = None) -> Self:
@@ -108,8 +150,10 @@ class MaxEntConfig:
 
         Centred weights, the sampling frequency taken back from identical answers, groups without any success
         skipped, and NLLs divided by the constant `max_length` (the generation limit; the adapters of trainers fill
-        it in). Measured in benchmarks/diversity, on answers short enough to be sampled twice: where reasoning
-        makes every text different, answers are the same only by keys of your own (`answer_keys`, TRL's `key_func`).
+        it in). Up to a positive factor per group, κ = 1 is IPS-GRPO (arXiv 2601.21669).
+
+        Measured in benchmarks/diversity, on answers short enough to be sampled twice: where reasoning makes every
+        text different, answers are the same only by keys of your own (`answer_keys`, TRL's `key_func`).
 
         >>> MaxEntConfig.diverse(max_length=256).dedup
         1.0
@@ -184,7 +228,7 @@ class MaxEntConfig:
     def _build(cls, fields: Mapping[str, Any], names: Mapping[str, str]) -> Self:
         """Return settings; complaints call fields as their source does."""
         defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        expect_settings(defaults | dict(fields), names, _CHOICES)
+        _expect_fields(defaults | dict(fields), names)
         return cls(**fields)
 
 
@@ -198,6 +242,17 @@ _TYPES: dict[str, Any] = get_type_hints(MaxEntConfig)
 _CHOICES = {name: get_args(hint) for name, hint in _TYPES.items() if get_origin(hint) is Literal}
 
 
+def _expect_fields(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Check fields, and that there are transforms of the names that are asked for."""
+    expect_settings(values, names, _CHOICES)
+    field, transforms = names.get("utility_transform", "utility_transform"), values["utility_transform"]
+    listed = (transforms,) if isinstance(transforms, str) else transforms
+    texts = isinstance(listed, tuple) and all(isinstance(name, str) for name in listed)
+    expect(texts, f"{field} to be a name or a tuple of names", **{field: transforms})
+    for name in listed:
+        find_transform(name, field)
+
+
 def _recipe_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of the method that a recipe sets, parsed."""
     fields: dict[str, Any] = {}
@@ -206,9 +261,9 @@ def _recipe_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
             name = key.removeprefix("maxent_")
             known = [*(f"maxent_{field}" for field in _TYPES), *ADAPTER_ENTRIES]
             expect(name in _TYPES, f"a maxent_ entry to be one of {known}", entry=key)
-            fields[name] = _parse(key, value, _TYPES[name])
+            fields[name] = parse_setting(key, value, _TYPES[name])
     if recipe.get("init_kl_coeff") is not None:
-        beta = _parse("init_kl_coeff", recipe["init_kl_coeff"], float)
+        beta = parse_setting("init_kl_coeff", recipe["init_kl_coeff"], float)
         expect(
             fields.get("beta", beta) == beta,
             "init_kl_coeff and maxent_beta to agree",
@@ -238,7 +293,7 @@ def _environment_fields(environ: Mapping[str, str]) -> dict[str, Any]:
                 variable=variable,
             )
             name = _ENVIRONMENT[variable]
-            fields[name] = _parse(variable, value, _TYPES[name])
+            fields[name] = parse_setting(variable, value, _TYPES[name])
     return fields
 
 
@@ -246,33 +301,3 @@ def _environment_fields(environ: Mapping[str, str]) -> dict[str, Any]:
 def _say_once(line: str) -> None:
     """Log a line unless it was logged before: adapters read their settings again and again."""
     logger.warning(line)
-
-
-def _parse(label: str, value: object, hint: Any) -> Any:
-    """Return `value` (a string, or what YAML made of it) as the type of its field, or name it in an error."""
-    if get_origin(hint) is Literal and value is not None:
-        return value  # "none" is one of the choices
-    optional = type(None) in get_args(hint)
-    if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null", "")):
-        expect(optional, f"{label} to have a value", **{label: value})
-        return None
-    kind = next(option for option in (get_args(hint) or (hint,)) if option is not type(None))
-    parsed = _as_bool(value) if kind is bool else _as_number(value, kind)
-    expect(parsed is not None, f"{label} to be a {kind.__name__}", **{label: value})
-    return parsed
-
-
-def _as_bool(value: object) -> bool | None:
-    return value if isinstance(value, bool) else _BOOLEANS.get(str(value).strip().lower())
-
-
-def _as_number(value: object, kind: type) -> float | int | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    if kind is int:
-        return int(number) if number.is_integer() else None
-    return number

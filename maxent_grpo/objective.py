@@ -4,60 +4,34 @@ Adapters call this and do no mathematics of their own. Target and coefficients a
 where the groups are whole; the loss then only multiplies, whatever micro-batch a sequence lands in.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maxent_grpo._checks import expect, expect_candidates, expect_shape
-from maxent_grpo._masked import below_peak, center, divide_gap, fill, log_softmax, mean, per_group, upcast
+from maxent_grpo._checks import expect, expect_candidates, expect_mask, expect_shape
+from maxent_grpo._masked import log_softmax, upcast
 from maxent_grpo._statistics import Statistics, measure_target
+from maxent_grpo._target_steps import (
+    Target,
+    choose_tau,
+    count_equal,
+    discount_sampling,
+    measure_advantages,
+    normalize_anchors,
+    normalize_logps,
+    weigh_by_return,
+    weigh_groups,
+)
 from maxent_grpo.config import MaxEntConfig
+from maxent_grpo.duplicates import count_answers
+from maxent_grpo.group_weights import is_rate
 from maxent_grpo.groups import prune_candidates
 from maxent_grpo.loss import clipped_surrogate, maxent_weighted_nll
-from maxent_grpo.target import (
-    center_weights,
-    discount_log_weights,
-    duplicate_counts,
-    informative_groups,
-    listwise_log_q,
-    rank_utilities,
-    standardize_utilities,
-    tau_for_ess,
-    tempered_log_target,
-)
+from maxent_grpo.target import center_weights, informative_groups, listwise_log_q, tempered_log_target
+from maxent_grpo.transforms import transform_utilities
 
-
-@dataclass(frozen=True)
-class Target:
-    """What a rollout's groups are fitted to; everything detached.
-
-    Attributes:
-        utilities: [..., K] transformed utilities, 0 where masked.
-        log_q: [..., K] log q of the target's potential: with duplicates discounted, that of eq. (4b).
-        log_weights: [..., K] log π*; for the surrogate, the logarithm of its candidate weights.
-        weights: [..., K] π*, exactly 0 where masked.
-        tau: [...] τ of each group.
-        mask: [..., K] bool, the candidates that count: given as such, and not empty.
-        informative: [...] bool, False where all counted utilities are equal.
-        scale: [...] what the group's coefficients are multiplied by; 0 where the group is skipped.
-        anchor_logps: [..., K] normalised anchor log-probabilities, or None if the target has none.
-        lengths: [..., K] number of tokens of each candidate.
-    """
-
-    utilities: Tensor
-    log_q: Tensor
-    log_weights: Tensor
-    weights: Tensor
-    tau: Tensor
-    mask: Tensor
-    informative: Tensor
-    scale: Tensor
-    anchor_logps: Tensor | None
-    lengths: Tensor
+__all__ = ["MaxEntObjective", "Target"]
 
 
 class MaxEntObjective:
@@ -95,11 +69,14 @@ class MaxEntObjective:
             utilities: [...]; NaN where there is none.
 
         Raises:
-            ValueError: on a negative utility with success_power > 0, which would turn the coefficients around.
+            ValueError: on utilities outside [0, 1] with a group weight by p̂, their mean, which is then no rate.
         """
-        scale = self.config.success_power
-        lowest = float(utilities.nan_to_num(nan=0.0).amin()) if scale > 0 and utilities.numel() else 0.0
-        expect(lowest >= 0, f"utilities >= 0 with success_power={scale!r}", lowest_utility=lowest)
+        config = self.config
+        by_rate = {name: getattr(config, name) for name in ("success_power", "failure_power", "pass_k")}
+        by_rate = {name: value for name, value in by_rate.items() if value}
+        outside = utilities[~is_rate(upcast(utilities)) & ~utilities.isnan()] if by_rate else utilities[:0]
+        settings = " and ".join(f"{name}={value!r}" for name, value in by_rate.items())
+        expect(outside.numel() == 0, f"utilities in [0, 1] with {settings}", utilities=outside[:3].tolist())
 
     @torch.no_grad()
     def target(
@@ -108,9 +85,11 @@ class MaxEntObjective:
         *,
         mask: Tensor,
         lengths: Tensor,
+        right: Tensor | None = None,
         ref_logps: Tensor | None = None,
         old_logps: Tensor | None = None,
         keys: Tensor | None = None,
+        counts: Tensor | None = None,
     ) -> Target:
         """Return the target of each group.
 
@@ -118,10 +97,14 @@ class MaxEntObjective:
             utilities: [..., K] weighted sums of rewards; anything where masked.
             mask: [..., K] bool, False for padding and for candidates that could not be scored.
             lengths: [..., K] number of tokens; a candidate without tokens does not count.
+            right: [..., K] bool, the verifier's verdict; by default the utilities above `min_utility`.
             ref_logps: [..., K] log-probabilities of the frozen reference, summed over tokens; needed if
                 β > 0 and the anchor is the reference.
-            old_logps: [..., K] those of the rollout policy; needed if β > 0 and the anchor is "old".
-            keys: [..., K] integers, equal for the same answer; needed if dedup > 0.
+            old_logps: [..., K] those of the rollout policy; needed if β > 0 and the anchor is "old", by soft_dedup
+                and by some transforms.
+            keys: [..., K] integers, equal for the same answer; these or counts are needed by dedup, distinct_power
+                and some transforms.
+            counts: [..., K] >= 1, in place of how often each key occurs: Σ_j S_ij for a similarity with S_ii = 1.
 
         Raises:
             ValueError: on unequal shapes, or an input that the config needs and is not there, by its name.
@@ -131,28 +114,46 @@ class MaxEntObjective:
         counted = mask & (lengths > 0)
         raw = upcast(utilities)
         informative = informative_groups(raw, mask=counted)
+        # Who is right, and who says the same.
+        if right is not None:
+            expect_mask("right", right, mask.shape)
+        right = counted & (raw > config.min_utility if right is None else right)
+        counts = count_equal(config, keys, counts, counted)
+        answers = None if counts is None else count_answers(counts.to(raw.dtype), right)
+        scores = None
+        if old_logps is not None:
+            expect_shape("old_logps", old_logps, mask.shape)
+            scores = normalize_logps(config, old_logps, lengths)
         # Utilities -> q, eq. (1).
-        values = fill(_TRANSFORMS[config.utility_transform](raw, counted), counted, 0.0)
+        values = transform_utilities(
+            config.transforms, raw, mask=counted, right=right, counts=counts, old_logps=scores
+        )
         log_q = listwise_log_q(values, temperature=config.q_temperature, eps=config.q_eps, mask=counted)
         # q and anchor -> target, eq. (4), or the surrogate's weights of the candidates, eq. (8).
-        anchors = self._normalize_anchors(lengths, ref_logps, old_logps)
-        tau = self._choose_tau(log_q, anchors, counted, informative)
+        anchors = normalize_anchors(config, lengths, ref_logps, old_logps)
+        tau = choose_tau(config, log_q, anchors, counted)
         if config.projection == "surrogate":
-            log_weights = self._weigh_by_return(values, lengths, counted, informative)
+            advantages = measure_advantages(config, values, counted)
+            log_weights = weigh_by_return(config, advantages, lengths, counted)
         else:
             log_weights = tempered_log_target(log_q, anchors, tau=tau, beta=config.beta, mask=counted)
-        # Duplicates discounted, eq. (4b).
-        if config.dedup > 0:
-            log_weights, log_q = self._discount(log_weights, log_q, tau, self._count_copies(keys, counted), counted)
+        # What sampling has counted twice is taken back, eqs. (4b) and (4c).
+        temperature = tau + config.beta
+        discounted = discount_sampling(
+            config, log_weights, log_q, temperature, mask=counted, right=right, counts=counts, scores=scores
+        )
         return Target(
             utilities=values,
-            log_q=log_q,
-            log_weights=log_weights,
-            weights=log_weights.exp(),
+            log_q=discounted.log_q,
+            log_weights=discounted.log_weights,
+            weights=discounted.log_weights.exp(),
             tau=tau,
             mask=counted,
             informative=informative,
-            scale=self._scale_groups(raw, counted, informative),
+            scale=weigh_groups(config, raw, mask=counted, informative=informative, right=right, answers=answers),
+            right=right,
+            counts=counts,
+            answers=answers,
             anchor_logps=anchors,
             lengths=lengths,
         )
@@ -176,11 +177,12 @@ class MaxEntObjective:
         if self.config.projection == "listwise":
             coefficients = coefficients - self._score_policy(target, "old_logps", old_logps).exp()
         elif self.config.projection == "surrogate":
-            coefficients = coefficients * _center_utilities(target.utilities, target.mask, target.informative)
+            coefficients = coefficients * measure_advantages(self.config, target.utilities, target.mask)
         elif self.config.center:
             coefficients = center_weights(coefficients, mask=target.mask)
-            if self.config.dedup == 0 and self.config.beta == 0:  # uniform up to rounding, which is no direction
-                coefficients = coefficients.masked_fill(~target.informative.unsqueeze(-1), 0.0)
+            if not self.config.moves_equal_groups:  # uniform up to rounding, which is no direction
+                informative = informative_groups(target.utilities, mask=target.mask)
+                coefficients = coefficients.masked_fill(~informative.unsqueeze(-1), 0.0)
         scale = target.scale.unsqueeze(-1)
         coefficients = (coefficients * scale).masked_fill(~target.mask | (scale == 0), 0.0)
         if self.config.keep_fraction is None:
@@ -253,6 +255,26 @@ class MaxEntObjective:
             (gradient,) = torch.autograd.grad(loss, logps)
         return -gradient
 
+    def rehearsal_coefficients(
+        self, shares: Tensor, lengths: Tensor, *, group_size: int, num_groups: float
+    ) -> Tensor:
+        """Return the coefficients of banked answers in a `loss` that is not clipped, [n], eq. (9).
+
+        c_b = G·λ·(K−1)/(K²·R·|B|·len_b) for an NLL that is summed, times T_max for one divided by it; len_b is left
+        out where each NLL is divided by its own length. The answers belong to no group, so nothing else changes.
+
+        Args:
+            shares: [n], 1/(R·|B|) of each answer, as `ExemplarBank.draw` gives them.
+            lengths: [n] tokens of each.
+            group_size: K.
+            num_groups: G, as of the loss.
+        """
+        expect_shape("lengths", lengths, shares.shape)
+        factor = num_groups * self.config.bank_weight * (group_size - 1) / group_size**2
+        if self.config.nll_reduction == "mean":
+            return factor * shares
+        return factor * shares * (self._max_length or 1) / lengths.clamp(min=1)
+
     @torch.no_grad()
     def statistics(self, target: Target, *, policy_logps: Tensor | None = None) -> Statistics:
         """Return the logged statistics of a target, and of a policy on its candidates.
@@ -264,99 +286,15 @@ class MaxEntObjective:
         log_policy = None if policy_logps is None else self._score_policy(target, "policy_logps", policy_logps)
         return measure_target(target, self.config, log_policy)
 
-    def _normalize_anchors(
-        self, lengths: Tensor, ref_logps: Tensor | None, old_logps: Tensor | None
-    ) -> Tensor | None:
-        """Return the anchor's scores, [..., K]; those that the target does not need are optional."""
-        config = self.config
-        if config.anchor == "none":
-            return None
-        name, logps = ("ref_logps", ref_logps) if config.anchor == "reference" else ("old_logps", old_logps)
-        if logps is None:
-            expect(
-                config.beta == 0,
-                f"{name} with anchor={config.anchor!r} and beta={config.beta!r}",
-                **{name: logps},
-            )
-            return None
-        expect_shape(name, logps, lengths.shape)
-        if config.anchor == "reference":
-            return logps / lengths.clamp(min=1) if config.length_normalize_ref else logps
-        return self._normalize_logps(logps, lengths)
-
-    def _normalize_logps(self, logps: Tensor, lengths: Tensor) -> Tensor:
-        """Return the candidates' scores under a policy: per token iff the loss is, else summed."""
-        return logps / lengths.clamp(min=1) if self.config.nll_reduction == "mean" else logps
-
     def _score_policy(self, target: Target, name: str, logps: Tensor | None) -> Tensor:
         """Return log p, [..., K], the candidate policy of sequence log-probabilities."""
         if logps is None:
             raise ValueError(f"Expected {name} with projection={self.config.projection!r}, got {name}=None.")
         expect_shape(name, logps, target.mask.shape)
-        return log_softmax(self._normalize_logps(upcast(logps), target.lengths), target.mask)
+        return log_softmax(normalize_logps(self.config, upcast(logps), target.lengths), target.mask)
 
     def _expect_groups(self, utilities: Tensor, mask: Tensor, lengths: Tensor) -> None:
         expect_candidates("utilities", utilities, mask)
         expect_shape("lengths", lengths, utilities.shape)
         candidates, eps = utilities.shape[-1], self.config.q_eps
         expect(candidates * eps <= 1 + 1e-12, f"K*q_eps <= 1 with K={candidates} candidates", q_eps=eps)
-
-    def _discount(
-        self, log_weights: Tensor, log_q: Tensor, tau: Tensor, copies: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return log π* with duplicates discounted, and the log q of which it is the target, [..., K] each."""
-        log_weights = discount_log_weights(log_weights, copies, strength=self.config.dedup, mask=mask)
-        temperature = (tau + self.config.beta).unsqueeze(-1)
-        log_copies = copies.clamp(min=1).to(log_q.dtype).log()  # the logarithm of an integer would be float32
-        shift = torch.where(temperature.isfinite(), temperature * self.config.dedup, 0.0) * log_copies
-        return log_weights, log_q - shift
-
-    def _count_copies(self, keys: Tensor | None, mask: Tensor) -> Tensor:
-        """Return how many candidates of the group are the same answer, [..., K]."""
-        if keys is None:
-            raise ValueError(f"Expected keys with dedup={self.config.dedup!r}, got keys=None.")
-        expect_shape("keys", keys, mask.shape)
-        return duplicate_counts(keys, mask=mask)
-
-    def _weigh_by_return(self, utilities: Tensor, lengths: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
-        """Return log w of eq. (8), [..., K]: U_i = A_i·length/T_max at the rollout policy, where every ratio is 1."""
-        returns = _center_utilities(utilities, mask, informative) * lengths / (self._max_length or 1)
-        temperature = per_group("surrogate_tau", self.config.surrogate_tau, returns)
-        return log_softmax(divide_gap(below_peak(returns, mask), temperature), mask)
-
-    def _choose_tau(self, log_q: Tensor, anchors: Tensor | None, mask: Tensor, informative: Tensor) -> Tensor:
-        """Return τ of each group, [...]."""
-        config = self.config
-        constant = torch.full_like(log_q[..., 0], config.tau)
-        if config.target_ess is None:
-            return constant
-        tau = tau_for_ess(log_q, anchors, ess=config.target_ess, beta=config.beta, mask=mask)
-        return torch.where(informative, tau, constant)
-
-    def _scale_groups(self, values: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
-        """Return what multiplies each group's coefficients, [...]: p̂^a, or 0 in a skipped group.
-
-        A negative utility under a > 0 makes its group NaN: a negative p̂ would turn every coefficient around.
-        """
-        config = self.config
-        scale = mean(values, mask).squeeze(-1) ** config.success_power
-        if config.success_power > 0:
-            scale = scale.masked_fill((fill(values, mask, 0.0) < 0).any(-1), math.nan)
-        if config.skip == "equal":
-            return scale.masked_fill(~informative, 0.0)
-        if config.skip == "all_min":
-            failed = (fill(values, mask, config.min_utility) <= config.min_utility).all(-1)
-            return scale.masked_fill(failed, 0.0)
-        return scale
-
-
-_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "raw": lambda values, mask: values,
-    "rank": lambda values, mask: rank_utilities(values, mask=mask),
-    "zscore": lambda values, mask: standardize_utilities(values, mask=mask),
-}
-
-
-def _center_utilities(utilities: Tensor, mask: Tensor, informative: Tensor) -> Tensor:
-    """Return A of eq. (8), the utilities minus their group's mean, [..., K]; exactly 0 where all are equal."""
-    return fill(center(utilities, mask), mask & informative.unsqueeze(-1), 0.0)

@@ -24,9 +24,10 @@ from torch import Tensor
 from maxent_grpo._rollout_files import GROUPS, REWARDS, TEXTS, Columns, Rollouts, read_rollouts
 from maxent_grpo._secrets import DiscreetParser, hide_in_tracebacks, hide_secrets
 from maxent_grpo.config import MaxEntConfig
+from maxent_grpo.duplicates import duplicate_counts
 from maxent_grpo.objective import MaxEntObjective, Target
 from maxent_grpo.potential import effective_sample_size
-from maxent_grpo.target import duplicate_counts, tau_for_ess
+from maxent_grpo.target import tau_for_ess
 
 _TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _SHOWN = 3

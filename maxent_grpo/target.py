@@ -24,12 +24,10 @@ from maxent_grpo._checks import (
 )
 from maxent_grpo._masked import (
     below_peak,
-    center,
     count,
     divide_gap,
     fill,
     log_softmax,
-    mean,
     measure_ess,
     per_group,
     result_dtype,
@@ -185,72 +183,6 @@ def center_weights(weights: Tensor, *, mask: Tensor | None = None) -> Tensor:
     return fill(values - 1 / count(values, mask), mask, 0.0).to(result_dtype(weights))
 
 
-def duplicate_counts(keys: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Return how often each candidate's key occurs among the counted candidates of its group.
-
-    Args:
-        keys: [..., K] integers, equal where two candidates are the same answer (hashes of their texts).
-        mask: [..., K] bool, True where a candidate counts.
-
-    Returns:
-        counts [..., K] int64, at least 1 where counted and 0 where masked.
-
-    Raises:
-        ValueError: on keys that are not integers, or a mask of another shape or dtype.
-
-    >>> duplicate_counts(torch.tensor([7, 8, 7]))
-    tensor([2, 1, 2])
-    """
-    expect_candidates("keys", keys, mask)
-    if keys.is_floating_point() or keys.dtype == torch.bool:
-        raise ValueError(f"Expected keys of an integer dtype, got keys of dtype {keys.dtype}.")
-    counted = torch.ones_like(keys, dtype=torch.bool) if mask is None else mask
-    keys = keys.contiguous()
-    ordered, order = keys.sort(dim=-1)
-    # A key's copies are neighbors in the sorted row: those that count are a difference of running totals.
-    totals = torch.nn.functional.pad(counted.gather(-1, order).cumsum(-1), (1, 0))
-    first, end = torch.searchsorted(ordered, keys), torch.searchsorted(ordered, keys, right=True)
-    return (totals.gather(-1, end) - totals.gather(-1, first)).masked_fill(~counted, 0)
-
-
-def discount_duplicates(weights: Tensor, counts: Tensor, *, strength: float, mask: Tensor | None = None) -> Tensor:
-    """Return weights with part of the sampling frequency taken back, eq. (4b).
-
-    w_i ← w_i·n_i^{−κ} / Σ_j w_j·n_j^{−κ}, κ = strength. For 0 < τ+β < ∞ this is the target of
-    log q_i − (τ+β)·κ·log n_i in place of log q_i.
-
-    Args:
-        weights: [..., K], non-negative.
-        counts: [..., K], n_i of `duplicate_counts`.
-        strength: κ between 0 (off) and 1 (each distinct answer counts once).
-        mask: [..., K] bool, True where a candidate counts.
-
-    Returns:
-        weights [..., K], summing to 1 over the counted candidates; exactly 0 where masked.
-
-    Raises:
-        ValueError: on strength outside [0, 1] or unequal shapes.
-
-    >>> discount_duplicates(torch.tensor([0.4, 0.4, 0.2]), torch.tensor([2, 2, 1]), strength=1.0)
-    tensor([0.3333, 0.3333, 0.3333])
-    """
-    expect_candidates("weights", weights, mask)
-    log_weights = discount_log_weights(upcast(weights).log(), counts, strength=strength, mask=mask)
-    return log_weights.exp().to(result_dtype(weights))
-
-
-def discount_log_weights(
-    log_weights: Tensor, counts: Tensor, *, strength: float, mask: Tensor | None = None
-) -> Tensor:
-    """Return the logarithm of `discount_duplicates`, eq. (4b), from log weights [..., K]."""
-    expect_candidates("log_weights", log_weights, mask)
-    expect_shape("counts", counts, log_weights.shape)
-    expect_in("strength", strength, 0.0, 1.0)
-    values = upcast(log_weights)
-    discount = strength * counts.clamp(min=1).to(values.dtype).log()
-    return log_softmax(values - discount, mask).to(result_dtype(log_weights))
-
-
 def informative_groups(utilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Return where a group's counted utilities are not all equal.
 
@@ -271,64 +203,6 @@ def informative_groups(utilities: Tensor, *, mask: Tensor | None = None) -> Tens
     values = upcast(utilities)
     highest, lowest = fill(values, mask, -math.inf).amax(-1), fill(values, mask, math.inf).amin(-1)
     return highest != lowest if mask is None else (highest != lowest) & mask.any(-1)
-
-
-def rank_utilities(utilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Return the ranks of the utilities in [0, 1], ties averaged: what is left when only the order counts.
-
-    r_i = (#{j: u_j < u_i} + (#{j: u_j = u_i} − 1)/2) / (K − 1), and ½ for a candidate alone in its group.
-
-    Args:
-        utilities: [..., K].
-        mask: [..., K] bool, True where a candidate counts.
-
-    Returns:
-        ranks [..., K]; 0 where masked; NaN throughout a group with a NaN utility.
-
-    Raises:
-        ValueError: on a mask of another shape or dtype.
-
-    >>> rank_utilities(torch.tensor([3.0, 1.0, 1.0]))
-    tensor([1.0000, 0.2500, 0.2500])
-    """
-    expect_candidates("utilities", utilities, mask)
-    values = fill(upcast(utilities), mask, math.inf).contiguous()  # no counted one is above those that are masked
-    among = count(values, mask)
-    ordered = values.detach().sort(dim=-1).values
-    first, end = torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
-    below = (first + torch.minimum(end, among) - 1) / 2  # ties share the mean of their places
-    ranks = torch.where(among > 1, below / (among - 1).clamp(min=1), 0.5)
-    ranks = torch.where(fill(values, mask, 0.0).isnan().any(-1, keepdim=True), math.nan, ranks)
-    return fill(ranks, mask, 0.0).to(result_dtype(utilities))
-
-
-def standardize_utilities(utilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Return z-scores within each group, (u_i − mean) / std with the population deviation.
-
-    Args:
-        utilities: [..., K].
-        mask: [..., K] bool, True where a candidate counts.
-
-    Returns:
-        z-scores [..., K]; 0 where masked and where all counted utilities are equal.
-
-    Raises:
-        ValueError: on a mask of another shape or dtype.
-
-    >>> standardize_utilities(torch.tensor([1.0, 3.0]))
-    tensor([-1.,  1.])
-    """
-    expect_candidates("utilities", utilities, mask)
-    values = upcast(utilities)
-    constant = ~informative_groups(utilities, mask=mask).unsqueeze(-1)  # a rounded mean leaves a deviation of 1e-9
-    # Differences first, they are exact where utilities are close; half of large ones, whose difference is no float.
-    size = fill(values, mask, 0.0).abs().amax(-1, keepdim=True)
-    gap = fill(below_peak(torch.where(size > 1, values * 0.5, values), mask), mask, 0.0)
-    # Then in units of the largest, so that no square is beyond the smallest or the largest float.
-    scaled = gap / gap.detach().amin(-1, keepdim=True).neg().masked_fill(constant, 1.0)
-    centered = center(scaled, mask)
-    deviation = mean(centered.square(), mask).masked_fill(constant, 1.0).sqrt()
-    return fill((centered / deviation).masked_fill(constant, 0.0), mask, 0.0).to(result_dtype(utilities))
 
 
 def tau_for_ess(

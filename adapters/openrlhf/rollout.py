@@ -13,12 +13,12 @@ from maxent_grpo.adapters._groups import (
     Answers,
     Candidates,
     Groups,
-    SkipWarning,
     build_keys,
     call_key_function,
     gather_groups,
 )
 from maxent_grpo.adapters._rewards import read_rewards, weigh_rewards
+from maxent_grpo.adapters._warnings import RolloutWarnings
 from maxent_grpo.adapters.openrlhf.options import load_key_function
 from maxent_grpo.groups import answer_keys
 from maxent_grpo.objective import MaxEntObjective, Target
@@ -36,7 +36,7 @@ class MaxEntExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
         super().__init__(*models_and_settings)
         self.objective = MaxEntObjective(self.args.maxent.config)
         self.key_function = load_key_function(self.args.maxent.key_file)
-        self.skip_warning = SkipWarning(prefix="--maxent.")
+        self.warnings = RolloutWarnings(prefix="--maxent.")
         self.global_step, self.statistics = 0, dict[str, float]()
 
     def make_experience_batch(self, rollout_samples: list[Any]) -> list[Any]:
@@ -63,7 +63,7 @@ class MaxEntExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
         target = groups.build_target(self.objective, utilities)
         generator = groups.seed_generator(self.args.train.seed, self.global_step)
         coefficients = self.objective.coefficients(target, old_logps=groups.old_logps, generator=generator)
-        self.skip_warning.check_rollout(self.objective, target, utilities)
+        self.warnings.check_rollout(self.objective, target, utilities)
         self.statistics = self.measure_rollout(groups, target, utilities)
         # One constant per candidate, which travels with its row from here on.
         sizes = [len(batch.index) for batch in experiences]

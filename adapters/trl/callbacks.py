@@ -67,7 +67,13 @@ class ExactResume(TrainerCallback):  # type: ignore[misc]
         return control
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Say that a checkpoint was put off and never came."""
+        """Say that a checkpoint was put off and never came, and that a bank had nothing to remember."""
+        rehearsal = self.trainer._rehearsal
+        if rehearsal is not None and not rehearsal.bank.is_revisited and state.is_world_process_zero:
+            logger.warning(
+                "The bank was idle: no prompt came twice, so of none did it know more than its own group. Train for "
+                "several epochs, or leave out maxent_bank_weight."
+            )
         if self.is_due:
             logger.warning(
                 "The checkpoint of step %d is not saved: training ended in mid-rollout, and could not be resumed "

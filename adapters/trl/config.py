@@ -2,12 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from trl import GRPOConfig
 
 from maxent_grpo._checks import expect, expect_in
-from maxent_grpo.adapters._settings import describe_fields, read_settings
+from maxent_grpo.adapters._settings import describe_fields, list_types, read_settings
 from maxent_grpo.adapters.trl.options import REFUSED
 from maxent_grpo.config import MaxEntConfig
 
@@ -16,13 +16,14 @@ _CORRECTIONS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_m
 
 def _make_fields() -> list[tuple[str, Any, Any]]:
     """Return a `maxent_<name>` field for each field of `MaxEntConfig`; None leaves its default to that class."""
-    descriptions, types = describe_fields(), get_type_hints(MaxEntConfig)
+    descriptions, types = describe_fields(), list_types()
     defaults = {known.name: repr(known.default) for known in dataclasses.fields(MaxEntConfig)} | {
         "nll_reduction": "'max_length', the scale of GRPO's loss",
         "max_length": "max_completion_length",
         "clip_low": "epsilon",
         "clip_high": "epsilon_high, or epsilon",
         "beta": "init_kl_coeff",
+        "bank_weight": "no bank",
     }
     return [
         (
@@ -53,7 +54,7 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
     | `beta` | honoured: the coefficient of a token-level KL to the reference, which the method itself does not have, divided as the candidates' NLLs are. The target's own pull to its anchor is `init_kl_coeff` |
     | `entropy_coef` | honoured: the mean over the rollout's tokens, of which TRL takes the mean over a micro-batch's, which depends on how the rollout is split |
     | `loss_type`, `scale_rewards`, `multi_objective_aggregation`, `importance_sampling_level`, `delta`, `off_policy_mask_threshold`, `top_entropy_quantile`, `use_adaptive_entropy`, `use_liger_kernel`, `sapo_*`, `vespo_*` | refused unless left as they are here: `REFUSED` says what is lost |
-    | images in prompts or tool results | refused |
+    | images in prompts or tool results; tools or a router's auxiliary loss beside a bank | refused |
     | `init_kl_coeff` > 0 with the surrogate; `maxent_keep_fraction` beside `beta`, `entropy_coef` or a router's auxiliary loss | refused: the one would do nothing, the others need the candidates that are dropped |
     | `save_strategy="best"`, `load_best_model_at_end` or `enable_jit_checkpoint` where an update can end in mid-rollout | refused: such a checkpoint cannot be resumed exactly |
     | `IterableDataset` | honoured; resumed bit by bit within the first epoch only, since a stream's later orders are not kept |
@@ -130,7 +131,13 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
             max_length=self.max_completion_length,
             clip_low=self.epsilon,
             clip_high=self.epsilon if self.epsilon_high is None else self.epsilon_high,
+            has_bank=True,
         )
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether right answers are banked and rehearsed, be it with a weight of 0."""
+        return self.maxent_bank_weight is not None or self.maxent_config().bank_weight > 0
 
     def expect_supported(self) -> None:
         """Refuse, by name, the options that the trainer cannot honour."""
@@ -161,6 +168,12 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
             candidates * config.q_eps <= 1,
             f"maxent_q_eps <= 1/K with K={candidates} generations per prompt",
             maxent_q_eps=config.q_eps,
+        )
+        smallest = min(self.num_generations, self.num_generations_eval or self.num_generations)
+        expect(
+            config.pass_k is None or config.pass_k < smallest,
+            f"maxent_pass_k < K={smallest} generations per prompt",
+            maxent_pass_k=config.pass_k,
         )
         expect(
             config.projection != "surrogate" or config.beta == 0,

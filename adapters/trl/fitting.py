@@ -102,6 +102,11 @@ def _expect_router(args: MaxEntGRPOConfig, text_config: Any) -> None:
         router_aux_loss_coef=args.router_aux_loss_coef,
     )
     expect(
+        not (routed and coefficient) or not args.rehearses,
+        "router_aux_loss_coef=0 with maxent_bank_weight (the router's loss would see the answers that are rehearsed)",
+        router_aux_loss_coef=coefficient,
+    )
+    expect(
         not (routed and coefficient) or args.maxent_config().keep_fraction is None,
         "router_aux_loss_coef=0 with maxent_keep_fraction (the router's loss needs the candidates that it drops)",
         router_aux_loss_coef=coefficient,

@@ -83,6 +83,7 @@ def write_preflight(
         _describe_target(config, args.num_generations),
         _describe_scale(config),
         _warn_about_listwise(config),
+        _describe_bank(args, dataset),
         "prompts are streamed: a run that is resumed after its first epoch sees them in another order"
         if isinstance(dataset, IterableDataset)
         else None,
@@ -116,6 +117,23 @@ def _warn_about_listwise(config: MaxEntConfig) -> str | None:
         "listwise without an anchor at the rollout policy levels the candidates of groups whose rewards are all "
         "equal, which can diverge: set maxent_anchor='old' with init_kl_coeff > 0, or maxent_skip='equal'"
     )
+
+
+def _describe_bank(args: MaxEntGRPOConfig, dataset: Dataset | IterableDataset | None) -> str | None:
+    """Return what is rehearsed, and whether any prompt comes twice, without which a bank has nothing to remember."""
+    if not args.rehearses:
+        return None
+    config = args.maxent_config()
+    line = (
+        f"bank: {config.bank_prompts} prompts per optimiser step, up to {config.bank_capacity} answers each, at "
+        f"weight {config.bank_weight:g}"
+    )
+    rollouts = args.max_steps * args.gradient_accumulation_steps / args.micro_steps_per_rollout
+    prompts = rollouts * args.generation_batch_size / args.num_generations
+    once = isinstance(dataset, Dataset) and (
+        prompts <= len(dataset) if args.max_steps > 0 else args.num_train_epochs <= 1
+    )
+    return f"{line}; no prompt comes twice, so the bank would be idle: train for several epochs" if once else line
 
 
 def _describe_tokens(context: int | None, completion: int, prompt: int | None) -> str | None:

@@ -67,12 +67,20 @@ FUNCTIONS = (
         "scoring needs no checkpoints, as in TRL's own",
         ("model", "gradient_checkpointing_kwargs"),
     ),
+    PrivateName(
+        "trl.models.utils.remove_hooks",
+        ("callbacks",),
+        "makes ZeRO-3 forget what it noted of the passes that compare logits",
+        ("model",),
+    ),
+    PrivateName("trl.models.utils.add_hooks", ("callbacks",), "undoes that for the passes to come", ("model",)),
 )
 """Functions of modules that TRL does not document."""
 
 ATTRIBUTES = (
     PrivateName("_buffered_inputs", ("trainer",), "the micro-batches of the rollout that is in use"),
     PrivateName("_step", ("trainer", "callbacks"), "counts micro-batches: which of a rollout is next"),
+    PrivateName("model_wrapped", ("callbacks",), "DeepSpeed's engine, around the model"),
     PrivateName("_metrics", ("trainer",), "what the next log averages"),
     PrivateName("_logs", ("trainer",), "the columns of the table of completions"),
     PrivateName("_tokenizer", ("trainer",), "the padding token, also of a processor"),
@@ -97,11 +105,11 @@ ATTRIBUTES = (
 """Attributes of a `GRPOTrainer`, those without an underscore included that TRL's documentation does not name."""
 
 ROLLOUT_ENTRIES = (
-    PrivateName("prompt_ids", ("trainer", "groups", "rows"), "[B, P] tokens, padded on the left"),
-    PrivateName("prompt_mask", ("groups", "rows"), "where they are no padding"),
-    PrivateName("completion_ids", ("groups", "rows"), "[B, T] tokens, padded on the right"),
-    PrivateName("completion_mask", ("groups", "rows"), "where they are no padding, and not truncated"),
-    PrivateName("tool_mask", ("rows",), "[B, T] 0 where a tool wrote the token; absent without tools"),
+    PrivateName("prompt_ids", ("trainer", "groups", "rehearsal", "rows"), "[B, P] tokens, padded on the left"),
+    PrivateName("prompt_mask", ("groups", "rehearsal", "rows"), "where they are no padding"),
+    PrivateName("completion_ids", ("groups", "rehearsal", "rows"), "[B, T] tokens, padded on the right"),
+    PrivateName("completion_mask", ("groups", "rehearsal", "rows"), "where they are no padding, and not truncated"),
+    PrivateName("tool_mask", ("rehearsal", "rows"), "[B, T] 0 where a tool wrote the token; absent without tools"),
     PrivateName("advantages", ("trainer",), "taken out: coefficients stand in their place"),
     PrivateName(
         "old_per_token_logps", ("trainer",), "[B, T] of the rollout policy; absent where updates are on-policy"

@@ -7,17 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from maxent_grpo._checks import expect
-from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction, SkipWarning
+from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction
 from maxent_grpo.adapters._rewards import BonusWarning, hold_to_contract, weigh_rewards
+from maxent_grpo.adapters._warnings import RolloutWarnings
 from maxent_grpo.adapters.trl.callbacks import ExactResume, LogitCheck, UpdateMeter
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.groups import ask_answers, gather_rows
 from maxent_grpo.adapters.trl.head import add_weighted_head, expect_own_logits
 from maxent_grpo.adapters.trl.preflight import check_run
+from maxent_grpo.adapters.trl.rehearsal import BankRehearsal, join_rehearsal, stack_rows, weigh_rehearsal
 from maxent_grpo.adapters.trl.rows import (
     Rows,
     deal_over_micro_batches,
@@ -27,6 +30,7 @@ from maxent_grpo.adapters.trl.rows import (
     select_rows,
 )
 from maxent_grpo.adapters.trl.terms import average_over_tokens, count_tokens, find_clipped, measure_kl
+from maxent_grpo.bank import Rehearsal
 from maxent_grpo.objective import MaxEntObjective, Target
 
 logger = logging.getLogger(__name__)
@@ -82,7 +86,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.objective = MaxEntObjective(args.maxent_config())
         kwargs["processing_class"] = check_run(args, model, reward_funcs, train_dataset, kwargs)
         self._key_func, self._answers = key_func, None
-        self._skip_warning = SkipWarning()
+        self._warnings = RolloutWarnings()
         listed = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         functions = None if reward_funcs is None else [hold_to_contract(function) for function in listed]
         # TRL loads a reference, and scores with it, where its beta is not 0. The target may need one while the loss
@@ -103,6 +107,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._fused:
             base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             add_weighted_head(base, temperature=self.temperature, float32=args.cast_lm_head_to_fp32)
+        self._rehearsal = BankRehearsal(args, self._tokenizer.pad_token_id) if args.rehearses else None
         self._meter = UpdateMeter(self)
         self.add_callback(self._meter)
         self.add_callback(ExactResume(self))
@@ -152,6 +157,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if not (self.model.training and self._drops):
             kept = torch.ones_like(kept)
         self._log_rollout(groups, utilities, target, coefficients, kept)
+        if self._rehearsal is not None and self.model.training:
+            self._rehearsal.admit_rollout(rows, groups, target)
         if is_measured:
             self._meter.measure_before(rows, target, groups.old_logps)
         # This rank's part, in place of TRL's advantages and of what the loss does not read.
@@ -167,12 +174,17 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Return TRL's micro-batch, of a rollout whose dropped candidates are spread over its micro-batches."""
         before = self._buffered_inputs
         rows: Rows = super()._prepare_inputs(generation_batch)
-        if self.model.training and self._drops and self._buffered_inputs and self._buffered_inputs is not before:
-            kept = torch.cat([batch["maxent_coefficients"] for batch in self._buffered_inputs]) != 0
-            if not kept.all():
-                self._buffered_inputs = deal_over_micro_batches(self._buffered_inputs, kept)
-            rows = self._buffered_inputs[self._step % self.args.steps_per_generation]
-        return rows
+        batches = self._buffered_inputs
+        if not self.model.training or not batches or batches is before:
+            return rows
+        if self._drops:
+            kept = torch.cat([batch["maxent_coefficients"] for batch in batches]) != 0
+            batches = batches if kept.all() else deal_over_micro_batches(batches, kept)
+        if self._rehearsal is not None:
+            self._rehearsal.attach(batches, self.args.gradient_accumulation_steps)
+        self._buffered_inputs = batches
+        trained: Rows = batches[self._step % self.args.steps_per_generation]
+        return trained
 
     def expect_own_logits(self) -> None:
         """Refuse a model that is trained on other probabilities than it samples from."""
@@ -213,11 +225,18 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         }
         if self._fused:
             return self._compute_fused_loss(model, rows, mask, constants)
-        logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(
-            model, **join_sequences(rows), compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
+        rehearsal: Rehearsal | None = rows.get("maxent_rehearsal")
+        scored, entropies, aux_loss = self._get_per_token_logps_and_entropies(
+            model, **self._join(rows, rehearsal), compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
         )
+        logps, entropies = (values[: len(mask), : mask.size(1)] for values in (scored, entropies))
         old = rows.get("old_per_token_logps")
         loss = self.objective.loss(logps, rows["maxent_coefficients"], mask, old_logps=old, **constants)
+        if rehearsal is not None:
+            # Banked rows are of no group: no clip, no correction of the sampler, no other term sees them.
+            shown, groups = rehearsal.completion_mask, constants["num_groups"]
+            c = weigh_rehearsal(self.objective, rehearsal, self._count_generations(), groups)
+            loss = loss + self.objective.loss(scored[len(mask) :, : shown.size(1)], c, shown, num_groups=groups)
         values = {"entropy": entropies} | self._compare_policies(rows, logps, old)
         if self.args.beta != 0:
             loss = loss + self.args.beta * self._average_kl(values["kl"], mask, constants["num_groups"])
@@ -234,18 +253,33 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Return the loss through the one-pass LM head."""
         weights = self.objective.token_coefficients(rows["maxent_coefficients"], mask, **constants)
         read = mask & (weights != 0)  # the head skips the others
-        sequences = join_sequences(rows)
+        rehearsal: Rehearsal | None = rows.get("maxent_rehearsal")
+        if rehearsal is not None:
+            shown, groups = rehearsal.completion_mask, constants["num_groups"]
+            c = weigh_rehearsal(self.objective, rehearsal, self._count_generations(), groups)
+            banked = self.objective.token_coefficients(c, shown, num_groups=groups)
+            weights = stack_rows(weights, banked.to(weights.dtype))
+        sequences = self._join(rows, rehearsal)
         with self.accelerator.autocast():
             result = model(
                 input_ids=sequences["input_ids"],
                 attention_mask=sequences["attention_mask"],
                 token_weights=weights,
-                weighted_tokens=int(read.sum()),  # waits now, before there is a forward to wait for
+                weighted_tokens=int((weights != 0).sum()),  # waits now, before there is a forward to wait for
             )
-        values = {"entropy": result.entropy} | self._compare_policies(rows, result.log_probs, None)
+        logps, entropies = (value[: len(mask), : mask.size(1)] for value in (result.log_probs, result.entropy))
+        values = {"entropy": entropies} | self._compare_policies(rows, logps, None)
         self.log_values(average_over_tokens(values, read, self.accelerator))
         loss: Tensor = result.loss
         return loss
+
+    def _join(self, rows: Rows, rehearsal: Rehearsal | None) -> dict[str, Any]:
+        """Return the arguments with which TRL scores rows, and what is rehearsed behind them."""
+        return (
+            join_sequences(rows)
+            if rehearsal is None
+            else join_rehearsal(rows, rehearsal, self._tokenizer.pad_token_id)
+        )
 
     def _pick_training_rows(self, rows: Rows) -> Rows:
         """Return the rows with a coefficient: at least one, so that every rank runs the same collectives."""
@@ -285,7 +319,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             statistics["maxent/frac_distinct"] = groups.measure_distinct(target.mask)
             self.log_values({name: float(value) for name, value in statistics.items()})
         if self.model.training and self.args.process_index == 0:
-            self._skip_warning.check_rollout(self.objective, target, utilities)
+            self._warnings.check_rollout(self.objective, target, utilities)
             self._bonus_warning.check_rollout(self._raw_rewards, utilities.flatten())
         self.log_values({
             "maxent/frac_unscored": float(utilities.isnan().float().mean()),
@@ -303,7 +337,20 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _count_generations(self) -> int:
         return int(self.num_generations if self.model.training else self.num_generations_eval)
 
-    # The order of prompts, for runs that are resumed.
+    # The bank and the order of prompts, for runs that are resumed.
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, and with a checkpoint's the bank: before the state, whose file says that it is whole."""
+        super().save_model(output_dir, _internal_call)
+        if self._rehearsal is not None and _internal_call and self.args.should_save:
+            self._rehearsal.save(output_dir or self.args.output_dir)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> Any:
+        """Train as TRL does, with the bank of the checkpoint where there is one to resume from."""
+        if self._rehearsal is not None and resume_from_checkpoint:
+            newest = resume_from_checkpoint is True
+            self._rehearsal.load(str(get_last_checkpoint(self.args.output_dir) if newest else resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *arguments, **options)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """Return TRL's sampler, kept so that a resumed run can bring it to its epoch."""

@@ -16,8 +16,9 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.import_utils import load_extern_object
 
 from maxent_grpo._checks import expect
-from maxent_grpo.adapters._groups import Answers, SkipWarning, call_key_function
+from maxent_grpo.adapters._groups import Answers, call_key_function
 from maxent_grpo.adapters._rollout import pad_rollout
+from maxent_grpo.adapters._warnings import RolloutWarnings
 from maxent_grpo.adapters.verl.options import METHOD, MODES, prepare_config
 from maxent_grpo.adapters.verl.sessions import Sessions, build_rollout, sort_sessions
 from maxent_grpo.groups import flatten_groups
@@ -40,7 +41,7 @@ class MaxEntTrainer:
         self.objective = MaxEntObjective(prepare_config(config))
         key_func = OmegaConf.select(config, f"{METHOD}.key_func")
         self._key_func: Any = key_func and load_extern_object(key_func.path, key_func.name)
-        self._skip_warning = SkipWarning(f"{METHOD}.")
+        self._warnings = RolloutWarnings(f"{METHOD}.")
         self._statistics: list[dict[str, float]] = []
         super().__init__(config)  # type: ignore[call-arg]
 
@@ -90,7 +91,7 @@ class MaxEntTrainer:
         whole = pad_rollout(build_rollout(data, sessions, answers), sessions.join_outputs(data["old_log_probs"]))
         groups, utilities = whole.groups, whole.utilities
         target = groups.build_target(objective, utilities)
-        self._skip_warning.check_rollout(objective, target, utilities)
+        self._warnings.check_rollout(objective, target, utilities)
         generator = groups.seed_generator(self.config.actor_rollout_ref.actor.data_loader_seed, self.global_steps)
         coefficients = objective.coefficients(target, old_logps=groups.old_logps, generator=generator)
         # The log.

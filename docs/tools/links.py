@@ -14,6 +14,7 @@ PAGES = {
     "examples/openrlhf/README.md": "adapters/openrlhf.md",
     "examples/verl/README.md": "adapters/verl.md",
     "tests/README.md": "tests.md",
+    "tests/golden/agreement.md": "adapters/agreement.md",
     "benchmarks/NOTES.md": "kernel_notes.md",
     "benchmarks/diversity/NOTES.md": "study_notes.md",
     "benchmarks/diversity/RESULTS.md": "results.md",

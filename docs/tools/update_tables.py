@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from maxent_grpo.methods import METHODS, write_settings
 from maxent_grpo.pipeline.markdown import format_table, replace_section
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,9 +185,19 @@ def write_positives_section() -> str:
     return study_tables.write_positives_section(json.loads((EVALUATION / "evaluation.json").read_text()))
 
 
+def write_methods_section() -> str:
+    """Return the table of known methods as settings."""
+    rows = [
+        [name, method.reference, f"`{write_settings(method)}`", method.missing] for name, method in METHODS.items()
+    ]
+    head = ["method", "reference", "settings of `MaxEntConfig`", "not reproduced"]
+    return format_table(head, rows, text_columns=range(len(head)))
+
+
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"study": study_tables.write_study_section},
     "docs/choosing.md": {"choosing": study_tables.write_choosing_section},
+    "docs/known_methods.md": {"methods": write_methods_section},
     "docs/same_answer.md": {"keys": study_tables.write_keys_section},
     "docs/faq.md": {"positives": write_positives_section, "temperature": study_tables.write_temperature_section},
     "docs/kernels.md": {"step": write_step_section, "kernels": write_kernels_section},

@@ -45,6 +45,21 @@ def find_checkpoint(args: Any) -> str | None:
     return None
 
 
+def expect_no_checkpoints(args: Any) -> None:
+    """Refuse to start a run in the folder of another, of which it would delete checkpoints, or later go on from one.
+
+    Raises:
+        ValueError: if there is a checkpoint and none was asked for.
+    """
+    if args.resume_from_checkpoint not in (None, "false", "False"):
+        return
+    if found := _list_checkpoints(Path(args.output_dir)):
+        raise ValueError(
+            f"Expected an output_dir without checkpoints, got {found[0]}: go on with --resume_from_checkpoint last, "
+            "name another --output_dir, or delete it."
+        )
+
+
 def list_changes(args: Any, checkpoint: str) -> list[str]:
     """Return `name=value here, value there` for each setting of the method that the checkpoint's run had otherwise.
 

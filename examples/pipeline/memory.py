@@ -66,21 +66,30 @@ def load_shape(run: Run) -> tuple[Any, str]:
         ValueError: naming the recipe and the model, if none of them has it.
     """
     name = str(run.model.model_name_or_path)
-    if name in STARTS:
-        return build_start_config(name), "the model made on the spot"
-    settings = {"revision": run.model.model_revision, "trust_remote_code": run.training.trust_remote_code}
-    shapes = json.loads(SHAPES.read_text())
     try:
-        with contextlib.suppress(OSError):
-            return AutoConfig.from_pretrained(name, local_files_only=True, **settings), "its own config.json"
-        if name in shapes:
-            return AutoConfig.for_model(**shapes[name]), f"{SHAPES.name}, as its config.json is not on this machine"
-        return AutoConfig.from_pretrained(name, **settings), "the Hub"
+        return find_shape(run) or (AutoConfig.from_pretrained(name, **_read_settings(run)), "the Hub")
     except Exception as error:  # offline, gated, misspelt: the Hub client has an exception for each
         first = (str(error).splitlines() or [""])[0]
         raise ValueError(
             f"{run.where}: Expected a model that can be read, got model_name_or_path={name!r}: {first}"
         ) from error
+
+
+def find_shape(run: Run) -> tuple[Any, str] | None:
+    """Return the model's configuration and where it is from, or None where only the Hub has it."""
+    name = str(run.model.model_name_or_path)
+    if name in STARTS:
+        return build_start_config(name), "the model made on the spot"
+    shapes = json.loads(SHAPES.read_text())
+    with contextlib.suppress(OSError):
+        return AutoConfig.from_pretrained(name, local_files_only=True, **_read_settings(run)), "its own config.json"
+    if name in shapes:
+        return AutoConfig.for_model(**shapes[name]), f"{SHAPES.name}, as its config.json is not on this machine"
+    return None
+
+
+def _read_settings(run: Run) -> dict[str, Any]:
+    return {"revision": run.model.model_revision, "trust_remote_code": run.training.trust_remote_code}
 
 
 def count_parameters(shape: Any, model: ModelConfig) -> tuple[int, int]:

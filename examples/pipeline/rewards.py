@@ -133,11 +133,16 @@ def graph_coloring(
     completions: Sequence[Completion], edges: Sequence[Any], partial: Sequence[str], **_: Any
 ) -> list[float]:
     """Return 1.0 where the hidden vertices' colours are given and no edge joins two of one colour."""
-    problems = [
+    problems = build_coloring_problems(edges, partial)
+    return [graph_coloring_task.reward(p, read_completion(c)) for p, c in zip(problems, completions, strict=True)]
+
+
+def build_coloring_problems(edges: Sequence[Any], partial: Sequence[str]) -> list[graph_coloring_task.Problem]:
+    """Return the problems that columns hold."""
+    return [
         graph_coloring_task.Problem(tuple((a, b) for a, b in each), colors, ())
         for each, colors in zip(edges, partial, strict=True)
     ]
-    return [graph_coloring_task.reward(p, read_completion(c)) for p, c in zip(problems, completions, strict=True)]
 
 
 @dataclass(frozen=True)

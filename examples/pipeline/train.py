@@ -30,7 +30,7 @@ from maxent_grpo._secrets import hide_in_tracebacks, hide_secrets
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.adapters.trl.fitting import expect_whole_rollout
 from maxent_grpo.adapters.trl.preflight import write_preflight
-from maxent_grpo.pipeline.checkpoints import KeepSettings, find_checkpoint, list_changes
+from maxent_grpo.pipeline.checkpoints import KeepSettings, expect_no_checkpoints, find_checkpoint, list_changes
 from maxent_grpo.pipeline.data.prompts import load_prompts
 from maxent_grpo.pipeline.data.sources import UnreachableError
 from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
@@ -52,6 +52,7 @@ def write_preflight_report(run: Run) -> str:
     """
     datasets.disable_progress_bars()
     args = run.training
+    expect_no_checkpoints(args)
     shape, _ = load_shape(run)
     lines = [describe_run(run), *(f"not installed here: {name} ({field})" for name, field in run.missing.items())]
     try:
@@ -183,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(write_preflight_report(run))
             return
         expect_writable(Path(run.training.output_dir))
+        expect_no_checkpoints(run.training)
         checkpoint = find_checkpoint(run.training)
         trainer = build_trainer(run)
     except ValueError as error:

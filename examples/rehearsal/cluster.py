@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -45,7 +46,10 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SlurmctldParameters=idle_on_node_suspend
 SchedulerParameters=sched_interval=1,bf_interval=2,sched_min_interval=0,requeue_delay=1
-PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1 GraceTime=20
+PartitionName=urgent Nodes={nodes} MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=2 PreemptMode=OFF
 """
 
 
@@ -128,7 +132,7 @@ def start_cluster(folder: Path, *, gpus: int = 0) -> Cluster:
 
     Args:
         folder: for everything that they keep; made here.
-        gpus: of each node, as files that stand for devices; 0 for a site without gres.
+        gpus: of each node, as devices that stand for them; 0 for a site without gres.
 
     Raises:
         RuntimeError: if the nodes are not idle within 20 seconds.
@@ -150,8 +154,11 @@ def start_cluster(folder: Path, *, gpus: int = 0) -> Cluster:
     cluster.call("slurmctld", "-c")
     for node in NODES:
         cluster.start_node(node)
-    if not wait_for(lambda: cluster.call("sinfo", "-h", "-N", "-o", "%t", check=False).split() == ["idle"] * 2, 20):
-        raise RuntimeError(f"nodes are not idle: {cluster.call('sinfo', '-N', '-l', check=False)}")
+    look = ("sinfo", "-h", "-N", "-p", "main", "-o", "%t")
+    if not wait_for(lambda: cluster.call(*look, check=False).split() == ["idle"] * 2, 20):
+        states = cluster.call("sinfo", "-N", "-l", check=False)
+        cluster.stop()
+        raise RuntimeError(f"nodes are not idle: {states}")
     return cluster
 
 
@@ -194,8 +201,8 @@ def _write_configuration(folder: Path, proctrack: str, gpus: int) -> None:
     (folder / "slurm.conf").write_text(text)
     if gpus:
         devices = "\n".join(f"Name=gpu File={folder}/gpu{index}" for index in range(gpus))
-        for index in range(gpus):
-            (folder / f"gpu{index}").touch()
+        for index in range(gpus):  # Slurm counts devices alone: each of these is another /dev/null
+            os.mknod(folder / f"gpu{index}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         (folder / "gres.conf").write_text(devices + "\n")
 
 

@@ -1,6 +1,7 @@
 """Drills with a stub server and a stub trainer: the same script on the same Slurm, and something goes wrong."""
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -73,6 +74,10 @@ def cancel(site: Site, job: str) -> None:
 
 
 LONG = {"STUB_STEPS": "600"}
+ON_GPUS = ("--accelerator", "zero3", "--args", "--use_cpu false")
+GPUS = 4
+"""Of each node of the cluster: devices that stand for them."""
+EXPORTED = "PATH,HOME,TMPDIR,SLURM_CONF,ENV_MODE,ENV_ACTIVATE,HF_HUB_OFFLINE,SERVER_PROGRAM,TRAINER_PROGRAM"
 DRILLS = (
     Drill(
         "typo in the recipe",
@@ -138,6 +143,31 @@ DRILLS = (
         ask_to_stop,
         "COMPLETED",
     ),
+    Drill("stopped for good", 17, ("not started again: restart 0 of at most --requeue 0",), LONG, act=ask_to_stop),
+    Drill("restarts that Slurm would refuse", 2, ("submit it with sbatch --requeue",), flags=("--requeue", "2")),
+    Drill(
+        "an environment of a few variables",
+        0,
+        ("stub trainer done",),
+        sbatch=(f"--export={EXPORTED}",),
+        state="COMPLETED",
+    ),
+    Drill(
+        "slices of one node's GPUs",
+        0,
+        ("stub server sees GPUs 0\n", "stub trainer sees GPUs 1,2,3\n"),
+        flags=ON_GPUS,
+        sbatch=(f"--gres=gpu:{GPUS}",),
+        state="COMPLETED",
+    ),
+    Drill(
+        "GPUs of a whole job",
+        0,
+        ("stub server sees GPUs 0,1,2,3\n", "stub trainer sees GPUs 0,1,2,3\n"),
+        flags=ON_GPUS,
+        sbatch=("--nodes=2", f"--gpus={2 * GPUS}"),
+        state="COMPLETED",
+    ),
     Drill(
         "restarts used up",
         14,
@@ -176,11 +206,13 @@ def expect_end(end: JobEnd, code: int, state: str, texts: tuple[str, ...]) -> No
 
 def run_drills(site: Site) -> dict[str, JobEnd]:
     """Run the drills, four at a time, then those that want a node for themselves."""
+    shutil.rmtree(ROOT / "runs/rehearsal/maxent", ignore_errors=True)  # checkpoints there would be refused
     with ThreadPoolExecutor(4) as executor:
         running = {drill.name: executor.submit(run_drill, site, drill) for drill in DRILLS}
         ends = {name: future.result() for name, future in running.items()}
     ends["port taken"] = take_port(site)
     ends["node down"] = take_node_down(site)
+    ends["preempted"] = preempt(site)
     first, second = share_node(site)
     return ends | {"two jobs on a node, first": first, "two jobs on a node, second": second}
 
@@ -219,6 +251,21 @@ def take_node_down(site: Site) -> JobEnd:
     assert end.restarts == 1, end
     starts = [line for line in end.log.splitlines() if line.startswith("stub trainer (ok) from step")]
     assert [" from step 0 " in line for line in starts] == [True, False], starts
+    return end
+
+
+def preempt(site: Site) -> JobEnd:
+    """Let a job of a higher partition take the node: Slurm sends TERM to the steps and nothing to the script."""
+    started = time.time()
+    variables = STUB_PROGRAMS | {"STUB_STEPS": "24"}
+    job = site.submit([*TINY, "--requeue", "1"], sbatch=["--requeue", "--nodelist=n1"], variables=variables)
+    wait_for_log(site, job, "stub step 2", SECONDS)
+    urgent = ["--partition=urgent", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=sleep 3"]
+    site.cluster.call("sbatch", *urgent)
+    end = wait_for_end(site, job, SECONDS, started)
+    texts = ("preempted: Slurm ended the step", "restart 1 of at most 1", "stub trainer done")
+    expect_end(end, 0, "COMPLETED", texts)
+    assert end.restarts == 1, end
     return end
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import Cluster, install_slurm, start_cluster
-from drills import refuse_typo, run_drills
+from drills import GPUS, refuse_typo, run_drills
 from environment import Environment, make_environment
 from jobs import ROOT, JobEnd, Site
 from secrecy import CANARIES, ArgumentWatch, check_secrecy, dry_run
@@ -133,7 +133,7 @@ def main() -> None:
     print(f"environment: {(time.time() - started) / 60:.1f} minutes", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="maxent-slurm-"))
     folder.chmod(0o755)  # munge refuses a socket that some users could not reach
-    cluster = start_cluster(folder / "cluster")
+    cluster = start_cluster(folder / "cluster", gpus=GPUS)
     rehearsal = Rehearsal(make_site(cluster, environment, folder), environment)
     rehearsal.report |= {
         "commit": subprocess.run(

@@ -19,6 +19,8 @@ MOST = 1e-4
 another order over at most 128 numbers; a stale head is a thousand times as far."""
 SERVED = ["--nodes", "2", "--vllm-args", "--enforce-eager --max-num-seqs 64"]
 SERVED[-1] += """ --weight-transfer-config '{"backend": "gloo"}'"""
+SERVED_RUN = RUNS / "served"
+WANDB = ["--args", "--report_to wandb --output_dir runs/rehearsal/served"]
 SIZE = ["--per_device_train_batch_size", "16", "--max_steps", "8", "--save_steps", "1000", "--do_eval", "false"]
 DIFFERENCE = "sampling/sampling_logp_difference/max"
 
@@ -29,11 +31,11 @@ def train_with_server(site: Site) -> tuple[JobEnd, dict[str, Any]]:
     Raises:
         AssertionError: if the server's weights are not the trainer's, or a refresh without repair is not noticed.
     """
-    shutil.rmtree(RUNS / "maxent", ignore_errors=True)
+    shutil.rmtree(SERVED_RUN, ignore_errors=True)
     started = time.time()
     result = subprocess.run(
-        ["bash", "examples/slurm_train.sh", *TINY, *SERVED, "--sbatch", "--cpus-per-task=2 --time=30"],
-        env=site.environment | {"REHEARSE_STALE_HEAD": "1"},
+        ["bash", "examples/slurm_train.sh", *TINY, *SERVED, *WANDB, "--sbatch", "--cpus-per-task=2 --time=30"],
+        env=site.environment | {"REHEARSE_STALE_HEAD": "1", "WANDB_MODE": "offline"},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -43,7 +45,9 @@ def train_with_server(site: Site) -> tuple[JobEnd, dict[str, Any]]:
     job = result.stdout.strip().splitlines()[-1]
     end = wait_for_end(site, job, 1500, started)
     expect_end(end, 0, "COMPLETED", ("the server is ready",))
-    return end, read_proof(RUNS / "maxent")
+    written = [file for file in ROOT.glob("var/wandb/**/*.wandb") if file.stat().st_mtime >= started]
+    assert written, "W&B wrote no run, in which secrets could be looked for"
+    return end, read_proof(SERVED_RUN)
 
 
 def read_proof(folder: Path) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def read_proof(folder: Path) -> dict[str, Any]:
 def evaluate_checkpoint(site: Site) -> JobEnd:
     """Evaluate what was trained, with a table and a picture, in a job of its own."""
     started = time.time()
-    command = "python examples/evaluate.py runs/rehearsal/maxent --task countdown-wide --samples 8 --prompts 32"
+    command = "python examples/evaluate.py runs/rehearsal/served --task countdown-wide --samples 8 --prompts 32"
     command += " --max_new_tokens 8 --engine transformers --output runs/rehearsal/evaluation"
     end = wait_for_end(site, site.submit(["--command", command]), 300, started)
     expect_end(end, 0, "COMPLETED", ())
@@ -121,26 +125,36 @@ def read_losses(folder: Path) -> list[float]:
     return [losses[step] for step in sorted(losses)]
 
 
+PARSER = """
+import shlex, sys
+from vllm.entrypoints.cli.serve import cmd_init
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+server, cli = make_arg_parser(FlexibleArgumentParser()), FlexibleArgumentParser()
+commands = cli.add_subparsers(dest="subparser")
+(serve,) = cmd_init()
+serve.subparser_init(commands)
+for line in sys.stdin.read().splitlines():
+    words = shlex.split(line)
+    if words[0] == "serve":
+        args = cli.parse_args(words)
+        serve.validate(args)
+        assert args.headless and args.model_tag, args
+    else:
+        args = server.parse_args(words[1:])
+    assert args.logprobs_mode == "processed_logprobs", args
+"""
+"""Reads `vllm serve` as vLLM's command line does, and the API server's flags as that program does."""
+
+
 def parse_plans(site: Site, python: Path) -> int:
-    """Let vLLM's own parser read the server's command of every plan that is kept; return how many."""
+    """Let vLLM's own parsers read the server's commands of every plan that is kept; return how many."""
     plans = sorted(ROOT.glob("tests/pipeline/launch/plans/*.txt"))
-    commands = []
-    for plan in plans:
-        for line in plan.read_text().splitlines():
-            match = re.search(r"(?:openai\.api_server|cli\.main serve) (.*)", line)
-            if match:
-                commands.append(match[1])
-    code = (
-        "import json, shlex, sys\n"
-        "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
-        "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
-        "parser = make_arg_parser(FlexibleArgumentParser())\n"
-        "for line in sys.stdin.read().splitlines():\n"
-        "    args = parser.parse_args(shlex.split(line))\n"
-        "    assert args.logprobs_mode == 'processed_logprobs', args\n"
-    )
+    lines = [line for plan in plans for line in plan.read_text().splitlines()]
+    found = [re.search(r"(?:openai\.(?=api_server )|cli\.main (?=serve ))(.*)", line) for line in lines]
+    commands = [match[1] for match in found if match]
     result = subprocess.run(
-        [str(python), "-c", code],
+        [str(python), "-c", PARSER],
         input="\n".join(commands),
         env=site.environment | {"PATH": os.environ["PATH"]},
         cwd=ROOT,

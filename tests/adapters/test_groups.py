@@ -13,11 +13,11 @@ from maxent_grpo.adapters._groups import (
     Candidates,
     Groups,
     KeyFunction,
-    SkipWarning,
     build_keys,
     call_key_function,
     gather_groups,
 )
+from maxent_grpo.adapters._warnings import RolloutWarnings
 
 CPU = torch.device("cpu")
 
@@ -110,9 +110,9 @@ def groups(first: int = 0) -> Groups:
     return gather_groups(candidates(first, [8] * 4), 4, GatherWith())
 
 
-def test_negative_utilities_are_refused_where_a_power_of_success_would_turn_them_around() -> None:
+def test_utilities_that_are_no_rates_are_refused_with_a_power_of_success() -> None:
     utilities = torch.tensor([[1.0, -1.0, 0.0, math.nan]])
-    with pytest.raises(ValueError, match=r"utilities >= 0 with success_power=1\.0, got lowest_utility=-1\.0"):
+    with pytest.raises(ValueError, match=r"utilities in \[0, 1\] with success_power=1\.0, got utilities=\[-1\.0\]"):
         groups().build_target(MaxEntObjective(MaxEntConfig(success_power=1.0)), utilities)
     assert groups().build_target(MaxEntObjective(MaxEntConfig()), utilities).weights.isfinite().all()
 
@@ -144,7 +144,7 @@ def test_chance_differs_between_seeds_steps_and_rollouts_and_is_the_same_when_re
 
 def skip_messages(caplog: pytest.LogCaptureFixture, rollouts: list[list[float]], **settings: Any) -> list[str]:
     """Return what is warned of over some rollouts of one group each."""
-    objective, warning = MaxEntObjective(MaxEntConfig(**settings)), SkipWarning(every=3)
+    objective, warning = MaxEntObjective(MaxEntConfig(**settings)), RolloutWarnings(every=3)
     for row in rollouts:
         utilities = torch.tensor([row])
         whole = Groups(torch.ones_like(utilities), None, None, None)

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from maxent_grpo import MaxEntConfig, MaxEntObjective
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
+from maxent_grpo.bank import ExemplarBank
 from support.bigram import GROUPS, VOCABULARY, Bigram, K, T, batch, log_probs
 from support.golden_agreement import keep_agreement
 from support.golden_table import bound_row, load_golden
@@ -308,3 +309,86 @@ def test_an_objective_stands_in_for_its_settings() -> None:
     ours, settings = MaxEntLoss(objective), MaxEntLoss(MaxEntConfig(tau=0.7))
     assert ours.objective is objective
     assert torch.equal(ours(log_probs(model, ids), rollout)[0], settings(log_probs(model, ids), rollout)[0])
+
+
+BANKED = MaxEntConfig(bank_weight=0.5, bank_prompts=2)
+
+
+def differentiate_with_bank(rows: slice, average: bool = False) -> tuple[ExemplarBank, Tensor]:
+    """Return the bank after a step on these rows, and the gradient of the loss with what is rehearsed."""
+    model: nn.Module = Bigram()
+    model = nn.parallel.DistributedDataParallel(model) if average else model
+    ids, mask, rewards = batch()
+    loss_fn, bank = MaxEntLoss(BANKED), ExemplarBank()
+    constants = loss_fn.prepare(Rollout(rewards[rows], mask[rows], group_sizes=K, ids=ids[rows]))
+    prompts = [[row // K] for row in range(len(ids))][rows]
+    rehearsal = loss_fn.rehearse(bank, constants, ids[rows], prompts)
+    assert rehearsal is not None
+    filled = nn.functional.pad(rehearsal.completion_ids, (0, T - rehearsal.completion_ids.size(1)))
+    both = torch.cat([ids[rows], filled])
+    logps = log_probs(model, both)
+    banked = logps[len(prompts) :, : rehearsal.completion_ids.size(1)]
+    (constants.loss(logps[: len(prompts)]) + constants.rehearsal_loss(banked, rehearsal)).backward()
+    (gradient,) = (weight.grad for name, weight in model.named_parameters() if name.endswith("weight"))
+    return bank, gradient
+
+
+def evaluate_with_bank() -> Bounded:
+    """The gradient of the whole batch, and of eq. (9) over the first two prompts with a right answer."""
+    model, (ids, mask, rewards) = Bigram(), batch()
+
+    def differentiate() -> list[Tensor]:
+        logps, term = log_probs(model, ids), torch.zeros((), dtype=torch.float64)
+        loss, _ = MaxEntLoss(BANKED)(logps, Rollout(rewards, mask, group_sizes=K, ids=ids))
+        right = (rewards > 0) & mask.any(-1)
+        prompts = [group for group in range(GROUPS) if right[group * K : (group + 1) * K].any()][:2]
+        for group in prompts:
+            rows = [row for row in range(group * K, (group + 1) * K) if right[row]]
+            answers = {tuple(ids[row][mask[row]].tolist()): row for row in reversed(rows)}
+            term = term - sum(logps[row][mask[row]].mean() for row in answers.values()) / len(answers) / 2
+        return list(torch.autograd.grad(loss + 0.5 * (K - 1) / K**2 * term, model.table.weight))
+
+    (exact,) = evaluate(differentiate, torch.float64)
+    return exact
+
+
+def test_rehearsal_adds_the_published_term() -> None:
+    bank, gradient = differentiate_with_bank(slice(None))
+    evaluate_with_bank().assert_near(gradient)
+    assert len(bank) > 2
+
+
+def rank_rehearsal(rank: int, folder: str) -> None:
+    """Save the bank and the gradient of each of two ranks, of which one has one group and the other three."""
+    bank, gradient = differentiate_with_bank(slice(0, K) if rank == 0 else slice(K, None), average=True)
+    torch.save({"bank": bank.state_dict(), "gradient": gradient}, f"{folder}/rank{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_ranks_bank_and_rehearse_as_one(tmp_path: Path) -> None:
+    on_ranks(rank_rehearsal, str(tmp_path))
+    alone, _ = differentiate_with_bank(slice(None))
+    for rank in range(RANKS):
+        saved = torch.load(tmp_path / f"rank{rank}.pt")
+        assert saved["bank"] == alone.state_dict()
+        evaluate_with_bank().assert_near(saved["gradient"])
+
+
+def test_a_verdict_and_counts_of_ones_own_stand_in_for_rewards_and_keys() -> None:
+    _, mask, rewards = batch()
+    objective = MaxEntObjective(MaxEntConfig(dedup=1.0))
+    right, counts = torch.zeros(GROUPS * K, dtype=torch.bool), torch.full((GROUPS * K,), 1.5, dtype=torch.float64)
+    right[0] = True
+    counts[0] = 3.0
+    constants = MaxEntLoss(objective).prepare(Rollout(rewards, mask, group_sizes=K, right=right, counts=counts))
+    assert constants.right.tolist() == right.tolist()
+    assert constants.target.answers[0] == 1 / 3
+    plain = MaxEntLoss(MaxEntConfig()).prepare(Rollout(rewards, mask, group_sizes=K)).coefficients[:3]
+    odds = plain / counts[:3]
+    torch.testing.assert_close(constants.coefficients[:3], odds / odds.sum())
+
+
+def test_a_group_that_is_too_small_for_pass_at_k_is_refused() -> None:
+    _, mask, rewards = batch()
+    with pytest.raises(ValueError, match="Expected pass_k < 2, the size of the smallest group, got pass_k=2"):
+        MaxEntLoss(MaxEntConfig(pass_k=2, center=True)).prepare(Rollout(rewards[:5], mask[:5], group_sizes=[3, 2]))

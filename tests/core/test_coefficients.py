@@ -11,10 +11,66 @@ from torch.testing import assert_close
 
 import maxent_grpo as mg
 from maxent_grpo import MaxEntConfig, MaxEntObjective, reference
-from support.strategies import INF, problems
+from support.strategies import INF, masks, problems, values_of
 from support.three_groups import LENGTHS, MASK, NAN, OLD, REF, UTILITIES, build, coefficients, plain_target
 
 pytestmark = pytest.mark.numerical
+
+
+@st.composite
+def rollouts(draw):
+    """Groups of four with repeated answers, utilities in [0, 1], and junk where masked."""
+    shape = (draw(st.integers(1, 3)), 4)
+    mask = draw(masks(*shape))
+    logps = st.floats(-20.0, -0.5, allow_subnormal=False)
+    return {
+        "utilities": torch.where(mask, draw(values_of(shape, st.sampled_from([0.0, 0.25, 1.0]))), NAN),
+        "mask": mask,
+        "lengths": draw(values_of(shape, st.integers(1, 8).map(float))).long(),
+        "ref_logps": torch.where(mask, draw(values_of(shape, logps)), NAN),
+        "old_logps": torch.where(mask, draw(values_of(shape, logps)), NAN),
+        "keys": draw(values_of(shape, st.integers(0, 2).map(float))).long(),
+    }
+
+
+TRANSFORM = st.sampled_from(["raw", "rank", "zscore", "ips", "gapo", "darling", "unlikeliness", ("ucpo", "zscore")])
+WEIGHTS = {
+    "utility_transform": TRANSFORM,
+    "skip": st.sampled_from(["none", "equal", "all_min"]),
+    "success_power": st.sampled_from([0.0, 1.0, -0.5]),
+    "failure_power": st.sampled_from([0.0, 0.5, -0.5]),
+    "distinct_power": st.sampled_from([0.0, 1.0, -1.0]),
+    "pass_k": st.sampled_from([None, 1, 2, 3]),
+    "dedup": st.sampled_from([0.0, 0.5, 1.0]),
+}
+TARGETS = WEIGHTS | {"beta": st.sampled_from([0.0, 0.3]), "tau": st.sampled_from([0.2, 1.0])}
+SETTINGS = st.one_of(
+    st.fixed_dictionaries({**TARGETS, "center": st.booleans()}),
+    st.fixed_dictionaries({**TARGETS, "dedup": st.just(0.0), "soft_dedup": st.sampled_from([0.25, 1.0])}),
+    st.fixed_dictionaries({**TARGETS, "projection": st.just("listwise"), "nll_reduction": st.sampled_from(["mean"])}),
+    st.fixed_dictionaries({
+        **WEIGHTS, "projection": st.just("surrogate"), "baseline": st.sampled_from(["mean", "none"]),
+        "surrogate_tau": st.sampled_from([INF, 0.3]),
+    }),
+)  # fmt: skip
+
+
+def compose(group, fields):
+    """The oracle's coefficients of the candidates that count."""
+    if fields.get("pass_k") is not None and len(group["utilities"]) <= fields["pass_k"]:
+        return np.zeros(len(group["utilities"]))  # masking has left too few: no signal
+    options = dict(fields)
+    scores = group["old_logps"] / (group["lengths"] if options.pop("nll_reduction", "sum") == "mean" else 1)
+    return reference.group_coefficients(
+        group["utilities"],
+        group["ref_logps"] / group["lengths"],
+        transform=options.pop("utility_transform"),
+        keys=group["keys"],
+        policy_scores=scores,
+        lengths=group["lengths"],
+        max_length=8,
+        **options,
+    )
 
 
 class TestCoefficients:
@@ -34,6 +90,20 @@ class TestCoefficients:
         assert_close(
             coefficients(success_power=1.0, utility_transform="rank")[1], coefficients(utility_transform="rank")[1]
         )
+
+    @given(rollouts(), SETTINGS)
+    def test_are_the_oracles(self, rollout, fields):
+        """Whatever the settings; the oracle composes them anew, in another library, one group at a time."""
+        objective = MaxEntObjective(MaxEntConfig(max_length=8, **fields))
+        inputs = {name: rollout[name] for name in ("lengths", "ref_logps", "old_logps", "keys")}
+        target = objective.target(rollout["utilities"], mask=rollout["mask"], **inputs)
+        found = objective.coefficients(target, old_logps=rollout["old_logps"])
+        for g, mask in enumerate(rollout["mask"]):
+            if mask.any():
+                group = {name: value[g][mask].numpy() for name, value in rollout.items()}
+                expected = torch.zeros(len(mask), dtype=torch.float64)
+                expected[mask] = torch.from_numpy(compose(group, fields))
+                assert_close(found[g], expected, rtol=1e-9, atol=1e-11)
 
     @pytest.mark.parametrize("a", [0.5, 1.0, 2.0])
     @pytest.mark.parametrize("utilities", [[1.0, -1.0, -1.0, -1.0], [1.0, 1.0, 1.0, -1.0]])

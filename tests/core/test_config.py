@@ -14,6 +14,8 @@ PUBLISHED = {
     "anchor": "reference", "utility_transform": "raw", "projection": "mle", "center": False, "dedup": 0.0,
     "success_power": 0.0, "skip": "none", "min_utility": 0.0, "nll_reduction": "sum", "max_length": None,
     "clip_low": 0.2, "clip_high": 0.2, "surrogate_tau": INF, "target_ess": None, "keep_fraction": None,
+    "soft_dedup": 0.0, "failure_power": 0.0, "distinct_power": 0.0, "pass_k": None, "pass_k_normalize": False,
+    "baseline": "mean", "bank_weight": 0.0, "bank_capacity": 16, "bank_prompts": 1,
 }  # fmt: skip
 
 REFUSED = [
@@ -28,10 +30,25 @@ REFUSED = [
     ({"q_eps": -1e-6}, "Expected q_eps >= 0, got q_eps=-1e-06."),
     ({"length_normalize_ref": 1}, "Expected length_normalize_ref to be True or False, got length_normalize_ref=1."),
     ({"anchor": "frozen"}, "Expected anchor to be one of ['reference', 'old', 'none'], got anchor='frozen'."),
+    ({"utility_transform": "log"}, "Expected utility_transform to be one of ['raw', 'rank', 'zscore', 'ips', "),
+    ({"utility_transform": ("gapo", "torch.nonsense")}, "path, got utility_transform='torch.nonsense'."),
+    ({"utility_transform": ["gapo"]}, "Expected utility_transform to be a name or a tuple of names, got "),
+    ({"utility_transform": "operator.add"}, "Expected utility_transform='operator.add' to read ['mask', 'right', "),
+    ({"soft_dedup": -1.0}, "Expected soft_dedup >= 0, got soft_dedup=-1.0."),
     (
-        {"utility_transform": "log"},
-        "Expected utility_transform to be one of ['raw', 'rank', 'zscore'], got utility_transform='log'.",
+        {"soft_dedup": 1.0, "dedup": 0.5},
+        "Expected dedup=0 or soft_dedup=0 (each takes back what was sampled often), ",
     ),
+    ({"soft_dedup": 1.0, "projection": "surrogate"}, "target_ess=None, soft_dedup=1.0."),
+    ({"baseline": "none"}, "Expected projection='surrogate' with baseline='none' (targets have no baseline"),
+    ({"failure_power": NAN}, "got failure_power=nan."),
+    ({"distinct_power": -INF}, "got distinct_power=-inf."),
+    ({"pass_k": 0}, "Expected pass_k to be a whole number >= 1, got pass_k=0."),
+    ({"pass_k": 2.0}, "Expected pass_k to be a whole number >= 1, got pass_k=2.0."),
+    ({"pass_k_normalize": True}, "Expected pass_k with pass_k_normalize=True, got pass_k=None."),
+    ({"bank_weight": -0.1}, "Expected bank_weight >= 0, got bank_weight=-0.1."),
+    ({"bank_capacity": 0}, "Expected bank_capacity to be a whole number >= 1, got bank_capacity=0."),
+    ({"bank_prompts": 1.5}, "Expected bank_prompts to be a whole number >= 1, got bank_prompts=1.5."),
     ({"projection": "kl"}, "Expected projection to be one of ['mle', 'listwise', 'surrogate'], got projection='kl'."),
     ({"skip": None}, "Expected skip to be one of ['none', 'equal', 'all_min'], got skip=None."),
     (
@@ -43,9 +60,8 @@ REFUSED = [
     ({"center": True, "projection": "listwise"}, "Expected projection='mle' with center=True "),
     ({"center": True, "projection": "surrogate"}, "got projection='surrogate'."),
     ({"nll_reduction": "mean", "projection": "surrogate"}, "projection='surrogate' (it divides by max_length"),
-    ({"target_ess": 2.0, "projection": "surrogate"}, "got nll_reduction='sum', target_ess=2.0."),
+    ({"target_ess": 2.0, "projection": "surrogate"}, "got nll_reduction='sum', target_ess=2.0, soft_dedup=0.0."),
     ({"dedup": 1.5}, "Expected dedup >= 0 and <= 1, got dedup=1.5."),
-    ({"success_power": -1}, "Expected success_power >= 0"),
     ({"success_power": INF}, "got success_power=inf."),
     ({"min_utility": NAN}, "got min_utility=nan."),
     ({"max_length": 0}, "Expected max_length >= 1, got max_length=0."),
@@ -106,6 +122,16 @@ def test_says_which_log_probabilities_it_needs():
     assert MaxEntConfig(beta=0.1, anchor="old").needs_old_logps
     assert MaxEntConfig(projection="listwise").needs_old_logps
     assert not MaxEntConfig(beta=0.1).needs_old_logps
+
+
+def test_says_what_its_transforms_and_discounts_need():
+    assert not MaxEntConfig(utility_transform="zscore").needs_keys
+    assert MaxEntConfig(dedup=0.5).needs_keys
+    assert MaxEntConfig(distinct_power=-1.0).needs_keys
+    assert MaxEntConfig(utility_transform=("gapo", "zscore")).needs_keys
+    assert MaxEntConfig(soft_dedup=0.5).needs_old_logps
+    assert MaxEntConfig(utility_transform="unlikeliness").needs_old_logps
+    assert not MaxEntConfig(utility_transform="gapo").needs_old_logps
 
 
 class TestEnvironment:
@@ -170,6 +196,15 @@ class TestRecipe:
         config = MaxEntConfig.diverse(max_length=32)
         recipe = {f"maxent_{name}": value for name, value in dataclasses.asdict(config).items()}
         assert MaxEntConfig.from_recipe(recipe, {}) == config
+
+    @pytest.mark.parametrize("names", ["gapo, zscore", ["gapo", "zscore"], ("gapo", "zscore")])
+    def test_takes_several_transforms_as_a_list_or_a_text(self, names):
+        assert MaxEntConfig.from_recipe({"maxent_utility_transform": names}, {}).transforms == ("gapo", "zscore")
+        assert MaxEntConfig.from_recipe({"maxent_utility_transform": "rank"}, {}).utility_transform == "rank"
+        with pytest.raises(ValueError, match=r"Expected maxent_utility_transform to be names, got .*\[1\]"):
+            MaxEntConfig.from_recipe({"maxent_utility_transform": [1]}, {})
+        with pytest.raises(ValueError, match=r"Expected maxent_utility_transform to be one of .*='loud'"):
+            MaxEntConfig.from_recipe({"maxent_utility_transform": "zscore,loud"}, {})
 
     def test_none_is_a_choice_where_it_is_one(self):
         config = MaxEntConfig.from_recipe({"maxent_skip": "none", "maxent_anchor": "none"}, {})

@@ -210,7 +210,28 @@ REFUSED = {
         lambda: call({"beta": 0.1, "anchor": "old"}, old_logps=None),
         "Expected old_logps with anchor='old' and beta=0.1, got old_logps=None.",
     ),
-    "no keys": (lambda: call({"dedup": 0.5}, keys=None), "Expected keys with dedup=0.5, got keys=None."),
+    "no keys": (
+        lambda: call({"dedup": 0.5}, keys=None),
+        "Expected keys or counts with dedup=0.5, distinct_power=0.0, utility_transform='raw', got keys=None.",
+    ),
+    "no keys for the number of answers": (
+        lambda: call({"distinct_power": 1.0}, keys=None), "Expected keys or counts with dedup=0.0, distinct_power=1.0"
+    ),
+    "no keys for a transform": (lambda: call({"utility_transform": "ips"}, keys=None), "utility_transform='ips'"),
+    "no likelihoods for a transform": (
+        lambda: call({"utility_transform": ("zscore", "ucpo")}, old_logps=None),
+        "Expected old_logps with utility_transform='ucpo', got old_logps=None.",
+    ),
+    "no likelihoods": (
+        lambda: call({"soft_dedup": 0.5}, old_logps=None),
+        "Expected old_logps with soft_dedup=0.5, got old_logps=None.",
+    ),
+    "counts of another shape": (
+        lambda: call({"dedup": 0.5}, counts=KEYS[0]), "Expected counts of shape [3, 4], got counts of shape [4]."
+    ),
+    "a verdict that is none": (
+        lambda: call({}, right=KEYS), "Expected right of dtype torch.bool, got right of dtype torch.int64."
+    ),
     "keys of another shape": (
         lambda: call({"dedup": 0.5}, keys=KEYS[:, :2]), "Expected keys of shape [3, 4], got keys of shape [3, 2]."
     ),

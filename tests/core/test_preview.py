@@ -185,7 +185,7 @@ def test_duplicates_are_discounted_where_that_is_asked_for(
     assert main([str(file), "--tau", "0", "--dedup", "1"]) == 0
     assert "π*      0.250  0.250  0.500  0.000" in capsys.readouterr().out
     assert main([str(write(tmp_path, {"rewards": [1, 0]})), "--dedup", "1"]) == 2
-    assert "Expected keys with dedup=1.0" in capsys.readouterr().err
+    assert "Expected keys or counts with dedup=1.0" in capsys.readouterr().err
 
 
 STUDY = Path(__file__).parents[2] / "benchmarks/diversity/results/confirm.json"

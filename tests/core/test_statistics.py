@@ -29,6 +29,8 @@ class TestStatistics:
             "potential": mg.regularized_potential(log_policy.exp(), target.log_q, log_rho, **knobs).mean(),
             "improvement_gap": mg.improvement_gap(log_policy, target.log_q, log_rho, **knobs).mean(),
             "forward_kl": torch.where(MASK, w * (log_w - log_policy), 0.0).sum(-1).mean(),
+            # Of the right ones, keys 5, 7 and 1, 1, 2: all different, and two of three; the third group has none.
+            "frac_distinct_right": torch.tensor((1 + 2 / 3) / 2, dtype=torch.float64),
         }
         logged = statistics.as_dict()
         assert logged.keys() == {f"maxent/{name}" for name in expected}
@@ -38,7 +40,10 @@ class TestStatistics:
 
     def test_what_cannot_be_known_is_absent(self):
         objective, target = build(anchor="none")
-        always = {"maxent/ess", "maxent/weight_entropy", "maxent/max_weight", "maxent/frac_uninformative_groups"}
+        known = {"maxent/ess", "maxent/weight_entropy", "maxent/max_weight", "maxent/frac_uninformative_groups"}
+        without_keys = objective.target(UTILITIES, mask=MASK, lengths=LENGTHS)
+        assert objective.statistics(without_keys).as_dict().keys() == known
+        always = known | {"maxent/frac_distinct_right"}
         assert objective.statistics(target).as_dict().keys() == always
         objective, target = build(tau=INF)
         names = objective.statistics(target, policy_logps=OLD).as_dict().keys()

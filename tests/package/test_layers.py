@@ -17,11 +17,15 @@ FOLDERS = {
     "examples/pipeline": "maxent_grpo.pipeline",
 }
 
-HELPERS = {"torch", "maxent_grpo._checks", "maxent_grpo._masked", "maxent_grpo._settings_checks"}
-FUNCTIONS = HELPERS | {f"maxent_grpo.{name}" for name in ("target", "loss", "potential", "groups", "config")}
-OBJECTIVE = FUNCTIONS | {"maxent_grpo.objective", "maxent_grpo._statistics"}
+HELPERS = {
+    "torch",
+    *(f"maxent_grpo.{name}" for name in ("_checks", "_masked", "_settings_checks", "_settings_parsing")),
+}
+PURE = ("target", "duplicates", "transforms", "group_weights", "loss", "potential", "groups", "bank", "config")
+FUNCTIONS = HELPERS | {f"maxent_grpo.{name}" for name in PURE}
+OBJECTIVE = FUNCTIONS | {f"maxent_grpo.{name}" for name in ("objective", "_statistics", "_target_steps")}
 KERNELS = HELPERS | {"maxent_grpo.kernels"}
-SHARED = ("_groups", "_head", "_require", "_rewards", "_rollout", "_settings")
+SHARED = ("_bank", "_groups", "_head", "_require", "_rewards", "_rollout", "_settings", "_warnings")
 ADAPTERS = OBJECTIVE | KERNELS | {f"maxent_grpo.adapters.{name}" for name in SHARED}
 TRL = {"trl", "transformers", "datasets", "accelerate"}
 MAY_IMPORT = {  # the longest name that a module's begins with decides

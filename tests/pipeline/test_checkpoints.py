@@ -52,6 +52,13 @@ def test_a_checkpoint_with_any_torn_file_is_passed_over_or_named(
         file.write_bytes(whole)
 
 
+@pytest.mark.parametrize("more", [[], ["--preflight-only"]])
+def test_a_new_run_in_a_folder_with_checkpoints_is_refused(more: list[str], flags: list[str]) -> None:
+    output = parse_run(flags).training.output_dir
+    with pytest.raises(SystemExit, match=f"without checkpoints, got {output}/checkpoint-4: go on with"):
+        train.main([*flags, *more])
+
+
 def test_a_run_goes_on_from_an_older_checkpoint_to_the_end(flags: list[str]) -> None:
     output = Path(parse_run(flags).training.output_dir)
     (output / "checkpoint-4/trainer_state.json").unlink()

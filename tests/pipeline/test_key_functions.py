@@ -3,9 +3,19 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from maxent_grpo.pipeline.data.prompts import load_prompts
-from maxent_grpo.pipeline.key_functions import KEY_FUNCTIONS, countdown_mode, final_answer, find_key_function
+from maxent_grpo.pipeline.equations import find_equations
+from maxent_grpo.pipeline.key_functions import (
+    KEY_FUNCTIONS,
+    countdown_mode,
+    equation_skeleton,
+    final_answer,
+    find_key_function,
+    graph_coloring_mode,
+)
 from maxent_grpo.pipeline.run import Run, parse_run
 from support.recipes import write_recipe
 
@@ -30,7 +40,35 @@ def test_a_wrong_answer_is_never_taken_for_a_right_one() -> None:
     assert wrong != right
 
 
-@pytest.mark.parametrize("name", [*KEY_FUNCTIONS, "maxent_grpo.pipeline.key_functions.final_answer"])
+def test_the_way_is_what_is_calculated_in_any_order_and_any_words() -> None:
+    halves = ["48/2=24 clips in May. Then 48 + 24 = 72.", "We have 24+48 = 72, as 48 / 2 = 24", "72"]
+    one, same, none = equation_skeleton(halves)
+    assert one == same == "24+48; 48/2"
+    assert none is None
+    other, wrong = equation_skeleton([r"48*1.5 = 72. \boxed{72}", r"48*1.5 = 70. \boxed{70}"])
+    assert len({one, other, wrong}) == 3
+
+
+@given(st.text(alphabet="0123456789+-*/=(). \n\\{}fractimes,$x", max_size=60))
+@example("(" * 200 + "=")
+@example("1 " * 300 + "=")
+def test_no_text_is_too_odd_to_look_for_equations_in(text: str) -> None:
+    assert all("=" not in equation for equation in find_equations(text))
+
+
+def test_a_right_coloring_is_its_mode() -> None:
+    keys = graph_coloring_mode(["GR", r"\boxed{G R}", "GG"], [[[0, 1]]] * 3, ["??"] * 3)
+    assert keys[0] == keys[1] == "right: GR"
+    assert keys[2] != keys[0]
+
+
+MODES = {"graph_coloring_mode"}
+"""Key functions of another task than the recipe's."""
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(KEY_FUNCTIONS.keys() - MODES), "maxent_grpo.pipeline.key_functions.final_answer"]
+)
 def test_a_recipe_names_its_key_function(name: str, tmp_path: Path) -> None:
     run = parse(tmp_path, key_func=name)
     assert run.key_function == find_key_function(name)

@@ -1,5 +1,7 @@
 """What the demo is made of: what is sampled, scored and learned from, and how results are read and shown."""
 
+import copy
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ from transformers import PreTrainedModel
 
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.torch_loop import Rollout
+from maxent_grpo.bank import ExemplarBank
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny.evaluation import interpolate_coverage
 from maxent_grpo.pipeline.tiny.groups import describe_groups
@@ -161,6 +164,32 @@ def test_a_second_pass_is_clipped_at_the_policy_that_sampled() -> None:
     assert twice.step == 1
     for one, other in zip(once.model.parameters(), twice.model.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def build_banked_learner() -> Reinforcement:
+    run = learner(MaxEntConfig(center=True, skip="all_min", bank_weight=0.5), active_only=True)
+    run.bank = ExemplarBank()
+    return run
+
+
+def test_a_run_with_a_bank_goes_on_bit_by_bit_and_learns_from_it_where_no_sample_is_right() -> None:
+    samples, _ = scripted_samples()
+    assert samples.rewards.any()
+    whole, resumed = build_banked_learner(), build_banked_learner()
+    for run in (whole, resumed):
+        run.settings = dataclasses.replace(run.settings, num_samples=2)
+    whole.learn(samples)
+    assert whole.bank is not None
+    assert len(whole.bank) > 0
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    wrong = dataclasses.replace(samples, verdicts=[WRONG] * len(samples.verdicts))
+    before = [parameter.detach().clone() for parameter in whole.model.parameters()]
+    for run in (whole, resumed):
+        run.learn(wrong)
+    assert not all(torch.equal(a, b) for a, b in zip(before, whole.model.parameters(), strict=True))
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert whole.bank.state_dict() == resumed.bank.state_dict()
 
 
 @pytest.mark.numerical

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import maxent_grpo as mg
+from maxent_grpo import transforms
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ def _inputs() -> dict[str, Tensor]:
         "u": draw(2, 3), "q": q, "log_q": q.log(), "anchors": -draw(2, 3), "policy": draw(2, 3).softmax(-1),
         "mask": torch.tensor([[True, True, True], [True, False, True]]), "keys": torch.tensor([[1, 1, 2], [3, 3, 3]]),
         "tau": torch.tensor([0.0, 0.5]), "beta": torch.tensor([0.3, 0.0]), "logps": -draw(2, 3, 4),
+        "right": torch.tensor([[True, False, True], [True, False, False]]), "counts": torch.tensor([[2, 2, 1]] * 2),
         "old": -draw(2, 3, 4), "tokens": draw(2, 3, 4) < 0.8, "weights": draw(2, 3),
     }  # fmt: skip
 
@@ -49,6 +51,35 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "duplicate_counts": (lambda k, m: mg.duplicate_counts(k, mask=m), "keys mask"),
     "discount_duplicates": (lambda w, k, m: mg.discount_duplicates(w, k, strength=0.5, mask=m), "q keys mask"),
     "discount_log_weights": (lambda w, k: mg.discount_log_weights(w, k, strength=0.5), "log_q keys"),
+    "discount_likely": (
+        lambda w, p, r, m: mg.discount_likely(w, p, r, strength=0.5, mask=m), "log_q anchors right mask"
+    ),
+    "count_answers": (mg.count_answers, "counts right"),
+    "power_weights": (
+        lambda u, n, m: mg.power_weights(
+            u, success_power=1, failure_power=-1, distinct_power=2, answers=n + 1, mask=m
+        ), "u tau mask",
+    ),
+    "pass_at_k_weights": (lambda u, r, m: mg.pass_at_k_weights(u, r, k=2, mask=m), "u right mask"),
+    "pass_at_k_weights normalized": (lambda u, r: mg.pass_at_k_weights(u, r, k=2, normalize=True), "u right"),
+    "keep_utilities": (transforms.keep_utilities, "u"),
+    "divide_by_counts": (lambda u, m, n: transforms.divide_by_counts(u, mask=m, counts=n), "u mask counts"),
+    "reward_rare": (
+        lambda u, m, r, n: transforms.reward_rare(u, mask=m, right=r, counts=n), "u mask right counts"
+    ),
+    "reward_rare of a known number": (
+        lambda u, m, r, n: transforms.reward_rare(u, mask=m, right=r, counts=n, valid_answers=5),
+        "u mask right counts",
+    ),
+    "scale_by_distance": (
+        lambda u, m, r, n: transforms.scale_by_distance(u, mask=m, right=r, counts=n), "u mask right counts"
+    ),
+    "reward_unlikely": (
+        lambda u, m, r, p: transforms.reward_unlikely(u, mask=m, right=r, old_logps=p), "u mask right anchors"
+    ),
+    "share_by_unlikeliness": (
+        lambda u, m, r, p: transforms.share_by_unlikeliness(u, mask=m, right=r, old_logps=p), "u mask right anchors"
+    ),
     "informative_groups": (lambda u, m: mg.informative_groups(u, mask=m), "u mask"),
     "rank_utilities": (lambda u, m: mg.rank_utilities(u, mask=m), "u mask"),
     "standardize_utilities": (lambda u, m: mg.standardize_utilities(u, mask=m), "u mask"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from maxent_grpo.pipeline.launch.__main__ import main
+from maxent_grpo.pipeline.launch.node import CACHES
 
 ROOT = Path(__file__).parents[2]
 PLANS = ROOT / "tests/pipeline/launch/plans"
@@ -23,6 +24,9 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
     "visible_numbers": ("", JOB | {"CUDA_VISIBLE_DEVICES": "5,6,7,2"}),
     "visible_uuids": ("", JOB | {"CUDA_VISIBLE_DEVICES": UUIDS}),
     "no_gres": ("--gpus 8 --sbatch '--gres=none --exclusive'", {}),
+    "own_server": ("--vllm server --args '--vllm_server_base_url http://gpu7:8000'", {}),
+    "gpus_per_node": ("--nodes 2 --sbatch '--gpus-per-node=4'", {}),
+    "gpus_in_all": ("--nodes 2 --sbatch '--gpus=16'", {}),
     "countdown_arguments": (
         "--task maxent --config countdown --accelerator zero2 --requeue 2 "
         "--sbatch '--account=lab --time=8:00:00' --args \"--run_name 'a demo' --report_to wandb\"",
@@ -41,9 +45,9 @@ def make_plan(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 def prepare_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, Any]) -> None:
     """Leave nothing of this machine in the environment but the repository as working directory."""
-    for variable in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "HF_HOME", "TMPDIR", "TORCH_EXTENSIONS_DIR"):
+    for variable in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "HF_HOME", "TMPDIR", *CACHES):
         monkeypatch.delenv(variable, raising=False)
-    for variable in ("XDG_CACHE_HOME", "TRITON_CACHE_DIR", "MPLCONFIGDIR", "NO_PROXY", "no_proxy", "HF_TOKEN"):
+    for variable in ("SRUN_FLAGS", "COMMAND_PREFIX", "NO_PROXY", "no_proxy", "HF_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", "/nowhere")
     monkeypatch.setenv("PATH", "")

@@ -111,11 +111,11 @@ def store(values: Any) -> np.ndarray:
 
 _EXACT = {
     "_to_copy", "_unsafe_view", "abs", "amax", "amin", "arange", "cat", "ceil", "clamp", "clamp_min", "clone",
-    "copy", "embedding", "empty", "empty_like", "eye", "fill", "flip", "floor", "frexp", "full", "full_like",
-    "gather", "index", "index_copy", "index_select", "lift_fresh", "masked_fill", "max", "maximum", "min",
-    "minimum", "neg", "new_empty", "new_full", "new_ones", "new_zeros", "normal", "ones", "ones_like", "rand",
-    "relu", "repeat", "round", "scalar_tensor", "scatter", "select_backward", "set", "sign", "slice_backward",
-    "sort", "stack", "topk", "uniform", "where", "zero", "zeros", "zeros_like",
+    "constant_pad_nd", "copy", "embedding", "empty", "empty_like", "eye", "fill", "flip", "floor", "frexp",
+    "full", "full_like", "gather", "index", "index_copy", "index_select", "lift_fresh", "masked_fill", "max",
+    "maximum", "min", "minimum", "neg", "new_empty", "new_full", "new_ones", "new_zeros", "normal", "ones",
+    "ones_like", "rand", "relu", "repeat", "round", "scalar_tensor", "scatter", "select_backward", "set",
+    "sign", "slice_backward", "sort", "stack", "topk", "uniform", "where", "zero", "zeros", "zeros_like",
 }  # fmt: skip
 _ARITHMETIC = {"add", "div", "mul", "rsub", "sqrt", "sub"}
 _SUMS = {

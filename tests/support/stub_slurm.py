@@ -8,13 +8,16 @@ from pathlib import Path
 
 STUBS = {
     "srun": """
-log= name=
+log= name= flags=()
 while [[ $1 == --* ]]; do
   case $1 in --output=*) log=${1#*=} ;; --job-name=*) name=${1#*=} ;; esac
+  flags+=("$1")
   shift
 done
 export SLURMD_NODENAME=n1
 echo $$ > "$STUB_SLURM/$name"
+echo "${flags[*]}" > "$STUB_SLURM.flags-$name"
+env > "$STUB_SLURM.environment-$name"
 if [[ -n $log ]]; then exec "$@" >> "$log" 2>&1; else exec "$@"; fi
 """,
     "squeue": """
@@ -25,8 +28,11 @@ kill "-${1#--signal=}" "$2"
 """,
     "scontrol": """
 case $1 in
-  requeue) echo requeued > "$STUB_SLURM.requeued" ;;
-  *) echo "NodeAddr=127.0.0.1 JobState=${STUB_STATE:-RUNNING}" ;;
+  requeue)
+    [[ ${STUB_REQUEUE:-} != fails ]] || { echo "Requested operation is presently disabled" >&2; exit 1; }
+    echo requeued > "$STUB_SLURM.requeued"
+    [[ ${STUB_REQUEUE:-} == ignored ]] || kill -TERM "$STUB_JOB" ;;
+  *) echo "NodeAddr=127.0.0.1 JobState=${STUB_STATE:-RUNNING} ${STUB_FIELDS:-Requeue=1}" ;;
 esac
 """,
 }

@@ -131,7 +131,8 @@ def evaluate_formula(*arguments: Any, **options: Any) -> Bounded:
 
 def make_fields(config: MaxEntConfig) -> dict[str, Any]:
     """Return the trainer's arguments for these settings."""
-    settings = {f"maxent_{name}": value for name, value in vars(config).items() if name != "beta"}
+    banked = [] if config.bank_weight else ["bank_weight"]  # a weight of 0 that is set draws rows
+    settings = {f"maxent_{name}": value for name, value in vars(config).items() if name not in ("beta", *banked)}
     return {**settings, "init_kl_coeff": config.beta}
 
 

@@ -1,19 +1,21 @@
 """`python -m maxent_grpo.pipeline.launch`: what `examples/slurm_train.sh` calls, outside a job and in one."""
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from maxent_grpo._secrets import hide_in_tracebacks, hide_secrets
 from maxent_grpo.pipeline.launch.command import run_command_job
-from maxent_grpo.pipeline.launch.commands import build_sbatch_command
+from maxent_grpo.pipeline.launch.commands import SCRIPT, build_sbatch_command
 from maxent_grpo.pipeline.launch.environment import build_environment, describe_environment
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
 from maxent_grpo.pipeline.launch.job import run_job
 from maxent_grpo.pipeline.launch.node import list_devices
 from maxent_grpo.pipeline.launch.options import Options, parse_options
 from maxent_grpo.pipeline.launch.plan import assume_place, plan_job, render_plan, show_submission
+from maxent_grpo.pipeline.launch.steps import call_slurm
 from maxent_grpo.pipeline.launch.submit import build_command_submission, submit_job
 
 
@@ -26,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         print(f"slurm_train.sh: {hide_secrets(str(error))}", file=sys.stderr)
         return int(error.code)
+    except BrokenPipeError:  # of `| head`, which has read enough; Python would complain again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def launch(words: list[str], root: Path) -> int:
@@ -41,6 +46,7 @@ def launch(words: list[str], root: Path) -> int:
     options = parse_options(words)
     is_in_job = "SLURM_JOB_ID" in os.environ
     if is_in_job and not options.dry_run:
+        expect_own_job(options, os.environ)
         return run_command_job(options, root) if options.command else run_job(options, root)
     kept = [word for word in words if word != "--dry-run"]
     if options.command:
@@ -49,6 +55,23 @@ def launch(words: list[str], root: Path) -> int:
     else:
         submit = _plan_training(options, kept, root, is_in_job)
     return int(Exit.DONE) if options.dry_run else submit_job(submit, root)
+
+
+def expect_own_job(options: Options, given: Mapping[str, str]) -> None:
+    """Refuse a job that this script cannot run in as it was asked to.
+
+    Raises:
+        LaunchError: in a job array, whose tasks would share one output_dir and each other's steps; or where flags of
+            sbatch are given in a job of something else, such as a notebook.
+    """
+    job = given["SLURM_JOB_ID"]
+    if task := given.get("SLURM_ARRAY_TASK_ID"):
+        raise LaunchError(f"Expected a job of its own for each run, got SLURM_ARRAY_TASK_ID={task} of a job array.")
+    if options.sbatch and SCRIPT not in call_slurm(["scontrol", "show", "job", job, "--oneliner"]):
+        raise LaunchError(
+            f"Expected no --sbatch in a job, got SLURM_JOB_ID={job}, in which the script runs and submits nothing: "
+            "leave --sbatch out, or unset SLURM_JOB_ID."
+        )
 
 
 def _plan_training(options: Options, words: list[str], root: Path, is_in_job: bool) -> list[str]:

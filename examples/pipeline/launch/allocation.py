@@ -1,6 +1,7 @@
 """A job in its allocation: what ends it, and that nothing of it is left, whatever it does."""
 
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -11,21 +12,27 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from maxent_grpo._secrets import hide_secrets
+from maxent_grpo._secrets import hide_secrets, is_secret
 from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM
-from maxent_grpo.pipeline.launch.environment import MARKER, MASK, build_environment, find_cache, is_secret_variable
+from maxent_grpo.pipeline.launch.environment import MASK, build_environment
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
-from maxent_grpo.pipeline.launch.node import SWEEP
+from maxent_grpo.pipeline.launch.node import MARKER, SWEEP
 from maxent_grpo.pipeline.launch.options import Options
-from maxent_grpo.pipeline.launch.steps import Step, call_slurm, run_step
+from maxent_grpo.pipeline.launch.steps import Step, ask_slurm, call_slurm, run_step
 from maxent_grpo.pipeline.launch.survey import build_node_step, read_lines
 
 TAIL = 15
-REQUEUE_SECONDS = 30.0
+REQUEUE_SECONDS = 60.0
+TERMINATED = 128 + signal.SIGTERM
+"""What srun exits with if TERM has ended its task."""
 
 
 class CanceledError(Exception):
     """The job was asked to end."""
+
+
+class StoppedError(Exception):
+    """The job has stopped before it was done, and can go on from its checkpoint."""
 
 
 class JobRunner(ABC):
@@ -45,24 +52,28 @@ class JobRunner(ABC):
         self.steps: list[Step] = []
 
     @abstractmethod
-    def work(self) -> bool:
-        """Do what the job is for; return whether it is to start again.
+    def work(self) -> None:
+        """Do what the job is for.
 
         Raises:
             LaunchError: if it does not end well.
+            StoppedError: if it has stopped before its end.
         """
 
     def run(self) -> int:
         """Run the job to its end; return its exit code, having said why where it is not 0."""
         self._install_handlers()
-        wants_requeue, code = False, Exit.DONE
+        code = Exit.DONE
         try:
             if self.restarts:
                 self._sweep(self.restarts - 1)  # a start whose node failed could not do it
-            wants_requeue = self.work()
+            self.work()
         except LaunchError as error:
             code = error.code
             self._explain(error)
+        except StoppedError as error:
+            code = Exit.STOPPED
+            self.say(str(error))
         except CanceledError:
             code = Exit.CANCELED
             self.say("canceled")
@@ -75,8 +86,8 @@ class JobRunner(ABC):
         left = self._end_all()
         if left and code == Exit.DONE:
             code = Exit.LEFTOVERS
-        if wants_requeue and code == Exit.DONE:
-            self._requeue()
+        if code == Exit.STOPPED:
+            code = self._start_again()
         self.say(f"ended with exit code {int(code)}")
         return int(code)
 
@@ -90,29 +101,54 @@ class JobRunner(ABC):
         marker = f"{self.job_id}-{self.restarts}"
         extra = build_environment(self.given, root=self.root, job=marker, addresses=addresses)
         self.environment = self.given | extra | more
-        # A step asks for its own GPUs and tasks; what the job asked for would contradict it.
-        for name in ("SLURM_CPUS_PER_TASK", "SLURM_NTASKS_PER_NODE", "SLURM_TRES_PER_TASK"):
-            self.environment.pop(name, None)
 
     def start_step(self, name: str, command: list[str]) -> Step:
         """Start a step, which is ended with the job."""
         self.steps.append(Step(name, command, self.environment))
         return self.steps[-1]
 
-    def expect_not_canceled(self) -> None:
-        """Take the end of a step for what it is where Slurm ends the whole job.
+    def expect_own_end(self, step: str, code: int) -> None:
+        """Take the end of a step for what it is where Slurm has ended it.
+
+        A preemption with a grace time sends TERM to the steps and nothing to this script, in a job that still runs.
+
+        Args:
+            step: its name.
+            code: that it ended with.
 
         Raises:
-            CanceledError: if it does.
+            CanceledError: if Slurm ends the whole job.
+            StoppedError: if the job is preempted.
         """
-        state = call_slurm(["scontrol", "show", "job", self.job_id, "--oneliner"])
+        state = self.show_job()
         if any(f"JobState={name}" in state for name in ("CANCELLED", "COMPLETING", "TIMEOUT", "PREEMPTED")):
             raise CanceledError
+        if code == TERMINATED or re.search(r"PreemptTime=\d", state):
+            raise StoppedError(f"preempted: Slurm ended the step {step}, and the job still runs (exit code {code})")
 
-    def _requeue(self) -> None:
+    def show_job(self) -> str:
+        """Return what Slurm says of the job; nothing where it does not answer."""
+        return call_slurm(["scontrol", "show", "job", self.job_id, "--oneliner"])
+
+    def _start_again(self) -> Exit:
+        """Ask Slurm to start the job again, where it may; return the exit code, which Slurm then has no use for."""
+        if self.restarts >= self.options.requeue:
+            self.say(
+                f"not started again: restart {self.restarts} of at most --requeue {self.options.requeue}. To go on: "
+                'the same command with --args "--resume_from_checkpoint last"'
+            )
+            return Exit.STOPPED
         self.say("asking Slurm to start the job again")
-        call_slurm(["scontrol", "requeue", self.job_id])
-        time.sleep(REQUEUE_SECONDS)  # Slurm ends this script; without the pause it would have ended by itself
+        self._install_handlers()  # what is waited for is Slurm's TERM
+        try:
+            problem = ask_slurm(["scontrol", "requeue", self.job_id])
+            time.sleep(REQUEUE_SECONDS)  # at a preemption Slurm may do it unasked
+        except CanceledError:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice
+            return Exit.STOPPED
+        why = f"scontrol requeue: {problem}" if problem else f"still here after {REQUEUE_SECONDS:g} seconds"
+        self.say(f"error: Slurm did not start the job again, {why}", file=sys.stderr)
+        return Exit.NOT_RESTARTED
 
     def _end_all(self) -> dict[str, str]:
         """End all steps; return what was still there of the job, which is then ended too."""
@@ -123,15 +159,7 @@ class JobRunner(ABC):
     def _sweep(self, start: int) -> dict[str, str]:
         """End what a start of the job has left on its nodes, and remove its caches; return what was still there."""
         name = f"{self.job_id}-{start}"
-        command = [
-            "sweep",
-            "--marker",
-            f"{MARKER}={name}",
-            "--grace",
-            "1",
-            "--cache",
-            str(find_cache(self.given, name)),
-        ]
+        command = ["sweep", "--marker", f"{MARKER}={name}", "--grace", "1"]
         nodes = int(self.given.get("SLURM_JOB_NUM_NODES", "1"))
         # The sweep's own step must not carry the marker, or it would find itself.
         sweep = [*NODE_PROGRAM, *command]
@@ -163,7 +191,7 @@ class JobRunner(ABC):
 
     def _mask(self, text: str) -> str:
         for name, value in self.given.items():
-            if is_secret_variable(name, value) and len(value) > 4:
+            if is_secret(name, value) and len(value) > 4:
                 text = text.replace(value, MASK)
         return hide_secrets(text)
 

@@ -16,8 +16,8 @@ LOOPBACK = "127.0.0.1"
 class CommandJob(JobRunner):
     """Runs a command."""
 
-    def work(self) -> bool:
-        """Run the command with all GPUs of the job; it is not started again."""
+    def work(self) -> None:
+        """Run the command with all GPUs of the job."""
         if int(self.given.get("SLURM_JOB_NUM_NODES", "1")) != 1:
             raise LaunchError(f"Expected one node for --command, got {self.given['SLURM_JOB_NODELIST']}.")
         self.set_environment([], {})
@@ -27,9 +27,8 @@ class CommandJob(JobRunner):
         )
         self.say(f"command on {node}")
         if code := self.start_step("command", step).process.wait():
-            self.expect_not_canceled()
+            self.expect_own_end("command", code)
             raise LaunchError(f"The command failed with exit code {code}.", Exit.TRAINER_FAILED)
-        return False
 
 
 def run_command_job(options: Options, root: Path) -> int:

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from maxent_grpo._secrets import is_secret
-
-MARKER = "LAUNCH_JOB"
-"""The variable that every process of a job inherits, and by which the sweep finds what is left."""
+from maxent_grpo.pipeline.launch.node import CACHES, MARKER
 
 MASK = "<set, not shown>"
 
@@ -22,7 +20,6 @@ def build_environment(given: Mapping[str, str], *, root: Path, job: str, address
         addresses: of the servers, which no proxy is to be asked for.
     """
     downloads = root / "var"
-    cache = find_cache(given, job)
     variables = {
         "HF_HOME": downloads / "huggingface",
         "PIP_CACHE_DIR": downloads / "pip",
@@ -31,39 +28,14 @@ def build_environment(given: Mapping[str, str], *, root: Path, job: str, address
         "WANDB_CACHE_DIR": downloads / "wandb",
         "WANDB_CONFIG_DIR": downloads / "wandb",
         "WANDB_DATA_DIR": downloads / "wandb",
-        "VLLM_CONFIG_ROOT": cache / "vllm",
         "VLLM_NO_USAGE_STATS": "1",
-        **{name: cache / folder for name, folder in CACHES.items()},
     }
     variables |= find_hub_login(given)
     kept = {name: str(value) for name, value in variables.items() if name not in given}
-    kept |= {MARKER: job, "LAUNCH_NODE_CACHE": str(cache)}
+    kept[MARKER] = job
     for name in ("NO_PROXY", "no_proxy") if addresses else ():
         kept[name] = ",".join([*filter(None, given.get(name, "").split(",")), *addresses])
     return kept
-
-
-CACHES = {
-    "XDG_CACHE_HOME": "cache",
-    "TRITON_CACHE_DIR": "triton",
-    "TORCHINDUCTOR_CACHE_DIR": "inductor",
-    "TORCH_EXTENSIONS_DIR": "extensions",
-    "VLLM_CACHE_ROOT": "vllm",
-    "CUDA_CACHE_PATH": "cuda",
-    "NUMBA_CACHE_DIR": "numba",
-    "MPLCONFIGDIR": "matplotlib",
-}
-"""What compiles into a folder: on a shared disk nodes would wait for each other's locks, or meet half a file."""
-
-
-def find_cache(given: Mapping[str, str], job: str) -> Path:
-    """Return the folder of a node that a job's caches are in.
-
-    Args:
-        given: the environment of the script.
-        job: the job's id with its count of restarts.
-    """
-    return Path(given.get("TMPDIR", "/tmp")) / f"maxent-{job}"
 
 
 def find_hub_login(given: Mapping[str, str]) -> dict[str, str]:
@@ -76,20 +48,12 @@ def find_hub_login(given: Mapping[str, str]) -> dict[str, str]:
 def describe_environment(variables: Mapping[str, str], given: Mapping[str, str], root: Path) -> list[str]:
     """Return a line for each variable, and for each secret that is set, whose value is never shown."""
     home = given.get("HOME", os.sep)
+    # Each node makes the folder of its caches by itself.
+    cache = f"{given.get('TMPDIR', '/tmp')}/maxent-{variables.get(MARKER, '')}-NODE"
+    variables = {name: f"{cache}/{folder}" for name, folder in CACHES.items() if name not in given} | dict(variables)
     lines = []
     for name, value in sorted(variables.items()):
         text = value.replace(str(root), ".")
         shown = text.replace(home, "~") if home != os.sep else text
-        lines.append(f"{name}={MASK if is_secret_variable(name, value) else shown}")
-    return lines + [
-        f"{name}={MASK}" for name, value in sorted(given.items()) if value and is_secret_variable(name, value)
-    ]
-
-
-def is_secret_variable(name: str, value: str) -> bool:
-    """Tell whether a variable's value is not to be shown; every shell has one named PWD, which is its folder.
-
-    >>> [is_secret_variable(name, "/x") for name in ("HF_TOKEN", "WANDB_API_KEY", "HF_TOKEN_PATH", "PWD")]
-    [True, True, False, False]
-    """
-    return name not in ("PWD", "OLDPWD") and is_secret(name, value)
+        lines.append(f"{name}={MASK if is_secret(name, value) else shown}")
+    return lines + [f"{name}={MASK}" for name, value in sorted(given.items()) if value and is_secret(name, value)]

@@ -16,6 +16,8 @@ class Exit(IntEnum):
     TOO_MANY_RESTARTS = 14
     NODES_UNFIT = 15
     LEFTOVERS = 16
+    STOPPED = 17
+    NOT_RESTARTED = 18
     CANCELED = 143
 
 

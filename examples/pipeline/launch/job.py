@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from maxent_grpo.pipeline.checkpoints import expect_no_checkpoints
 from maxent_grpo.pipeline.job_files import PROGRESS, STOP
-from maxent_grpo.pipeline.launch.allocation import JobRunner
+from maxent_grpo.pipeline.launch.allocation import JobRunner, StoppedError
 from maxent_grpo.pipeline.launch.commands import Place
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
 from maxent_grpo.pipeline.launch.options import Options
@@ -18,7 +19,7 @@ from maxent_grpo.pipeline.launch.plan import LOGS, Job, plan_steps
 from maxent_grpo.pipeline.launch.settings import find_start
 from maxent_grpo.pipeline.launch.steps import Step, run_step
 from maxent_grpo.pipeline.launch.survey import ask_nodes, build_node_step
-from maxent_grpo.pipeline.launch.watch import HealthWatch, ask_health, ask_token, read_progress
+from maxent_grpo.pipeline.launch.watch import HealthWatch, SilenceWatch, ask_health, ask_token, read_progress
 
 PAUSE = 1.0
 MODEL_SECONDS = 1800.0
@@ -35,9 +36,8 @@ class TrainingJob(JobRunner):
         self.servers: list[Step] = []
         self.started = time.time()
 
-    def work(self) -> bool:
-        """Serve and train; return whether the job is to start again."""
-        self._listen_for_stop()
+    def work(self) -> None:
+        """Serve and train."""
         self.say(f"job {self.job_id}, restart {self.restarts} of at most {self.options.requeue}")
         if self.given.get("SLURM_GPUS_PER_TASK"):
             raise LaunchError(f"Expected GPUs per node, got SLURM_GPUS_PER_TASK={self.given['SLURM_GPUS_PER_TASK']}.")
@@ -49,7 +49,11 @@ class TrainingJob(JobRunner):
         self.folder.mkdir(parents=True, exist_ok=True)
         for file in (self.stop, self.progress):
             file.unlink(missing_ok=True)  # of another job that had this id
+        self._listen_for_stop()
+        self._expect_requeue()
         job, place = ask_nodes(self.options, self.root, self.given, self.folder, self.restarts)
+        self._expect_no_stop()
+        self._expect_no_checkpoints(job)
         self._set_variables(job, place)
         self._make_start(job)
         steps = plan_steps(job, place, self.environment, self.job_id)
@@ -60,17 +64,14 @@ class TrainingJob(JobRunner):
             self.servers.append(self.start_step(step.name, step.command))
         if self.servers:
             self._wait_for_server(place.url, steps[0].log)
-        if self.stop.exists():
-            return self._is_requeue_left()
+        self._expect_no_stop()
         self.say("training")
         self._link_latest(steps[-1].log)
         self.started = time.time()
         trainer = self.start_step("train", steps[-1].command)
         self._watch(trainer, place.url, steps[0].log, steps[-1].log)
         if read_progress(self.progress, self.started).stopped:
-            self.say("the trainer saved a checkpoint and stopped, as it was asked to")
-            return self._is_requeue_left()
-        return False
+            raise StoppedError("the trainer saved a checkpoint and stopped, as it was asked to")
 
     def _set_variables(self, job: Job, place: Place) -> None:
         more = {PROGRESS: str(self.progress), STOP: str(self.stop)}
@@ -100,8 +101,7 @@ class TrainingJob(JobRunner):
         is_healthy = False
         while time.time() < end:
             self._expect_servers(log)
-            if self.stop.exists():
-                return
+            self._expect_no_stop()
             is_healthy = ask_health(url)
             if is_healthy and ask_token(url, max(1.0, min(60.0, end - time.time()))):
                 self.say(f"the server is ready after {time.time() - self.started:.0f} s")
@@ -118,13 +118,16 @@ class TrainingJob(JobRunner):
         Raises:
             LaunchError: on whatever else ends it, with the log that explains it.
         """
-        health = HealthWatch(url)
+        health, silence = HealthWatch(url), SilenceWatch(url)
         limit = 60 * self.options.stall_minutes
         while (code := trainer.poll()) is None:
             self._expect_servers(server_log)
             if self.servers and health.is_dead():
-                raise LaunchError("The server does not answer /health.", Exit.SERVER_DIED, server_log)
+                raise LaunchError("The server does not answer.", Exit.SERVER_DIED, server_log)
             progress = read_progress(self.progress, self.started)
+            if self.servers and silence.is_silent(progress.age):
+                what = f"The server has fallen silent, {progress.age / 60:.0f} minutes after the trainer's last step."
+                raise LaunchError(what, Exit.SERVER_SILENT, server_log)
             if progress.age > limit:
                 self._explain_stall(url, server_log, trainer_log, progress.step)
             time.sleep(PAUSE)
@@ -132,9 +135,9 @@ class TrainingJob(JobRunner):
             return
         # A trainer whose server died fails as well; then the server's log explains it.
         time.sleep(PAUSE)
-        self.expect_not_canceled()
+        self.expect_own_end("train", code)
         self._expect_servers(server_log)
-        if self.servers and not ask_health(url):
+        if self.servers and not (ask_health(url) or ask_token(url)):
             raise LaunchError("The server died.", Exit.SERVER_DIED, server_log)
         raise LaunchError(f"The trainer failed with exit code {code}.", Exit.TRAINER_FAILED, trainer_log)
 
@@ -149,19 +152,31 @@ class TrainingJob(JobRunner):
         for step in self.servers:
             code = step.poll()
             if code is not None:
-                self.expect_not_canceled()
+                self.expect_own_end(step.name, code)
                 raise LaunchError(
                     f"The server's step {step.name} ended with exit code {code}.", Exit.SERVER_DIED, log
                 )
 
-    def _is_requeue_left(self) -> bool:
-        if self.restarts < self.options.requeue:
-            return True
-        self.say(
-            f"not started again: restart {self.restarts} of at most --requeue {self.options.requeue}. To go on: the "
-            'same command with --args "--resume_from_checkpoint last"'
-        )
-        return False
+    def _expect_requeue(self) -> None:
+        """Refuse restarts that Slurm would refuse, before hours of training."""
+        if self.restarts < self.options.requeue and "Requeue=0" in self.show_job():
+            raise LaunchError(
+                f"Expected a job that may start again, for --requeue {self.options.requeue}, got Requeue=0: "
+                "submit it with sbatch --requeue."
+            )
+
+    def _expect_no_checkpoints(self, job: Job) -> None:
+        """Refuse a folder with another run's checkpoints, from which a restart would go on."""
+        if self.restarts:
+            return
+        try:
+            expect_no_checkpoints(job.run.training)
+        except ValueError as error:
+            raise LaunchError(str(error)) from error
+
+    def _expect_no_stop(self) -> None:
+        if self.stop.exists():
+            raise StoppedError("stopped before training, as it was asked to")
 
     def _listen_for_stop(self) -> None:
         def ask_to_stop(number: int, frame: FrameType | None) -> None:
@@ -170,6 +185,7 @@ class TrainingJob(JobRunner):
             self.stop.touch()
 
         signal.signal(signal.SIGUSR1, ask_to_stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])  # the script has blocked it until now
 
     def _head_log(self, log: str) -> None:
         with (self.root / log).open("a") as file:

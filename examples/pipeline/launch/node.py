@@ -6,17 +6,39 @@ python node.py sweep --marker NAME=VALUE                      # ends what is lef
 """
 
 import argparse
+import ipaddress
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+MARKER = "LAUNCH_JOB"
+"""The variable that every process of a job inherits, and by which the sweep finds what is left."""
+
+CACHES = {
+    "XDG_CACHE_HOME": "cache",
+    "TRITON_HOME": "triton-home",
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TORCH_EXTENSIONS_DIR": "extensions",
+    "VLLM_CACHE_ROOT": "vllm",
+    "VLLM_CONFIG_ROOT": "vllm",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "TILELANG_CACHE_DIR": "tilelang",
+    "TVM_FFI_CACHE_DIR": "tvm-ffi",
+    "CUDA_CACHE_PATH": "cuda",
+    "NUMBA_CACHE_DIR": "numba",
+    "MPLCONFIGDIR": "matplotlib",
+}
+"""What compiles into a folder: on a shared disk nodes would wait for each other's locks, or meet half a file."""
 
 SURVEY = "maxent-survey "
 SWEEP = "maxent-sweep "
@@ -78,17 +100,60 @@ def slice_devices(devices: Sequence[str], first: int, last: int) -> list[str]:
 
 
 def find_address(name: str, environment: Mapping[str, str]) -> str:
-    """Return the address of a node: Slurm's NodeAddr, what getent makes of it or of the name, or the name."""
-    node = _print_output(["scontrol", "show", "node", name, "--oneliner"], environment)
-    match = re.search(r"NodeAddr=(\S+)", node)
+    """Return the address of a node by which others reach it.
+
+    That is Slurm's NodeAddr, what it or the node's name resolves to, or the address by which this node reaches the
+    one that started the step or the controller. Where all of them are loopback's, or nothing resolves, it is a name.
+    """
+    match = re.search(r"NodeAddr=(\S+)", _print_output(["scontrol", "show", "node", name, "--oneliner"], environment))
     candidates = [*([match[1]] if match else []), name]
     for candidate in candidates:
         if re.fullmatch(r"[\d.]+|[0-9a-fA-F:]*:[0-9a-fA-F:]*", candidate):
             return candidate
-        words = _print_output(["getent", "ahostsv4", candidate], environment).split()
-        if words and not words[0].startswith("127."):  # a node's own name often stands for its loopback
-            return words[0]
+        for address in resolve_name(candidate):
+            if not is_local(address):
+                return address
+    for peer in (environment.get("SLURM_LAUNCH_NODE_IPADDR"), *_list_controllers(environment)):
+        address = find_route(peer) if peer else ""
+        if address and not is_local(address):
+            return address
     return candidates[0]
+
+
+def resolve_name(name: str) -> list[str]:
+    """Return the addresses of a name as getent would, those of IPv4 first; none where it is unknown."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [str(place[0]) for family, _, _, _, place in sorted(found, key=lambda each: each[0] != socket.AF_INET)]
+
+
+def is_local(address: str) -> bool:
+    """Tell whether an address means another machine on every machine: Debian maps a node's own name to such a one.
+
+    >>> [is_local(address) for address in ("127.0.1.1", "::1", "fe80::1%eth0", "10.0.0.7", "2001:db8::7")]
+    [True, True, True, False, False]
+    """
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    return parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified
+
+
+def find_route(peer: str) -> str:
+    """Return the address by which this node would reach another one; nothing is sent. Empty where it cannot."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
+
+
+def _list_controllers(environment: Mapping[str, str]) -> list[str]:
+    """Return the hosts of slurmctld: `SlurmctldHost[0] = head(10.0.0.1)` says its address in brackets."""
+    text = _print_output(["scontrol", "show", "config"], environment)
+    return [address or host for host, address in re.findall(r"SlurmctldHost\S* *= *([^\s(]+)(?:\(([^)]+)\))?", text)]
 
 
 def _print_output(command: list[str], environment: Mapping[str, str]) -> str:
@@ -103,12 +168,17 @@ def find_free_ports(address: str, first: int, count: int) -> list[int]:
 
 
 def is_free(address: str, port: int) -> bool:
-    """Tell whether a port can be bound at an address and at all of the node's addresses."""
-    for host in (address, ""):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    """Tell whether a port can be bound at an address and at all of the node's addresses of its family."""
+    try:
+        family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        return False
+    everywhere = ("::" if family == socket.AF_INET6 else "", port)
+    for host in (place, everywhere):
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
             try:
-                probe.bind((host, port))
+                probe.bind(host)
             except OSError:
                 return False
     return True
@@ -132,6 +202,32 @@ def survey_node(options: argparse.Namespace) -> None:
     print(SURVEY + json.dumps(facts), flush=True)
 
 
+def find_cache(job: str, environment: Mapping[str, str]) -> Path:
+    """Return the folder of this node that a job's caches are in; its own, even where TMPDIR is on a shared disk.
+
+    Args:
+        job: its id with the count of its restarts.
+        environment: of a process of the job.
+    """
+    node = environment.get("SLURMD_NODENAME", socket.gethostname())
+    given = environment.get("TMPDIR", "")
+    return Path(given if os.access(given, os.W_OK) else "/tmp") / f"maxent-{job}-{node}"
+
+
+def make_cache(folder: Path) -> Path:
+    """Make the folder of a job's caches, which nobody else can read or write.
+
+    Raises:
+        ValueError: if another user made it, or it is a link: what is compiled there would be run.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ValueError(f"Expected a folder of user {os.getuid()}, got {folder} of user {found.st_uid}.")
+    folder.chmod(0o700)
+    return folder
+
+
 def run_command(options: argparse.Namespace) -> None:
     """Become the command, with this node's address, its rank among the nodes of the step, and its GPUs."""
     addresses = dict(pair.split("=", 1) for pair in options.nodes.split(","))
@@ -140,9 +236,9 @@ def run_command(options: argparse.Namespace) -> None:
     if options.gpus is not None:
         first, last = map(int, options.gpus.split(":"))
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(slice_devices(list_devices(os.environ), first, last))
-    folder = environment.get("LAUNCH_NODE_CACHE")
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    if MARKER in environment:
+        folder = make_cache(find_cache(environment[MARKER], environment))
+        environment = {variable: str(folder / name) for variable, name in CACHES.items()} | environment
     rank = list(addresses).index(name)
     command = [word.replace("{rank}", str(rank)) for word in options.command]
     os.execvpe(command[0], command, environment)
@@ -175,8 +271,7 @@ def sweep_node(options: argparse.Namespace) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    if options.cache is not None:
-        shutil.rmtree(options.cache, ignore_errors=True)
+    shutil.rmtree(find_cache(options.marker.partition("=")[2], os.environ), ignore_errors=True)
     name = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     print(SWEEP + json.dumps({"name": name, "left": left}), flush=True)
 
@@ -198,7 +293,6 @@ def main() -> None:
     sweep = parts.add_parser("sweep")
     sweep.add_argument("--marker", required=True)
     sweep.add_argument("--grace", type=float, default=0.0)
-    sweep.add_argument("--cache", type=Path)
     sweep.set_defaults(act=sweep_node)
     options = parser.parse_args()
     try:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from maxent_grpo._secrets import expect_no_secret_flags
+from maxent_grpo._secrets import expect_no_secret_flags, hide_secrets
 from maxent_grpo.pipeline.launch.errors import LaunchError
+from maxent_grpo.pipeline.launch.owned import OF_SERVER, OF_TRAINER, expect_none_owned
 from maxent_grpo.pipeline.recipes import parse_flags
 
 TEXTS = ("--args", "--sbatch", "--vllm-args", "--command")
 """Flags whose value is a command line of its own, and so may begin with dashes."""
+
+READY_MINUTES = 20.0
 
 WITH_COMMAND = ("command", "gpus", "sbatch", "dry_run")
 """What a job with a command of its own may be told."""
@@ -67,11 +70,16 @@ def parse_options(arguments: Sequence[str]) -> Options:
         LaunchError: naming the flag and its value.
     """
     values = vars(_build_parser().parse_args(_join_texts(arguments)))
+    command = values["command"]
     for flag in TEXTS:
         name = flag.removeprefix("--").replace("-", "_")
-        values[name] = _split_text(flag, values[name])
+        values[name] = split_text(flag, values[name] or "")
+    if command is not None and not values["command"]:
+        raise LaunchError(f"Expected a command, got {show_flag('command', command)}.")
     options = Options(**values)
     _expect_ranges(options)
+    expect_none_owned("--args", options.args, OF_TRAINER)
+    expect_none_owned("--vllm-args", options.vllm_args, OF_SERVER)
     _expect_command_alone(options)
     return options
 
@@ -103,9 +111,14 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--gpus", type=int, help="of each node (8, or what --sbatch asks for)")
     add("--sbatch", default="", help='flags for sbatch, in one string: --sbatch "--account=me --time=8:00:00"')
     add("--requeue", type=int, default=0, metavar="TIMES", help="start again after a preemption, at most so often")
-    add("--ready-minutes", type=float, default=20.0, help="how long the server may take to start (%(default)s)")
+    add(
+        "--ready-minutes",
+        type=float,
+        default=READY_MINUTES,
+        help="for the server to start (%(default)s)",
+    )
     add("--stall-minutes", type=float, default=60.0, help="how long a step may take (%(default)s)")
-    add("--command", default="", help="run this instead, on one node, in the same environment")
+    add("--command", help="run this instead, on one node, in the same environment")
     add("--dry-run", action="store_true", help="print the plan and stop; needs no Slurm")
     return parser
 
@@ -121,19 +134,28 @@ def _join_texts(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _split_text(flag: str, text: str) -> tuple[str, ...]:
-    """Return a value's words, as a shell would split it; nothing in it is evaluated."""
+def split_text(flag: str, text: str) -> tuple[str, ...]:
+    """Return a value's words, as a shell would split it; nothing in it is evaluated.
+
+    Args:
+        flag: the flag or the variable that has the value.
+        text: the value.
+
+    Raises:
+        LaunchError: if a quotation does not end, or there is a secret in it.
+    """
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
         raise LaunchError(f"Expected {flag} as a shell would split it, got {error}.") from None
     try:
         expect_no_secret_flags(parse_flags(words))
-        # `--export=ALL,NAME=value` is a list of assignments.
-        parts = [part.partition("=") for word in words for part in word.partition("=")[2].split(",")]
+        # `--export=ALL,NAME=value` is a list of assignments, and `env NAME=value program` has one.
+        lists = [part for word in words for part in (word, word.partition("=")[2])]
+        parts = [part.partition("=") for each in lists for part in each.split(",")]
         expect_no_secret_flags([(name, [value]) for name, equals, value in parts if equals])
     except ValueError as error:
-        raise LaunchError(f"{flag}: {error}") from None
+        raise LaunchError(f"{flag}: {str(error).removeprefix('command line: ')}") from None
     return words
 
 
@@ -142,15 +164,15 @@ def _expect_ranges(options: Options) -> None:
     for name, bound in least.items():
         value = getattr(options, name)
         if value is not None and value < bound:
-            raise LaunchError(f"Expected {show_flag(name)} >= {bound}, got {show_flag(name)} {value}.")
+            raise LaunchError(f"Expected {show_flag(name)} >= {bound}, got {show_flag(name, value)}.")
     for name in ("vllm_port", "vllm_group_port"):
         value = getattr(options, name)
         if value is not None and not 1024 <= value <= 65535:
-            raise LaunchError(f"Expected {show_flag(name)} from 1024 to 65535, got {show_flag(name)} {value}.")
+            raise LaunchError(f"Expected {show_flag(name)} from 1024 to 65535, got {show_flag(name, value)}.")
     for name in ("ready_minutes", "stall_minutes"):
         value = getattr(options, name)
         if not (value > 0 and math.isfinite(value)):
-            raise LaunchError(f"Expected {show_flag(name)} > 0, got {show_flag(name)} {value}.")
+            raise LaunchError(f"Expected {show_flag(name)} > 0, got {show_flag(name, value)}.")
     if options.vllm_port is not None and options.vllm_port == options.vllm_group_port:
         raise LaunchError(f"Expected two ports, got --vllm-port and --vllm-group-port {options.vllm_port}.")
 
@@ -160,13 +182,17 @@ def _expect_command_alone(options: Options) -> None:
     defaults = vars(_build_parser().parse_args([]))
     for name, value in vars(options).items() if options.command else ():
         if name not in WITH_COMMAND and value != (defaults[name] or type(value)()):
-            raise LaunchError(f"Expected --command without flags of a training job, got {show_flag(name)}.")
+            raise LaunchError(f"Expected --command without flags of a training job, got {show_flag(name, value)}.")
 
 
-def show_flag(name: str) -> str:
-    """Return a field's name as its flag.
+def show_flag(name: str, value: object = None) -> str:
+    """Return a field as its flag, with its value as a shell would want it.
 
-    >>> show_flag("vllm_gpus")
-    '--vllm-gpus'
+    >>> show_flag("vllm_gpus"), show_flag("config", ""), show_flag("vllm_args", ("--x", "1"))
+    ('--vllm-gpus', "--config ''", "--vllm-args '--x 1'")
     """
-    return f"--{name.replace('_', '-')}"
+    flag = f"--{name.replace('_', '-')}"
+    if value is None:
+        return flag
+    text = shlex.join(value) if isinstance(value, tuple) else str(value)
+    return f"{flag} {shlex.quote(hide_secrets(text))}"  # within quotes nobody would look for a secret

@@ -1,5 +1,6 @@
 """The plan of a job: its steps, node by node, as text that can be read before anything starts."""
 
+import contextlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from maxent_grpo.pipeline.launch.commands import (
     build_step,
     build_trainer_command,
 )
+from maxent_grpo.pipeline.launch.errors import LaunchError
 from maxent_grpo.pipeline.launch.node import slice_devices
 from maxent_grpo.pipeline.launch.options import Options
 from maxent_grpo.pipeline.launch.ports import choose_window, pick_port
+from maxent_grpo.pipeline.launch.request import Request, expect_agreement, expect_tasks, read_request
 from maxent_grpo.pipeline.launch.settings import Settings, check_run, find_start, read_settings
-from maxent_grpo.pipeline.launch.topology import Topology, choose_topology, read_request
+from maxent_grpo.pipeline.launch.topology import GPUS, Topology, choose_topology, expect_whole_gpus
+from maxent_grpo.pipeline.memory import find_shape
 from maxent_grpo.pipeline.run import Run
 
 LOGS = Path("logs")
@@ -65,14 +69,44 @@ def plan_job(options: Options, root: Path, given: Mapping[str, str], devices: in
         LaunchError: naming the flag or the field that is wrong.
     """
     settings = read_settings(options, root)
-    request = read_request(options.sbatch)
     allocated = int(given["SLURM_JOB_NUM_NODES"]) if "SLURM_JOB_NUM_NODES" in given else None
+    if allocated is not None and options.nodes not in (None, allocated):
+        raise LaunchError(f"Expected --nodes as allocated ({allocated}), got --nodes {options.nodes}.")
+    request = read_request(options.sbatch, allocated or options.nodes)
+    expect_agreement(request, nodes=options.nodes, gpus=options.gpus, requeue=options.requeue)
     nodes = allocated or options.nodes or request.nodes or 1
-    gpus = options.gpus or devices or request.gpus or int(given.get("SLURM_GPUS_ON_NODE") or 0) or 8
+    expect_tasks(request, nodes)
+    gpus, source = _count_gpus(options, request, given, devices)
     topology = choose_topology(
-        options, settings.mode, nodes=nodes, gpus=gpus, cpu_ranks=settings.launch_file.cpu_ranks
+        options, settings.mode, nodes=nodes, gpus=gpus, source=source, cpu_ranks=settings.launch_file.cpu_ranks
     )
-    return Job(options, settings, topology, check_run(options, settings, topology, root))
+    run = check_run(options, settings, topology, root)
+    _expect_heads(run, topology)
+    return Job(options, settings, topology, run)
+
+
+def _expect_heads(run: Run, topology: Topology) -> None:
+    """Refuse a model whose heads the GPUs of a copy cannot share, where its shape is known without a download."""
+    shape = None
+    with contextlib.suppress(ValueError):  # a model that this transformers does not know
+        shape = find_shape(run) if topology.tp > 1 else None
+    heads = getattr(shape[0].get_text_config(), "num_attention_heads", 0) if shape else 0
+    if heads % max(1, topology.tp):
+        raise LaunchError(
+            f"Expected --tp to divide the {heads} attention heads of {run.model.model_name_or_path}, got "
+            f"--tp {topology.tp}."
+        )
+
+
+def _count_gpus(options: Options, request: Request, given: Mapping[str, str], devices: int | None) -> tuple[int, str]:
+    """Return the GPUs of each node, and what says so."""
+    said = (
+        (options.gpus, f"--gpus {options.gpus}"),
+        (devices, "those of this allocation"),
+        (request.gpus, f"--sbatch {request.gpus_flag}"),
+        (int(given.get("SLURM_GPUS_ON_NODE") or 0), "SLURM_GPUS_ON_NODE"),
+    )
+    return next(((gpus, source) for gpus, source in said if gpus), (GPUS, "the header of the script"))
 
 
 def assume_place(job: Job) -> Place:
@@ -98,7 +132,9 @@ def choose_place(job: Job, addresses: Mapping[str, str], ports: Mapping[str, lis
     topology, names = job.topology, list(addresses)
     servers = names[: topology.server_nodes] if topology.mode == "server" else []
     trainers = names[-topology.trainer_nodes :]
-    used: set[int] = set()
+    # What was asked for, or train.py was told, is no port to pick for something else.
+    asked = (job.options.vllm_port, job.options.vllm_group_port, job.run.training.vllm_group_port)
+    used = {port for port in asked if port is not None}
     server, trainer = ports[servers[0] if servers else trainers[0]], ports[trainers[0]]
     return Place(
         {name: addresses[name] for name in servers},
@@ -175,6 +211,7 @@ def render_plan(job: Job, sbatch: list[str] | None, lines: list[str], given: Map
     devices = None
     if sbatch is None and given.get("CUDA_VISIBLE_DEVICES"):
         devices = given["CUDA_VISIBLE_DEVICES"].split(",")
+    expect_whole_gpus(job.topology, devices or ())
     text = describe_job(job, devices)
     if sbatch is not None:
         text += ["", *show_submission(sbatch)]

@@ -1,5 +1,6 @@
 """What a recipe, a launch file and the flags say of a run, checked as train.py will check it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import yaml
 
 from maxent_grpo.pipeline.launch.errors import LaunchError
-from maxent_grpo.pipeline.launch.options import Options
+from maxent_grpo.pipeline.launch.options import Options, show_flag
+from maxent_grpo.pipeline.launch.owned import find_server
 from maxent_grpo.pipeline.launch.topology import Topology
 from maxent_grpo.pipeline.recipes import find_recipe, parse_flags, read_recipe
 from maxent_grpo.pipeline.run import Run, parse_run
@@ -38,7 +40,7 @@ class Settings:
     Attributes:
         recipe: the file.
         launch_file: Accelerate's.
-        mode: server, colocate or off.
+        mode: server, colocate, off, or external where train.py asks a server that is already there.
         uses_vllm: what the recipe says of `use_vllm`.
     """
 
@@ -59,7 +61,9 @@ def read_settings(options: Options, root: Path) -> Settings:
     recipes = sorted(root.joinpath(folder).glob("*/config_*.yaml"))
     if path not in recipes:
         names = sorted({recipe.stem.removeprefix("config_") for recipe in recipes})
-        raise LaunchError(f"Expected --config of {', '.join(names)} for {folder}, got --config {options.config}.")
+        raise LaunchError(
+            f"Expected --config of {', '.join(names)} for {folder}, got {show_flag('config', options.config)}."
+        )
     files = sorted(root.joinpath(LAUNCH_FILES).glob("*.yaml"))
     launch_file = _expect_choice("--accelerator", options.accelerator, LAUNCH_FILES, files)
     try:
@@ -71,6 +75,10 @@ def read_settings(options: Options, root: Path) -> Settings:
     mode = options.vllm
     if mode == "auto":
         mode = str(flags.get("vllm_mode") or recipe.get("vllm_mode") or "server") if uses_vllm else "off"
+    server = find_server(options.args)
+    if server is not None and mode != "server":
+        raise LaunchError(f"Expected {server} in --args with a server, got it where vLLM is {mode}.")
+    mode = mode if server is None else "external"
     return Settings(path.relative_to(root), _read_launch_file(root, launch_file), mode, uses_vllm)
 
 
@@ -85,8 +93,25 @@ def check_run(options: Options, settings: Settings, topology: Topology, root: Pa
         preflight = ["--preflight_only", "true", "--gpus", str(topology.ranks)]
         run = parse_run(["--config", str(root / settings.recipe), *arguments, *preflight])
     except ValueError as error:
-        raise LaunchError(str(error).replace(f"{root}/", "")) from error
+        text = str(error).replace(f"{root}/", "")
+        raise LaunchError(re.sub("^command line:", "--args:", text)) from error
+    _expect_mode(options, settings, run)
     return run
+
+
+def _expect_mode(options: Options, settings: Settings, run: Run) -> None:
+    """Refuse flags of train.py that contradict `--vllm`: one of both would be without effect."""
+    names = [name for name in ("use_vllm", "vllm_mode") if name in dict(parse_flags(options.args))]
+    args = run.training
+    wanted = "server" if settings.mode == "external" else settings.mode
+    if (args.vllm_mode if args.use_vllm else "off") != wanted:
+        got = " ".join(f"--{name} {str(getattr(args, name)).lower()}" for name in names)
+        raise LaunchError(f"Expected --args to agree with --vllm {options.vllm}, got {got} in it.")
+    if "vllm_group_port" in dict(parse_flags(options.args)) and options.vllm_group_port is not None:
+        raise LaunchError(
+            f"Expected one port, got --vllm-group-port {options.vllm_group_port} and --vllm_group_port "
+            f"{args.vllm_group_port} in --args."
+        )
 
 
 def list_trainer_flags(options: Options, settings: Settings) -> list[str]:
@@ -94,7 +119,8 @@ def list_trainer_flags(options: Options, settings: Settings) -> list[str]:
     flags = ["--task", options.task]
     if settings.mode == "off":
         return flags + (["--use_vllm", "false"] if settings.uses_vllm else [])
-    return [*flags, *([] if settings.uses_vllm else ["--use_vllm", "true"]), "--vllm_mode", settings.mode]
+    mode = "server" if settings.mode == "external" else settings.mode
+    return [*flags, *([] if settings.uses_vllm else ["--use_vllm", "true"]), "--vllm_mode", mode]
 
 
 def find_start(run: Run) -> tuple[str, str] | None:
@@ -120,7 +146,7 @@ def _expect_choice(flag: str, name: str, folder: Path, paths: list[Path]) -> Pat
         if name in (path.stem, path.name):
             return folder / path.name
     names = ", ".join(path.stem if path.suffix == ".yaml" else path.name for path in paths)
-    raise LaunchError(f"Expected {flag} of {names}, got {flag} {name}.")
+    raise LaunchError(f"Expected {flag} of {names}, got {show_flag(flag.removeprefix('--'), name)}.")
 
 
 def _is_true(value: Any) -> bool:

@@ -1,12 +1,18 @@
 """Steps of a job while they run: started by srun, ended by scancel, never by name."""
 
 import contextlib
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
 GRACE = 20.0
 """Seconds between TERM and KILL."""
+REQUESTS = re.compile(
+    r"SLURM_(GPUS|GPUS_PER_\w+|GPU_BIND|GPU_FREQ|GRES|STEP_GRES|TRES_PER_TASK|\w+_PER_GPU|MEM_PER_(CPU|NODE)"
+    r"|CPUS_PER_TASK|NTASKS_PER_NODE|EXPORT_ENV)|SRUN_EXPORT_ENV"
+)
+"""Variables of the job that srun reads as flags."""
 
 
 class Step:
@@ -19,7 +25,7 @@ class Step:
     """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.name, self.environment = name, dict(environment)
+        self.name, self.environment = name, clean_environment(environment)
         # A session of its own: a signal to the script does not reach srun, which would take it for its user's.
         self.process = subprocess.Popen(
             command, env=self.environment, stdin=subprocess.DEVNULL, start_new_session=True
@@ -50,6 +56,23 @@ class Step:
                 call_slurm(["scancel", f"--signal={signal_name}", step])
 
 
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what srun would take from it for flags.
+
+    A step says itself what it asks for, and the job's own request, or `sbatch --export=NONE`, would contradict it.
+    """
+    return {name: value for name, value in environment.items() if not REQUESTS.fullmatch(name)}
+
+
+def ask_slurm(command: Sequence[str], seconds: float = 60.0) -> str | None:
+    """Give Slurm a command; return what it says against it, or None."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (result.stderr.strip() or f"exit code {result.returncode}") if result.returncode else None
+
+
 def call_slurm(command: Sequence[str], seconds: float = 60.0) -> str:
     """Return what a command of Slurm prints; nothing where it fails or does not answer."""
     try:
@@ -69,7 +92,7 @@ def run_step(command: Sequence[str], environment: Mapping[str, str], seconds: fl
     """
     process = subprocess.Popen(
         command,
-        env=dict(environment),
+        env=clean_environment(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

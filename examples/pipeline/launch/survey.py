@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM, Place
+from maxent_grpo.pipeline.launch.commands import NODE_PROGRAM, Place, list_gpu_flags
 from maxent_grpo.pipeline.launch.errors import Exit, LaunchError
 from maxent_grpo.pipeline.launch.node import SURVEY
 from maxent_grpo.pipeline.launch.options import Options
 from maxent_grpo.pipeline.launch.plan import Job, choose_place, describe_job, plan_job
 from maxent_grpo.pipeline.launch.ports import choose_window, read_ephemeral
 from maxent_grpo.pipeline.launch.steps import run_step
+from maxent_grpo.pipeline.launch.topology import expect_whole_gpus
 
 SURVEY_SECONDS = 300.0
 
@@ -39,7 +40,8 @@ def ask_nodes(
     window = choose_window(int(given["SLURM_JOB_ID"]), read_ephemeral())
     command = [*NODE_PROGRAM, "survey", "--canary", str(canary), "--ports", *map(str, window), "--fixed"]
     command += [str(port) for port in (options.vllm_port, options.vllm_group_port) if port is not None]
-    code, output = run_step(build_node_step(count, "survey", command), given, SURVEY_SECONDS)
+    step = build_node_step(count, "survey", command, list_gpu_flags(given))
+    code, output = run_step(step, given, SURVEY_SECONDS)
     facts = sorted(read_lines(output, SURVEY), key=lambda line: str(line["name"]))
     if code or len(facts) != count:
         raise LaunchError(f"Expected {count} nodes to answer, got {len(facts)}:\n{output}", Exit.NODES_UNFIT)
@@ -52,10 +54,12 @@ def ask_nodes(
     return job, _find_place(job, facts, read_cpus(given))
 
 
-def build_node_step(count: int, name: str, command: Sequence[str]) -> list[str]:
-    """Return the short step that runs a command once on each node."""
+def build_node_step(
+    count: int, name: str, command: Sequence[str], gpus: Sequence[str] = ("--gres=none",)
+) -> list[str]:
+    """Return the short step that runs a command once on each node, without GPUs unless flags ask for them."""
     step = ["srun", "--overlap", f"--job-name={name}", f"--nodes={count}", f"--ntasks={count}"]
-    return [*step, "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=0", *command]
+    return [*step, "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=0", *gpus, *command]
 
 
 def read_lines(output: str, prefix: str) -> list[dict[str, Any]]:
@@ -87,6 +91,7 @@ def _expect_fit(facts: list[dict[str, Any]], word: str) -> None:
 
 def _expect_devices(job: Job, facts: list[dict[str, Any]]) -> None:
     for each in facts:
+        expect_whole_gpus(job.topology, each["devices"])
         if len(each["devices"]) < job.topology.gpus:
             raise LaunchError(
                 f"{each['name']}: Expected {job.topology.gpus} GPUs (--gpus), got {len(each['devices'])}.",

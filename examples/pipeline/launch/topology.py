@@ -1,12 +1,10 @@
 """Which nodes and GPUs serve, and which train."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maxent_grpo.pipeline.launch.errors import LaunchError
-from maxent_grpo.pipeline.launch.options import Options
-from maxent_grpo.pipeline.recipes import parse_flags
+from maxent_grpo.pipeline.launch.options import READY_MINUTES, Options, show_flag
 
 GPUS = 8
 """GPUs of a node where nothing says how many: those of the script's header."""
@@ -17,7 +15,7 @@ class Topology:
     """Who does what.
 
     Attributes:
-        mode: server, colocate or off.
+        mode: server, colocate, off, or external where train.py asks a server that is already there.
         nodes: of the job.
         gpus: of each node; 0 where the model trains on CPUs.
         server_nodes: the first nodes, which serve; the single node of a job serves and trains.
@@ -54,25 +52,25 @@ class Topology:
         return first, self.gpus
 
 
-def choose_topology(options: Options, mode: str, *, nodes: int, gpus: int, cpu_ranks: int = 0) -> Topology:
+def choose_topology(
+    options: Options, mode: str, *, nodes: int, gpus: int, source: str = "--gpus", cpu_ranks: int = 0
+) -> Topology:
     """Return who serves and who trains.
 
     Args:
         options: the flags.
-        mode: server, colocate or off.
+        mode: server, colocate, off, or external where train.py asks a server that is already there.
         nodes: of the job.
         gpus: of each node.
+        source: what says how many.
         cpu_ranks: processes that train on each node's CPUs, where there are to be no GPUs; else 0.
 
     Raises:
         LaunchError: naming the flags that leave nobody to train, or that do not multiply.
     """
-    for name in ("vllm_nodes", "vllm_gpus", "dp", "vllm_port", "vllm_group_port"):
-        if mode != "server" and getattr(options, name) is not None:
-            raise LaunchError(f"Expected --{name.replace('_', '-')} with a server alone, got it with --vllm {mode}.")
+    _expect_no_gpu_flags(options, cpu_ranks)
     if mode != "server":
-        if options.tp != 1:
-            raise LaunchError(f"Expected --tp with a server alone, got --tp {options.tp} with --vllm {mode}.")
+        _expect_no_server_flags(options, mode)
         return Topology(mode, nodes, 0 if cpu_ranks else gpus, 0, 0, 0, 0, nodes, cpu_ranks or gpus)
     server_nodes = options.vllm_nodes or 1
     _expect_trainers(options, nodes, server_nodes)
@@ -83,7 +81,7 @@ def choose_topology(options: Options, mode: str, *, nodes: int, gpus: int, cpu_r
     if server_gpus > gpus or (nodes == 1 and server_gpus == gpus):
         raise LaunchError(
             f"Expected GPUs that serve and GPUs that train, got {server_gpus} of {gpus} GPUs that serve on "
-            f"{nodes} {'node' if nodes == 1 else 'nodes'}."
+            f"{nodes} {'node' if nodes == 1 else 'nodes'}, by {source}."
         )
     dp = options.dp or server_nodes * server_gpus // options.tp
     if server_gpus % options.tp or dp * options.tp != server_nodes * server_gpus:
@@ -95,71 +93,48 @@ def choose_topology(options: Options, mode: str, *, nodes: int, gpus: int, cpu_r
     return Topology(mode, nodes, gpus, server_nodes, server_gpus, dp, options.tp, trainer_nodes, ranks)
 
 
+def expect_whole_gpus(topology: Topology, devices: Sequence[str]) -> None:
+    """Refuse parts of GPUs for ranks that train together: NCCL does not connect them.
+
+    Args:
+        topology: who trains.
+        devices: of a node, as numbers or UUIDs.
+
+    Raises:
+        LaunchError: naming a part.
+    """
+    parts = [device for device in devices if device.startswith("MIG-")]
+    if parts and topology.ranks > 1:
+        raise LaunchError(
+            f"Expected one rank on MIG parts, which NCCL does not connect, or whole GPUs, got {topology.ranks} ranks "
+            f"on {parts[0]} and others (--gpus, --vllm)."
+        )
+
+
+def _expect_no_server_flags(options: Options, mode: str) -> None:
+    """Refuse flags of a server where none is started: they would have no effect."""
+    defaults = {"tp": 1, "ready_minutes": READY_MINUTES, "vllm_args": ()}
+    for name in ("vllm_nodes", "vllm_gpus", "dp", "tp", "vllm_port", "vllm_group_port", "vllm_args", "ready_minutes"):
+        value = getattr(options, name)
+        if value != defaults.get(name):
+            raise LaunchError(
+                f"Expected {show_flag(name)} with a server of this job alone, got {show_flag(name, value)} "
+                f"where vLLM is {mode} (--vllm {options.vllm})."
+            )
+
+
+def _expect_no_gpu_flags(options: Options, cpu_ranks: int) -> None:
+    for name in ("gpus", "vllm_gpus") if cpu_ranks else ():
+        value = getattr(options, name)
+        if value is not None:
+            raise LaunchError(
+                f"Expected {show_flag(name)} with a launch file for GPUs, got {show_flag(name, value)} with "
+                f"{show_flag('accelerator', options.accelerator)}."
+            )
+
+
 def _expect_trainers(options: Options, nodes: int, server_nodes: int) -> None:
     if nodes == 1 and server_nodes > 1:
         raise LaunchError(f"Expected --vllm-nodes 1 on one node, got --vllm-nodes {server_nodes}.")
     if nodes > 1 and server_nodes >= nodes:
         raise LaunchError(f"Expected --vllm-nodes < --nodes, got --vllm-nodes {server_nodes} --nodes {nodes}.")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What sbatch is asked for, as far as its flags say it.
-
-    Attributes:
-        nodes: of the job.
-        gpus: of each node.
-        names_gpus: whether a flag speaks of GPUs or gres at all.
-    """
-
-    nodes: int | None
-    gpus: int | None
-    names_gpus: bool
-
-
-def read_request(words: Sequence[str]) -> Request:
-    """Return what flags of sbatch ask for.
-
-    >>> read_request(["--gres=gpu:a100:7", "-N", "2"])
-    Request(nodes=2, gpus=7, names_gpus=True)
-    >>> read_request(["--gres=none"])
-    Request(nodes=None, gpus=None, names_gpus=True)
-
-    Raises:
-        LaunchError: on `--gpus-per-task`, which hides the GPUs of a node's processes from each other.
-    """
-    flags = {name: values for name, values in _read_sbatch(words) if values}
-    if "gpus_per_task" in flags:
-        raise LaunchError(
-            "Expected GPUs per node in --sbatch, got --gpus-per-task, under which NCCL's processes cannot "
-            "reach each other's GPUs."
-        )
-    nodes = _read_count(flags.get("nodes"))
-    gpus = _read_count(flags.get("gpus_per_node"))
-    for part in ",".join(flags.get("gres", [])).split(","):
-        if re.match(r"gpu(:|$)", part):
-            gpus = _read_count([part]) or 1
-    total = _read_count(flags.get("gpus"))
-    if gpus is None and total is not None:
-        gpus, rest = divmod(total, nodes or 1)
-        if rest:
-            raise LaunchError(
-                f"Expected as many GPUs on every node, got --gpus={total} on {nodes} nodes in --sbatch."
-            )
-    return Request(nodes, gpus, bool(flags.keys() & {"gres", "gpus", "gpus_per_node"}))
-
-
-def _read_sbatch(words: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return sbatch's flags with their values, short names as long ones."""
-    long_names = {"-N": "--nodes", "-G": "--gpus"}
-    spelled = []
-    for word in words:
-        short = long_names.get(word[:2])
-        spelled += [word] if short is None else [short, *([word[2:].removeprefix("=")] if word[2:] else [])]
-    return parse_flags(spelled)
-
-
-def _read_count(values: list[str] | None) -> int | None:
-    """Return the number at the end of `a100:7`, `7` or `gpu:a100:7(S:0-1)`; None without one."""
-    match = re.search(r"(?:^|:)(\d+)(?:\(.*\))?$", values[0]) if values else None
-    return int(match[1]) if match else None

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from maxent_grpo import MaxEntConfig, MaxEntObjective, Statistics
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout, RolloutConstants
+from maxent_grpo.bank import ExemplarBank, Rehearsal
 from maxent_grpo.pipeline.tiny.sampling import Samples, Task, completion_logits, sample
 
 
@@ -60,6 +61,7 @@ class Reinforcement:
         reference: the frozen reference, for β > 0.
         keys: makes integers [N], equal for the same answer, for κ; by default completions are the same if their
             tokens are.
+        bank: of right answers to rehearse, by `method`'s weight; none by default.
     """
 
     def __init__(
@@ -72,11 +74,12 @@ class Reinforcement:
         *,
         reference: PreTrainedModel | None = None,
         keys: Callable[[Samples], Tensor] | None = None,
+        bank: ExemplarBank | None = None,
     ) -> None:
         self.model, self.tokenizer, self.task, self.settings = model, tokenizer, task, settings
         self.loss_fn = MaxEntLoss(method)
         self.reference = reference if self.loss_fn.objective.config.needs_reference else None
-        self.keys = keys
+        self.keys, self.bank = keys, bank
         self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
         self.step = 0
 
@@ -108,8 +111,15 @@ class Reinforcement:
         """Take the optimizer steps on what was drawn."""
         self.model.train()
         constants: RolloutConstants | None = None
-        for _ in range(self.settings.passes):
+        rehearsal: Rehearsal | None = None
+        for number in range(self.settings.passes):
             loss, constants = self._loss(samples, constants)
+            if self.bank is not None and number == 0:  # what was found now is rehearsed now
+                prompts = [row[row != self.model.config.pad_token_id].tolist() for row in samples.prompts]
+                rehearsal = self.loss_fn.rehearse(self.bank, constants, samples.ids, prompts)
+            if rehearsal is not None:
+                term = self._rehearse(constants, rehearsal)
+                loss = term if loss is None else loss + term
             if loss is None:
                 break
             self.optimizer.zero_grad()
@@ -167,6 +177,13 @@ class Reinforcement:
             loss = loss - self.settings.entropy_bonus * entropy.mean() / self.settings.max_new_tokens
         return loss, constants
 
+    def _rehearse(self, constants: RolloutConstants, rehearsal: Rehearsal) -> Tensor:
+        """Return the term of the banked answers in the loss."""
+        pad = self.model.config.pad_token_id
+        prompts = rehearsal.prompt_ids.masked_fill(~rehearsal.prompt_mask, pad)
+        logits = completion_logits(self.model, prompts, rehearsal.completion_ids) / self.settings.temperature
+        return constants.rehearsal_loss(_gather_logps(logits.log_softmax(-1), rehearsal.completion_ids), rehearsal)
+
     @property
     def _needs_policy_logps(self) -> bool:
         """Whether the constants of an update cannot be had without the sampling policy's log-probabilities."""
@@ -184,13 +201,16 @@ class Reinforcement:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later `load_state_dict` needs to go on."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        return state if self.bank is None else state | {"bank": self.bank.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        if self.bank is not None:
+            self.bank.load_state_dict(state["bank"])
 
 
 def _gather_logps(log_probs: Tensor, ids: Tensor) -> Tensor:

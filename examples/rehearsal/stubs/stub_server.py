@@ -48,6 +48,7 @@ def main() -> None:
     words = sys.argv[1:]
     host, port = words[words.index("--host") + 1], int(words[words.index("--port") + 1])
     print(f"stub server ({MODE}) on {host}:{port}", flush=True)
+    print(f"stub server sees GPUs {os.environ.get('CUDA_VISIBLE_DEVICES')}", flush=True)
     server = ThreadingHTTPServer((host, port), Handler)
     server.daemon_threads = True
     if MODE == "dies":

@@ -25,6 +25,7 @@ def main() -> None:
     checkpoint = Path(os.environ["LAUNCH_PROGRESS_FILE"]).with_name("stub-checkpoint")
     step = int(checkpoint.read_text()) if "--resume_from_checkpoint" in sys.argv and checkpoint.exists() else 0
     print(f"stub trainer ({MODE}) from step {step} with {len(sys.argv)} words", flush=True)
+    print(f"stub trainer sees GPUs {os.environ.get('CUDA_VISIBLE_DEVICES')}", flush=True)
     if MODE == "orphan":
         # A session of its own and no parent: what a launcher that goes by children or groups does not find.
         subprocess.Popen(["setsid", "--fork", "sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -68,7 +68,7 @@ def test_the_clip_is_that_of_trl_unless_the_method_sets_its_own(tmp_path: Any) -
 def test_every_field_of_the_method_has_a_flag_that_says_what_it_is(tmp_path: Any) -> None:
     parser = HfArgumentParser(MaxEntGRPOConfig)
     described = {action.dest: action.help for action in parser._actions}
-    of_trl = {"nll_reduction", "max_length", "clip_low", "clip_high", "beta"}
+    of_trl = {"nll_reduction", "max_length", "clip_low", "clip_high", "beta", "bank_weight"}
     for known in dataclasses.fields(MaxEntConfig):
         default = "Unset: " if known.name in of_trl else f"Unset: {known.default!r}."
         assert default in str(described[f"maxent_{known.name}"])

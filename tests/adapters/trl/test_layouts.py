@@ -26,6 +26,7 @@ DIVERSE = {
 }
 SURROGATE = {"maxent_projection": "surrogate", "maxent_surrogate_tau": 0.1}
 CLIPPED = {"num_iterations": 2, "max_steps": 2, "learning_rate": 0.05, "maxent_center": True, "epsilon": 0.02}
+BANK = {"maxent_bank_weight": 3.0, "maxent_bank_prompts": 2}
 LISTWISE = {"maxent_projection": "listwise", "maxent_anchor": "old", "init_kl_coeff": 0.5}
 
 
@@ -49,6 +50,8 @@ def layout(rows: int, accumulation: int = 1, per_generation: int | None = None, 
         {"maxent_keep_fraction": 0.5},
         {"maxent_fused_head": True},
         {"entropy_coef": 0.1},
+        BANK,
+        {**BANK, "maxent_fused_head": True, "maxent_skip": "all_min"},
     ],
 )
 def test_accumulation_leaves_the_gradient_alone(settings: dict[str, Any], tmp_path: Any) -> None:
@@ -105,6 +108,8 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "DDP, diverse": (layout(1, 4), DIVERSE),
     "DDP, listwise": (layout(2, 2), LISTWISE),
     "DDP, surrogate": (layout(2, 2), SURROGATE),
+    "DDP, bank": (layout(2, 2), BANK),
+    "DDP, bank, one-pass head": (layout(1, 4), {**BANK, "maxent_fused_head": True}),
     "DDP, clipped": (layout(2, 2), CLIPPED),
     "DDP, adapter, one-pass head": (layout(2, 2), {"adapter": True, "maxent_fused_head": True}),
     "DDP, anchored at the reference": (layout(2, 2), {"init_kl_coeff": 0.5, "reference": ""}),
@@ -120,6 +125,7 @@ TWO_RANKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ZeRO-3, adapter, one-pass head": (layout(4), {"zero": 3, "adapter": True, "maxent_fused_head": True}),
     "ZeRO-3, adapter, anchored": (layout(2, 2), {"zero": 3, "adapter": True, "init_kl_coeff": 0.5}),
     "ZeRO-3, pruned": (layout(2, 2), {"zero": 3, "maxent_keep_fraction": 0.5}),
+    "ZeRO-3, bank": (layout(2, 2), {"zero": 3, **BANK}),
 }
 RESUMED: dict[str, dict[str, Any]] = {
     "plain": {"per_device_train_batch_size": 4},
@@ -129,6 +135,7 @@ RESUMED: dict[str, dict[str, Any]] = {
         "maxent_keep_fraction": 0.5,
         "num_iterations": 2,
     },
+    "with a bank": {"per_device_train_batch_size": 4, **BANK},
 }
 
 
@@ -173,7 +180,7 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path: Path) -> None:
         assert max(rows) - min(rows) <= 1
         assert len(rows) == 2 * 2  # as many forwards as without pruning
     statistics = [name for name in results["DDP, listwise"]["log"] if name.startswith("maxent/")]
-    assert len(statistics) == 11
+    assert len(statistics) == 12
     policy = trl_tiny.build_model().double()
 
     def log_alone() -> list[Tensor]:

@@ -37,6 +37,7 @@ def losses(run: Any) -> list[float]:
         {"per_device_train_batch_size": 4, "steps_per_generation": 2, "maxent_projection": "listwise"},
         {"count": 4},
         {"count": 6, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+        {"count": 4, "maxent_bank_weight": 1.0},
     ],
     ids=[
         "plain",
@@ -45,6 +46,7 @@ def losses(run: Any) -> list[float]:
         "rollout of two updates",
         "over epochs",
         "part of an update left",
+        "with a bank over epochs",
     ],
 )
 def test_a_run_resumed_at_a_checkpoint_goes_on_bit_by_bit(

@@ -18,16 +18,17 @@ def read_pins(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==(\S+)$", path.read_text(), flags=re.MULTILINE))
 
 
-def test_nothing_is_written_to_the_home_folder_and_compile_caches_are_the_jobs_own(tmp_path: Path) -> None:
-    given = {"HOME": str(tmp_path / "home"), "TMPDIR": "/scratch"}
+def test_nothing_is_written_to_the_home_folder(tmp_path: Path) -> None:
+    given = {"HOME": str(tmp_path / "home"), "TMPDIR": "/scratch", "MPLCONFIGDIR": "/mine"}
     variables = build_environment(given, root=tmp_path / "repo", job="7-0", addresses=["10.0.0.1"])
-    folders = {name: value for name, value in variables.items() if value.startswith("/")}
-    assert not [name for name, value in folders.items() if value.startswith(given["HOME"])]
-    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "VLLM_CACHE_ROOT"):
-        assert variables[name].startswith("/scratch/maxent-7-0/")
     for name in ("HF_HOME", "PIP_CACHE_DIR", "CONDA_PKGS_DIRS", "WANDB_DIR"):
         assert variables[name].startswith(str(tmp_path / "repo/var/"))
     assert variables["NO_PROXY"] == variables["no_proxy"] == "10.0.0.1"
+    shown = describe_environment(variables, given, tmp_path / "repo")
+    for name in ("TRITON_CACHE_DIR", "TRITON_HOME", "FLASHINFER_WORKSPACE_BASE", "TILELANG_CACHE_DIR"):
+        assert [line for line in shown if line.startswith(f"{name}=/scratch/maxent-7-0-NODE/")]
+    assert not [line for line in shown if "home" in line.partition("=")[2] and "TRITON_HOME" not in line]
+    assert not [line for line in shown if line.startswith("MPLCONFIGDIR")]
 
 
 def test_what_is_set_wins_and_a_stored_login_is_still_found(tmp_path: Path) -> None:

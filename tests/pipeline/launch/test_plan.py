@@ -9,8 +9,9 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from trl.scripts.vllm_serve import make_parser
 
+from maxent_grpo.pipeline.launch.__main__ import main
 from maxent_grpo.pipeline.run import parse_run
-from support.launch_cases import CASES, PLANS, make_plan
+from support.launch_cases import CASES, PLANS, make_plan, prepare_environment
 
 Capture = pytest.CaptureFixture[str]
 
@@ -53,10 +54,14 @@ def test_trl_takes_the_flags_of_train_py(name: str, monkeypatch: pytest.MonkeyPa
     words = find_command(plan, "examples/train.py")
     ranks = find_command(plan, "--num_processes")[0]
     run = parse_run([*words, "--preflight_only", "true", "--gpus", ranks])
-    uses = {"server": "server", "colocate": "colocate"}.get(plan.split("vLLM: ")[1].split("\n")[0])
+    mode = plan.split("vLLM: ")[1].split("\n")[0]
+    uses = {"server": "server", "external": "server", "colocate": "colocate"}.get(mode)
     assert run.training.use_vllm == (uses is not None)
     assert uses is None or run.training.vllm_mode == uses
-    if uses == "server":
+    if mode == "external":
+        assert run.training.vllm_server_base_url == "http://gpu7:8000"
+        assert "api_server" not in plan
+    if mode == "server":
         serving = find_command(plan, "vllm.entrypoints.openai.api_server")
         address, port = (serving[serving.index(flag) + 1] for flag in ("--host", "--port"))
         assert run.training.vllm_server_base_url == f"http://{address}:{port}"
@@ -71,7 +76,7 @@ def read_server_command(plan: str, program: str) -> tuple[Any, list[str]]:
     return arguments, rest
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("one_node_colocate", "off")])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("one_node_colocate", "off", "own_server")])
 def test_vllm_serve_takes_the_servers_command(name: str) -> None:
     plan = (PLANS / f"{name}.txt").read_text()
     arguments, rest = read_server_command(plan, "vllm.entrypoints.openai.api_server")
@@ -83,3 +88,32 @@ def test_vllm_serve_takes_the_servers_command(name: str) -> None:
     for flag in ("--data-parallel-size-local", "--data-parallel-address", "--data-parallel-rpc-port"):
         known.add_argument(flag)
     assert known.parse_args(rest).logprobs_mode == "processed_logprobs"
+
+
+@pytest.mark.parametrize(
+    ("given", "program"),
+    [
+        ({}, "python -m vllm.entrypoints.cli.main serve Qwen/"),
+        (
+            {"SERVER_PROGRAM": "/opt/python -m vllm.entrypoints.openai.api_server"},
+            "/opt/python -m vllm.entrypoints.cli",
+        ),
+        ({"SERVER_PROGRAM": "vllm serve"}, "vllm serve Qwen/"),
+        ({"SERVER_PROGRAM": "python stub.py"}, "python stub.py --model Qwen/"),
+    ],
+)
+def test_nodes_that_lend_gpus_run_the_same_vllm(
+    given: dict[str, str], program: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    prepare_environment(monkeypatch, given)
+    assert main(["--nodes", "3", "--vllm-nodes", "2", "--dry-run"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--headless" in line]
+    assert f"-- {program}" in line
+
+
+def test_a_port_that_was_asked_for_is_given_to_nothing_else(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    prepare_environment(monkeypatch, {})
+    assert main(["--vllm-group-port", "20000", "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    ports = [find_command(plan, flag)[0] for flag in ("--port", "--main_process_port", "--vllm_group_port")]
+    assert ports == ["20001", "20003", "20000"]

@@ -1,13 +1,14 @@
 """Who serves and who trains, and what is refused because it leaves nobody to."""
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
 
 from maxent_grpo.pipeline.launch.errors import LaunchError
 from maxent_grpo.pipeline.launch.options import Options, parse_options
-from maxent_grpo.pipeline.launch.topology import choose_topology, read_request
+from maxent_grpo.pipeline.launch.topology import choose_topology, expect_whole_gpus
 
 
 def make_options(**fields: Any) -> Options:
@@ -54,35 +55,26 @@ def test_on_cpus_a_node_has_as_many_ranks_as_the_launch_file() -> None:
         ({"tp": 3}, 2, 8, "server", "--tp GPUs on one node, got --dp 2 --tp 3"),
         ({"vllm_nodes": 2}, 2, 8, "server", "got --vllm-nodes 2 --nodes 2"),
         ({"vllm_nodes": 2}, 1, 8, "server", "got --vllm-nodes 2"),
-        ({"vllm_gpus": 2}, 1, 8, "colocate", "Expected --vllm-gpus with a server alone"),
-        ({"tp": 2}, 1, 8, "off", "Expected --tp with a server alone"),
+        (
+            {"vllm_gpus": 2},
+            1,
+            8,
+            "colocate",
+            "Expected --vllm-gpus with a server of this job alone, got --vllm-gpus 2",
+        ),
+        ({"tp": 2}, 1, 8, "off", "got --tp 2 where vLLM is off (--vllm auto)"),
+        ({"dp": 2}, 1, 8, "external", "got --dp 2 where vLLM is external"),
     ],
 )
 def test_what_cannot_be_is_named(fields: dict[str, Any], nodes: int, gpus: int, mode: str, complaint: str) -> None:
-    with pytest.raises(LaunchError, match=complaint.replace("(", r"\(")):
+    with pytest.raises(LaunchError, match=re.escape(complaint)):
         choose_topology(make_options(**fields), mode, nodes=nodes, gpus=gpus)
 
 
-@pytest.mark.parametrize(
-    ("words", "nodes", "gpus"),
-    [
-        ("--gres=gpu:a100:7", None, 7),
-        ("--gres gpu:4", None, 4),
-        ("--gres=gpu", None, 1),
-        ("--gres=gpu:h100:4(S:0-1),nvme:1", None, 4),
-        ("--gpus-per-node=h100:8 -N2", 2, 8),
-        ("-N 2 -G 16", 2, 8),
-        ("--gres=none", None, None),
-        ("--time=1:00", None, None),
-    ],
-)
-def test_gpus_and_nodes_are_read_from_the_flags_of_sbatch(words: str, nodes: int | None, gpus: int | None) -> None:
-    request = read_request(words.split())
-    assert (request.nodes, request.gpus) == (nodes, gpus)
-    assert request.names_gpus == ("gres" in words or "gpus" in words or "-G" in words)
-
-
-@pytest.mark.parametrize("words", ["--gpus-per-task=1", "-N 3 --gpus=8"])
-def test_gpus_that_nodes_cannot_share_are_refused(words: str) -> None:
-    with pytest.raises(LaunchError, match=words.split("=", maxsplit=1)[0].rsplit(maxsplit=1)[-1]):
-        read_request(words.split())
+def test_parts_of_gpus_train_one_rank() -> None:
+    alone = choose_topology(make_options(), "off", nodes=1, gpus=1)
+    expect_whole_gpus(alone, ["MIG-a"])
+    together = choose_topology(make_options(), "off", nodes=1, gpus=2)
+    expect_whole_gpus(together, ["GPU-a", "GPU-b"])
+    with pytest.raises(LaunchError, match="got 2 ranks on MIG-a and others"):
+        expect_whole_gpus(together, ["MIG-a", "MIG-b"])

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from maxent_grpo.pipeline.launch.watch import MISSES, HealthWatch, ask_health, ask_token, read_progress
+from maxent_grpo.pipeline.launch import watch
+from maxent_grpo.pipeline.launch.watch import (
+    GENERATED,
+    MISSES,
+    QUIET,
+    HealthWatch,
+    SilenceWatch,
+    ask_health,
+    ask_token,
+    read_progress,
+)
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -21,13 +31,20 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
     is_silent = False
+    is_unwell = False
+    tokens = 0
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self.answer({} if self.path == "/health" else {"data": [{"id": "model"}]})
+        if self.path == "/metrics":
+            self.answer_text(f"# TYPE counter\n{GENERATED}{{engine='0'}} {self.server.tokens}\n")
+        elif self.path == "/health":
+            self.answer({}, 503 if self.server.is_unwell else 200)
+        else:
+            self.answer({"data": [{"id": "model"}]})
 
     def do_POST(self) -> None:
         fields = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -35,9 +52,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(5)
         self.answer({"choices": [{"text": "x"}] if fields["model"] == "model" else []})
 
-    def answer(self, fields: object) -> None:
-        body = json.dumps(fields).encode()
-        self.send_response(200)
+    def answer(self, fields: object, status: int = 200) -> None:
+        self.answer_text(json.dumps(fields), status)
+
+    def answer_text(self, text: str, status: int = 200) -> None:
+        body = text.encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -70,12 +90,39 @@ def test_a_proxy_of_the_environment_is_not_asked(server: Server, monkeypatch: py
 
 def test_a_server_is_dead_after_misses_in_a_row(server: Server) -> None:
     url = f"http://127.0.0.1:{server.server_port}"
-    watch = HealthWatch(url, every=0.0)
-    assert not watch.is_dead()
-    watch.url = "http://127.0.0.1:9"
-    assert [watch.is_dead() for _ in range(MISSES)] == [False] * (MISSES - 1) + [True]
-    watch.url = url
-    assert not watch.is_dead()
+    health = HealthWatch(url, every=0.0)
+    assert not health.is_dead()
+    health.url = "http://127.0.0.1:9"
+    assert [health.is_dead() for _ in range(MISSES)] == [False] * (MISSES - 1) + [True]
+    health.url = url
+    assert not health.is_dead()
+
+
+def test_a_server_that_is_unwell_and_generates_is_not_dead(server: Server) -> None:
+    health = HealthWatch(f"http://127.0.0.1:{server.server_port}", every=0.0)
+    server.is_unwell = True
+    assert not any(health.is_dead() for _ in range(2 * MISSES))
+
+
+def test_a_server_is_silent_after_misses_in_a_row_without_progress(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "ask_token", lambda url: not server.is_silent)
+    silence = SilenceWatch(f"http://127.0.0.1:{server.server_port}", every=0.0)
+    assert not any(silence.is_silent(QUIET + 1) for _ in range(MISSES))
+    server.is_silent = True
+    assert not any(silence.is_silent(QUIET) for _ in range(2 * MISSES))
+    assert [silence.is_silent(QUIET + 1) for _ in range(MISSES)] == [False] * (MISSES - 1) + [True]
+    assert not silence.is_silent(1.0)
+
+
+def test_a_server_whose_count_of_tokens_rises_is_at_work(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ask_token", lambda url: False)
+    silence = SilenceWatch(f"http://127.0.0.1:{server.server_port}", every=0.0)
+    for _ in range(2 * MISSES):
+        server.tokens += 1
+        assert not silence.is_silent(QUIET + 1)
+    assert [silence.is_silent(QUIET + 1) for _ in range(MISSES)] == [False] * (MISSES - 1) + [True]
 
 
 def test_progress_counts_from_the_start_of_the_trainer_until_there_is_a_step(tmp_path: Path) -> None:
