@@ -332,7 +332,7 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
         (["--beta", "nan", "--arms", "dr_grpo"], "got beta=nan."),
         (["--tau", "inf", "--beta", "inf"], "tau or beta to be finite"),
         (["--dedup", "2"], "got dedup=2.0."),
-        (["--success-power", "-1"], "got success_power=-1.0."),
+        (["--success-power", "nan"], "got success_power=nan."),
         (["--temperature", "0"], "Expected --temperature to be positive and finite, got 0.0."),
         (["--learning-rate", "-1"], "Expected --learning-rate to be positive and finite, got -1.0."),
         (["--learning-rate", "nan"], "Expected --learning-rate to be positive and finite, got nan."),
