@@ -104,6 +104,7 @@ def read_arguments(options: argparse.Namespace, flat: argparse.Namespace) -> Sim
     """
     args: SimpleNamespace = hierarchize(flat)
     refuse_options(args)
+    refuse_sizes(args)
     args.maxent = read_method(options, args)
     if args.maxent.config.needs_reference and args.maxent.kl_coef == 0:
         # OpenRLHF starts a reference, and keeps its scores, only for a KL term: the trainer takes the term out again.
@@ -124,6 +125,43 @@ def refuse_options(args: SimpleNamespace) -> None:
         "--algo.kl.use_loss with --algo.kl.init_coef > 0 (a KL inside the reward would be lost; 0 asks for none)",
         **{"--algo.kl.init_coef": kl.init_coef},
     )
+
+
+def refuse_sizes(args: SimpleNamespace) -> None:
+    """Refuse sizes that lose candidates: OpenRLHF leaves out what does not fill a rank's last micro-batch."""
+    if args.train.dynamic_batch_enable:
+        return  # it balances the ranks and fills micro-batches by tokens
+    candidates, ranks = args.rollout.batch_size * args.rollout.n_samples_per_prompt, count_ranks(args)
+    expect_even_shares(args, candidates)
+    expect(
+        candidates // ranks % args.train.micro_batch_size == 0,
+        f"--train.micro_batch_size to divide the {candidates // ranks} candidates of a rank (it drops a rest)",
+        **{"--train.micro_batch_size": args.train.micro_batch_size},
+    )
+
+
+def expect_even_shares(args: SimpleNamespace, candidates: int) -> None:
+    """Expect that a rollout gives all ranks as many candidates.
+
+    OpenRLHF deals whole rollout micro-batches, and ranks with fewer rows are waited for without an end.
+
+    Raises:
+        ValueError: naming the size of the micro-batches.
+    """
+    size, ranks = args.rollout.micro_batch_size, count_ranks(args)
+    expect(
+        args.train.dynamic_batch_enable or ranks == 1 or candidates % (size * ranks) == 0,
+        f"--rollout.micro_batch_size to deal the {candidates} candidates of a rollout evenly to {ranks} ranks (ranks "
+        "would wait for one another forever; a last rollout is smaller if --rollout.batch_size does not divide the "
+        "prompts)",
+        **{"--rollout.micro_batch_size": size},
+    )
+
+
+def count_ranks(args: SimpleNamespace) -> int:
+    """Return the number of the actor's data-parallel ranks."""
+    ranks: int = args.actor.num_nodes * args.actor.num_gpus_per_node
+    return ranks // args.ds.ring_attn_size // args.ds.tensor_parallel_size
 
 
 def read_method(options: argparse.Namespace, args: SimpleNamespace) -> Method:

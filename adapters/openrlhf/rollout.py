@@ -19,7 +19,7 @@ from maxent_grpo.adapters._groups import (
 )
 from maxent_grpo.adapters._rewards import read_rewards, weigh_rewards
 from maxent_grpo.adapters._warnings import RolloutWarnings
-from maxent_grpo.adapters.openrlhf.options import load_key_function
+from maxent_grpo.adapters.openrlhf.options import expect_even_shares, load_key_function
 from maxent_grpo.groups import answer_keys
 from maxent_grpo.objective import MaxEntObjective, Target
 
@@ -40,7 +40,12 @@ class MaxEntExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
         self.global_step, self.statistics = 0, dict[str, float]()
 
     def make_experience_batch(self, rollout_samples: list[Any]) -> list[Any]:
-        """Return experiences with coefficients; a candidate whose reward failed counts as unscored."""
+        """Return experiences with coefficients; a candidate whose reward failed counts as unscored.
+
+        Raises:
+            ValueError: naming the size of micro-batches that ranks would get unevenly many candidates by.
+        """
+        expect_even_shares(self.args, len(rollout_samples))
         if self.args.reward.remote_url:
             mark_unscored(rollout_samples)
         experiences: list[Any] = super().make_experience_batch(rollout_samples)

@@ -7,7 +7,7 @@ import pytest
 
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.openrlhf import __main__ as driver
-from maxent_grpo.adapters.openrlhf.options import REFUSED
+from maxent_grpo.adapters.openrlhf.options import REFUSED, expect_even_shares
 from maxent_grpo.adapters.openrlhf.workers import MaxEntAsyncTrainer, MaxEntPolicyActor, MaxEntTrainer
 from support.openrlhf_tiny import read_command
 
@@ -83,6 +83,11 @@ def test_an_option_that_changes_the_method_is_refused_by_name(name: str, capsys:
         (("--maxent.projection", "sideways"), "--maxent.projection"),
         (("--maxent.temprature", 1), "unrecognized arguments: --maxent.temprature"),
         (("--maxent.key_func", "nowhere.py"), "nowhere.py"),
+        (
+            ("--actor.num_gpus_per_node", 4, "--rollout.micro_batch_size", 24),
+            "the 128 candidates of a rollout evenly",
+        ),
+        (("--train.micro_batch_size", 48), "--train.micro_batch_size to divide the 128 candidates of a rank"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_the_users_own_words(options: Any, expected: str, capsys: Any) -> None:
@@ -104,6 +109,17 @@ def test_a_kl_term_keeps_its_coefficient_beside_the_targets() -> None:
     kl = ("--algo.kl.init_coef", 1e-3, "--algo.kl.use_loss", "--algo.kl.estimator", "k3")
     args = read_command(*SIZES, "--maxent.beta", 0.04, *kl)
     assert (args.algo.kl.init_coef, args.maxent.kl_coef, args.maxent.config.beta) == (1e-3, 1e-3, 0.04)
+
+
+def test_shares_are_even_where_openrlhf_balances_them_or_there_is_one_rank() -> None:
+    balanced = read_command(
+        *SIZES, "--actor.num_gpus_per_node", 4, "--rollout.micro_batch_size", 24, "--train.dynamic_batch_enable"
+    )
+    expect_even_shares(balanced, 127)
+    expect_even_shares(read_command(*SIZES, "--rollout.micro_batch_size", 24), 127)
+    two = read_command(*SIZES, "--actor.num_gpus_per_node", 2, "--rollout.micro_batch_size", 8)
+    with pytest.raises(ValueError, match="the 120 candidates of a rollout evenly to 2 ranks"):
+        expect_even_shares(two, 120)
 
 
 def test_help_shows_our_options_and_openrlhfs(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
