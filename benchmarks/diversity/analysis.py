@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.diversity.arms import ARMS, METHODS, RECIPE, YARDSTICKS
-from benchmarks.diversity.outcomes import KS, measure_problems
 from benchmarks.diversity.presets import PRESETS, Preset, load_problems
 from benchmarks.diversity.run import SAMPLED, WARM, Run
 from benchmarks.diversity.statistics import (
@@ -22,6 +21,7 @@ from benchmarks.diversity.statistics import (
     estimate_difference,
 )
 from benchmarks.diversity.study import read_rates, read_record, share_rates
+from benchmarks.study.outcomes import KS, measure_problems
 from maxent_grpo.pipeline.frontiers import read_frontiers
 from maxent_grpo.pipeline.tasks.metrics import sample_metrics
 from maxent_grpo.pipeline.tiny.model import build_model

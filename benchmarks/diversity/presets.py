@@ -1,81 +1,10 @@
 """The tasks and sizes of a study."""
 
-import random
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from types import ModuleType
-from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from benchmarks.diversity import noted
-from maxent_grpo.pipeline.tasks import countdown, graph_coloring
+from benchmarks.study.tasks import FAMILIES, Family, Problems
 from maxent_grpo.pipeline.tasks.splits import split
-from maxent_grpo.pipeline.tiny.model import build_tokenizer
-from maxent_grpo.pipeline.tiny.sampling import Task
-from maxent_grpo.pipeline.tiny.warm_start import PairSampler, build_skewed_sampler
-
-
-@dataclass(frozen=True)
-class Family:
-    """A task whose right answers can all be listed: its problems, and how they are asked and judged.
-
-    Attributes:
-        module: of `prompt`, `verify`, `solutions` and `random_answer`.
-        list_problems: returns all problems.
-        words: tokens beside numbers and signs.
-        max_new_tokens: the generation limit.
-        ends: whether the listed texts are whole answers; otherwise anything may follow them.
-        complete: makes a whole answer of a listed text, for the warm start.
-        read_answer: the part of a text that is judged.
-    """
-
-    module: ModuleType
-    list_problems: Callable[[], list[Any]]
-    words: tuple[str, ...] = ()
-    max_new_tokens: int = 8
-    ends: bool = True
-    complete: Callable[[str, random.Random], str] = lambda text, rng: text
-    read_answer: Callable[[str], str] = str.strip
-
-    @property
-    def task(self) -> Task:
-        """How the loop sees it."""
-        return Task(prompt=self.module.prompt, verify=self.module.verify)
-
-    def list_solutions(self, problem: Any) -> dict[str, tuple[str, ...]]:
-        """Return the texts of every mode."""
-        return self.module.solutions(problem)
-
-    def build_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Return the tokenizer of its prompts and answers."""
-        return build_tokenizer(words=self.words)
-
-    def build_pair_sampler(self, problems: Sequence[Any]) -> PairSampler:
-        """Return a sampler of the (prompt, answer) pairs that the warm start learns from."""
-        return build_skewed_sampler(self.task, problems, self.list_solutions, complete=self.complete)
-
-
-ONE_ANSWER = replace(countdown.WIDE, min_modes=1, max_modes=1)
-FAMILIES = {
-    "countdown": Family(countdown, lambda: countdown.problems(countdown.WIDE)),
-    "single": Family(countdown, lambda: countdown.problems(ONE_ANSWER)),
-    "noted": Family(
-        noted,
-        lambda: countdown.problems(countdown.WIDE),
-        max_new_tokens=11,
-        ends=False,
-        complete=noted.add_note,
-        read_answer=noted.read_answer,
-    ),
-    "graph": Family(
-        graph_coloring,
-        lambda: graph_coloring.problems(5, sample=8000),
-        words=("R", "G", "B", "?"),
-        max_new_tokens=4,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -154,15 +83,6 @@ PRESETS = {
         ("dr_grpo", "published", "diverse"), updates=60, learning_rates=(1e-4,), seeds=(0,), test=256, level=0.5
     ),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Problems:
-    """Problems by their use; no problem has two uses."""
-
-    train: Sequence[Any]
-    validation: Sequence[Any]
-    test: Sequence[Any]
 
 
 @cache

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.diversity.arms import ARMS
-from benchmarks.diversity.outcomes import average_metrics, compute_outcomes
 from benchmarks.diversity.presets import PRESETS, Preset, load_problems
+from benchmarks.study.outcomes import average_metrics, compute_outcomes
 from maxent_grpo import answer_keys
 from maxent_grpo.pipeline.tiny.evaluation import greedy_accuracy
 from maxent_grpo.pipeline.tiny.jobs import Report, Stopped

@@ -8,6 +8,10 @@ probability p_m of each mode at every temperature. With p = Σ_m p_m, k fresh sa
 Were the right answers of each problem equally likely, its p as it is, coverage@k would be
 
     even@k = 1 − (1 − p/modes)^k
+
+PCMD asks how different right answers are from one another, whatever their number: the chance that two right samples
+give different ones, 1 − Σ_m (p_m/p)². It is averaged over the problems of which k samples hold two right answers
+(remax-rl, "Measuring and Mitigating Solution Mode Collapse in RLVR").
 """
 
 from collections.abc import Sequence
@@ -17,7 +21,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.diversity.presets import Family
+from benchmarks.study.tasks import Family
 from maxent_grpo.pipeline.tiny.sampling import completion_logits
 
 KS = (1, 2, 4, 8, 16, 32, 64)
@@ -89,7 +93,17 @@ def _find_chance(probabilities: np.ndarray, k: int) -> np.ndarray:
     return 1 - (1 - np.clip(probabilities, 0, 1)) ** k
 
 
+def measure_difference(outcomes: np.ndarray, k: int) -> float:
+    """Return PCMD of [problems, modes]: the chance that two right samples differ, where k samples hold two."""
+    right = np.nansum(outcomes, axis=-1)
+    wrong = 1 - np.clip(right, 0, 1)
+    weights = 1 - wrong**k - k * right * wrong ** (k - 1)
+    shares = np.nan_to_num(outcomes) / np.where(right > 0, right, 1.0)[:, None]
+    return float(np.average(1 - (shares**2).sum(-1), weights=weights)) if weights.sum() > 0 else float("nan")
+
+
 def average_metrics(outcomes: np.ndarray) -> dict[str, float]:
     """Return the metrics of one temperature averaged over problems, [problems, modes] → names with their k."""
     at_8 = {f"{name}@8": float(values.mean()) for name, values in measure_problems(outcomes, 8).items()}
-    return at_8 | {f"pass@{k}": float(measure_problems(outcomes, k)["pass"].mean()) for k in KS}
+    curve = {f"pass@{k}": float(measure_problems(outcomes, k)["pass"].mean()) for k in KS}
+    return at_8 | {"PCMD@8": measure_difference(outcomes, 8)} | curve

@@ -8,8 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from benchmarks.diversity import noted, report, statistics
-from benchmarks.diversity.outcomes import average_metrics, measure_problems
+from benchmarks.diversity import report, statistics
 from benchmarks.diversity.statistics import (
     adjust_p_values,
     average_complete,
@@ -17,6 +16,8 @@ from benchmarks.diversity.statistics import (
     draw_resamples,
     estimate_difference,
 )
+from benchmarks.study import noted
+from benchmarks.study.outcomes import average_metrics, measure_problems
 from maxent_grpo.pipeline.tasks.answers import Verdict
 from maxent_grpo.pipeline.tasks.metrics import sample_metrics
 

@@ -11,11 +11,11 @@ import pytest
 from benchmarks.diversity import __main__ as cli
 from benchmarks.diversity.analysis import Results, analyze_study, compare_arms
 from benchmarks.diversity.arms import RECIPE
-from benchmarks.diversity.outcomes import average_metrics
 from benchmarks.diversity.presets import PRESETS, Preset, load_problems
 from benchmarks.diversity.report import COUNTDOWN, GRAPH, choose_level, format_appendix, format_task, write_page
 from benchmarks.diversity.run import SAMPLED, WARM, Run
 from benchmarks.diversity.study import RESULTS, record_study
+from benchmarks.study.outcomes import average_metrics
 from maxent_grpo.pipeline.tiny.storage import Log
 
 SEEDS = (0, 1, 2)

@@ -12,10 +12,11 @@ from rich.console import Console
 from torch.testing import assert_close
 
 from benchmarks.diversity.arms import ARMS, RECIPE, YARDSTICKS
-from benchmarks.diversity.outcomes import compute_outcomes
-from benchmarks.diversity.presets import FAMILIES, PRESETS, Preset, load_problems
+from benchmarks.diversity.presets import PRESETS, Preset, load_problems
 from benchmarks.diversity.run import Run, build_loop, hash_answers, work
 from benchmarks.diversity.study import read_committed_rates, read_rates, run_study, share_rates, tune_rates
+from benchmarks.study.outcomes import compute_outcomes
+from benchmarks.study.tasks import FAMILIES
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.sampling import Samples, sample, token_logps

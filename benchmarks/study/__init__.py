@@ -1,0 +1,1 @@
+"""The study: what training methods keep of several right answers, at equal samples, as settings of the library."""

@@ -1,0 +1,47 @@
+"""Run a stage of the study, or report what is there.
+
+python -m benchmarks.study countdown_rates                  # what is missing of a stage, on all cores
+python -m benchmarks.study countdown_rates --minutes 50     # the same call goes on
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.study.schedule import limit_time, run_stage
+from benchmarks.study.stages import STAGES
+
+
+def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("stage", choices=STAGES, help="what to run")
+    parser.add_argument("--root", type=Path, default=Path("runs/study"), help="where warm starts go (%(default)s)")
+    parser.add_argument("--workers", type=int, help="processes (the number of cores)")
+    parser.add_argument("--minutes", type=float, help="stop in order after so long")
+    options = parser.parse_args(argv)
+    for name in ("workers", "minutes"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            parser.error(f"Expected --{name} > 0, got {name}={value}.")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options, console = parse_options(argv), Console()
+    try:
+        with limit_time(options.minutes):
+            run_stage(options.stage, options.root, console, workers=options.workers)
+    except KeyboardInterrupt:
+        console.print("Interrupted: finished runs are kept, and the same call goes on.")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The methods that are compared, each as settings of the library."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from benchmarks.study import oracle
+from maxent_grpo import MaxEntConfig, MaxEntObjective
+from maxent_grpo.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method.
+
+    Attributes:
+        name: how tables call it.
+        config: its settings, but for `max_length`, which is the task's.
+        entropy_bonus: λ of the loop's entropy bonus.
+        temperature: the sampling temperature in training.
+        passes: optimizer steps on a batch, clipped from the second on.
+        keys: what counts as the same answer: a completion's tokens, or the part of its text that is judged.
+        rehearses: whether there is a bank; with a `bank_weight` of 0 its rows are a control.
+    """
+
+    name: str
+    config: MaxEntConfig = field(default_factory=MaxEntConfig)
+    entropy_bonus: float = 0.0
+    temperature: float = 1.0
+    passes: int = 1
+    keys: Literal["tokens", "answer"] = "tokens"
+    rehearses: bool = False
+
+    def build_objective(self, max_length: int) -> MaxEntObjective:
+        """Return the loss of completions of at most `max_length` tokens."""
+        return MaxEntObjective(replace(self.config, max_length=max_length))
+
+
+def _publish(name: str, **others: object) -> Arm:
+    """Return a published method at its settings, on the scale that a trainer has: divided by the generation limit."""
+    config = METHODS[name].config
+    reduction = config.nll_reduction if config.projection == "surrogate" else "max_length"
+    return Arm(name, replace(config, nll_reduction=reduction), rehearses=config.bank_weight > 0, **others)
+
+
+def _change(name: str, **settings: object) -> Arm:
+    """Return today's `diverse()` with other settings."""
+    config = replace(MaxEntConfig.diverse(), **settings)
+    return Arm(name, config, rehearses=config.bank_weight > 0)
+
+
+DR_GRPO = METHODS["Dr.GRPO"].config
+BANK = METHODS["Re:Max"].config.bank_weight
+ARMS = {
+    "grpo": _publish("GRPO"),
+    "dr_grpo": _publish("Dr.GRPO"),
+    "dr_grpo_cold": Arm("Dr.GRPO, sampled at .6", DR_GRPO, temperature=0.6),
+    "entropy": Arm("Dr.GRPO, entropy bonus .05", DR_GRPO, entropy_bonus=0.05),
+    "raft": _publish("RAFT"),
+    "maxrl": _publish("MaxRL"),
+    "tpo": _publish("TPO"),
+    "xdr": _publish("xDr.GRPO"),
+    "xdr_mild": Arm("xDr.GRPO, τ = .25", replace(DR_GRPO, surrogate_tau=0.25)),
+    "ips": _publish("IPS-GRPO"),
+    "ucpo": _publish("UCPO"),
+    "gapo": _publish("GAPO"),
+    "gapo_oracle": Arm(
+        "GAPO, told the number of answers", replace(DR_GRPO, utility_transform=(oracle.NAME, "zscore"))
+    ),
+    "remax": _publish("Re:Max"),
+    "redr": _publish("Re:Dr"),
+    "soft_quarter": _change("soft κ = ¼", dedup=0.0, soft_dedup=0.25),
+    "soft_half": _change("soft κ = ½", dedup=0.0, soft_dedup=0.5),
+    "soft_one": _change("soft κ = 1", dedup=0.0, soft_dedup=1.0),
+    "kappa": _change("κ = 1"),
+    "kappa_distinct": _change("κ = 1, d = 1 (IPS-GRPO, centered)", distinct_power=1.0),
+    "kappa_bank": _change("κ = 1, bank", bank_weight=BANK),
+    "kappa_bank_idle": replace(_change("κ = 1, bank at coefficient 0"), rehearses=True),
+    "kappa_distinct_bank": _change("κ = 1, d = 1, bank", distinct_power=1.0, bank_weight=BANK),
+    "soft_bank": _change("soft κ = ½, bank", dedup=0.0, soft_dedup=0.5, bank_weight=BANK),
+    "kappa_twice": replace(_change("κ = 1, two passes"), passes=2),
+    "kappa_distinct_twice": replace(_change("κ = 1, d = 1, two passes", distinct_power=1.0), passes=2),
+    "answer_keys": replace(_change("κ = 1 by answers"), keys="answer"),
+}
+WARM = "warm_start"
+"""Where every method starts, which is measured as well."""

@@ -1,0 +1,197 @@
+"""One training run of a method with one seed, from its warm start to the line that the study keeps of it."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.study import oracle
+from benchmarks.study.arms import ARMS, WARM
+from benchmarks.study.outcomes import KS, average_metrics, compute_outcomes
+from benchmarks.study.tasks import FAMILIES, SIZES, TEMPERATURES, Family, Sizes, load_problems
+from maxent_grpo import answer_keys
+from maxent_grpo.bank import ExemplarBank
+from maxent_grpo.pipeline.tiny.evaluation import greedy_accuracy
+from maxent_grpo.pipeline.tiny.jobs import Report, Stopped
+from maxent_grpo.pipeline.tiny.model import build_model
+from maxent_grpo.pipeline.tiny.sampling import Samples, sample, token_logps
+from maxent_grpo.pipeline.tiny.storage import load_checkpoint, save_checkpoint
+from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
+from maxent_grpo.pipeline.tiny.warm_start import warm_start
+
+Line = dict[str, Any]
+SHOWN_EVERY = 20
+DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method, or the warm start, on a task with a seed and a learning rate.
+
+    Attributes:
+        root: folder for warm starts, which all methods of a seed share.
+        fresh: whether it is tested on problems that nothing was chosen by.
+    """
+
+    root: Path
+    task: str
+    arm: str
+    seed: int
+    rate: float = 0.0
+    fresh: bool = False
+
+    def __str__(self) -> str:
+        """Return the name that progress shows."""
+        return f"{self.task} {self.arm} {self.rate:g}, seed {self.seed}"
+
+    @property
+    def family(self) -> Family:
+        """What is asked."""
+        return FAMILIES[self.task]
+
+    @property
+    def sizes(self) -> Sizes:
+        """How large everything is."""
+        return SIZES[self.task]
+
+    @property
+    def warm(self) -> Path:
+        """The checkpoint that it starts from."""
+        return self.root / self.task / f"{'fresh' if self.fresh else 'seed'}{self.seed}"
+
+    def describe(self) -> Line:
+        """Return what its line begins with: a line that differs in any of it is of another run."""
+        settings = repr((ARMS.get(self.arm), self.sizes)).encode()
+        return {
+            "task": self.task,
+            "arm": self.arm,
+            "seed": self.seed,
+            "rate": self.rate,
+            "fresh": self.fresh,
+            "settings": hashlib.sha256(settings).hexdigest()[:10],
+            "start": hash_weights(self.warm),
+        }
+
+
+@cache
+def hash_weights(folder: Path) -> str:
+    """Return a hash of a checkpoint's weights: methods are paired by seed only from the same start."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:10]
+
+
+def work(run: Run, report: Report, stopped: Stopped) -> None:
+    """Make a run and report its line as `(name, updates, news, line)`; a stopped one leaves nothing."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    line = (_warm_up if run.arm == WARM else _train)(run, report, stopped)
+    report((str(run), run.sizes.updates, "stopped" if line is None else "done", line))
+
+
+def _warm_up(run: Run, report: Report, stopped: Stopped) -> Line | None:
+    sizes, tokenizer = run.sizes, run.family.build_tokenizer()
+    model = build_model(tokenizer, hidden_size=sizes.hidden_size, layers=sizes.layers, seed=run.seed)
+    pairs = run.family.build_pair_sampler(load_problems(run.task, fresh=run.fresh).train)
+    for step, loss in enumerate(warm_start(model, tokenizer, pairs, steps=sizes.warm_steps, seed=run.seed), 1):
+        if step % SHOWN_EVERY == 0:
+            report((str(run), sizes.updates * step // sizes.warm_steps, f"loss {loss:.2f}", None))
+        if stopped():
+            return None
+    save_checkpoint(model, tokenizer, run.warm)
+    return run.describe() | measure_model(run, model)
+
+
+def _train(run: Run, report: Report, stopped: Stopped) -> Line | None:
+    problems, loop = load_problems(run.task, fresh=run.fresh).train, build_loop(run)
+    seconds = []
+    while loop.step < run.sizes.updates:
+        if stopped():
+            return None
+        began = time.process_time()
+        samples, _ = loop.update(problems)
+        seconds.append(time.process_time() - began)
+        if loop.step % SHOWN_EVERY == 0:
+            report((str(run), loop.step, f"reward {samples.rewards.mean().item():.2f}", None))
+    banked = {} if loop.bank is None else {"banked": len(loop.bank)}
+    return run.describe() | measure_model(run, loop.model) | {"cpu seconds": round(median(seconds), 3)} | banked
+
+
+def build_loop(run: Run) -> Reinforcement:
+    """Return the training loop of a run at its beginning."""
+    arm, family, sizes = ARMS[run.arm], run.family, run.sizes
+    settings = LoopSettings(
+        learning_rate=run.rate,
+        prompts_per_step=sizes.prompts,
+        num_samples=sizes.samples,
+        max_new_tokens=family.max_new_tokens,
+        temperature=arm.temperature,
+        entropy_bonus=arm.entropy_bonus,
+        active_only=True,
+        passes=arm.passes,
+        seed=run.seed,
+    )
+    told = oracle.NAME in arm.config.utility_transform
+    return Reinforcement(
+        load_checkpoint(run.warm),
+        family.build_tokenizer(),
+        oracle.build_oracle_task(family) if told else family.task,
+        arm.build_objective(family.max_new_tokens),
+        settings,
+        keys=partial(hash_answers, family=family) if arm.keys == "answer" else None,
+        bank=ExemplarBank(capacity=arm.config.bank_capacity) if arm.rehearses else None,
+    )
+
+
+def hash_answers(samples: Samples, family: Family) -> Tensor:
+    """Return integers [N], equal where the part of the text that is judged is the same."""
+    return answer_keys([family.read_answer(text) for text in samples.texts])
+
+
+def measure_model(run: Run, model: PreTrainedModel) -> Line:
+    """Return what a model knows of problems that it was not trained on, at each sampling temperature."""
+    family, tokenizer = run.family, run.family.build_tokenizer()
+    problems, line = load_problems(run.task, fresh=run.fresh), {}
+    for split, held_out in (("validation", problems.validation), ("test", problems.test)):
+        outcomes = compute_outcomes(model, tokenizer, family, held_out, TEMPERATURES)
+        rows = [average_metrics(each) for each in outcomes]
+        line[split] = {name: [round(row[name], DIGITS) for row in rows] for name in rows[0]}
+    # pass@k of the test at temperature 1 alone: a curve per temperature says nothing more.
+    at_1 = TEMPERATURES.index(1.0)
+    curve = [line["test"][f"pass@{k}"][at_1] for k in KS]
+    for split in ("validation", "test"):
+        for name in ("even@8", *(f"pass@{k}" for k in KS if k != 8)):
+            del line[split][name]
+    greedy = greedy_accuracy(model, tokenizer, family.task, held_out, max_new_tokens=family.max_new_tokens)
+    return line | {"pass@k": curve, "greedy": round(greedy, DIGITS)} | _measure_samples(run, model)
+
+
+@torch.no_grad()
+def _measure_samples(run: Run, model: PreTrainedModel) -> dict[str, float]:
+    """Return the entropy in nats and the length of 8 samples per validation problem, and how many are right.
+
+    Samples may be right by a text that is not listed: their share of right ones against the listed texts' says so.
+    """
+    family, tokenizer = run.family, run.family.build_tokenizer()
+    problems = load_problems(run.task, fresh=run.fresh).validation
+    torch.manual_seed(run.seed)
+    samples = sample(model, tokenizer, family.task, problems, num_samples=8, max_new_tokens=family.max_new_tokens)
+    logps = token_logps(model, samples.prompts, samples.ids).masked_fill(~samples.mask, 0.0)
+    measured = {
+        "entropy": -logps.sum(-1).mean().item(),
+        "tokens": samples.mask.sum(-1).float().mean().item(),
+        "sampled mean@8": samples.rewards.mean().item(),
+    }
+    return {name: round(value, DIGITS) for name, value in measured.items()}
+
+
+def read_lines(file: Path) -> list[Line]:
+    """Return the lines of a stage; none where there is no file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -1,0 +1,80 @@
+"""What is missing of a stage, run on all cores; each finished run is a line of the stage's file."""
+
+import _thread
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.study.arms import WARM
+from benchmarks.study.runs import Line, Run, read_lines, work
+from benchmarks.study.stages import RESULTS, list_runs
+from maxent_grpo.pipeline.files import write_text
+from maxent_grpo.pipeline.tiny.jobs import run_jobs
+from maxent_grpo.pipeline.tiny.storage import Log
+
+
+def run_stage(
+    name: str, root: Path, console: Console, *, workers: int | None = None, results: Path = RESULTS
+) -> None:
+    """Make the runs of a stage that its file lacks.
+
+    Lines of other settings, or of another machine's warm start, are dropped: methods are paired by seed from the same
+    start.
+    """
+    runs, file = list_runs(name, root), results / f"{name}.jsonl"
+    starts = [Run(root, run.task, WARM, run.seed, fresh=run.fresh) for run in runs]
+    before = read_lines(file)
+    missing = [run for run in dict.fromkeys(starts) if not (run.warm / "config.json").exists()]
+    made = _do(missing, console, workers, lambda line: None)
+    known = [{**line} for line in (*before, *made)]
+    kept = [line for run in dict.fromkeys((*starts, *runs)) for line in known if _is_of(line, run)]
+    log = Log(file)
+    write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+    left = [run for run in runs if not any(_is_of(line, run) for line in kept)]
+    console.print(f"{name}: {len(runs) - len(left)} of {len(runs)} runs are there.")
+    _do(left, console, workers, log.append)
+
+
+def _is_of(line: Line, run: Run) -> bool:
+    """Return whether a line is that of a run: its settings and its start are what they would be now."""
+    described = run.describe()
+    return {name: line[name] for name in described} == described
+
+
+def _do(runs: Sequence[Run], console: Console, workers: int | None, keep: Any) -> list[Line]:
+    """Make runs and return their lines, each of which is kept as soon as it is there."""
+    lines: list[Line] = []
+
+    def hear(entry: tuple[str, int, str, Line | None]) -> None:
+        name, _, news, line = entry
+        if line is not None:
+            keep(line)
+            lines.append(line)
+            console.log(f"{name}: {news} ({len(lines)} of {len(runs)})")
+
+    if runs:
+        run_jobs(work, runs, on_news=hear, workers=workers)
+    return lines
+
+
+@contextmanager
+def limit_time(minutes: float | None) -> Iterator[None]:
+    """Interrupt what is inside after so long, as Ctrl-C would, and nothing that comes after it."""
+    if minutes is None:
+        yield
+        return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup, where an interrupt would be lost
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(60 * minutes, _thread.interrupt_main)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

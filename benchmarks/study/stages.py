@@ -1,0 +1,95 @@
+"""The stages of the study: which methods run on which task, with which seeds and learning rates, and who goes on.
+
+Rates are chosen on two tuning seeds. The best methods of Countdown and every named rival go on to five paired seeds on
+both tasks, and the winner to fresh seeds. NOTES.md has the criteria, which were written before the stages ran.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.study.arms import ARMS
+from benchmarks.study.runs import Line, Run, read_lines
+from benchmarks.study.tasks import SIZES, Sizes
+from maxent_grpo.pipeline.frontiers import read_frontier
+
+RESULTS = Path(__file__).parent / "results"
+TUNED_WITH, PAIRED, FRESH = (100, 101), (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
+BEST = 8
+"""How many methods go on by rank."""
+RIVALS = ("grpo", "dr_grpo", "maxrl", "tpo", "xdr_mild", "ips", "ucpo", "gapo", "remax", "redr", "kappa")
+"""Who goes on in any case: the rivals by name, and today's recipe."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Methods on a task.
+
+    Attributes:
+        arms: the methods.
+        seeds: of warm starts, batches and samples.
+        rates_of: the stage that chooses each method's rate; None: this one tries the task's whole grid.
+        fresh: whether it is tested on problems that nothing was chosen by.
+    """
+
+    task: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    rates_of: str | None = None
+    fresh: bool = False
+
+
+_FIRST = tuple(arm for arm in ARMS if arm != "answer_keys")
+STAGES = {
+    "countdown_rates": Stage("countdown", _FIRST, TUNED_WITH),
+    "control": Stage("countdown", ("kappa", "kappa_bank_idle"), (0,), rates_of="countdown_rates"),
+}
+
+
+def list_runs(name: str, root: Path) -> list[Run]:
+    """Return the runs of a stage: all methods of a seed before the next seed."""
+    stage = STAGES[name]
+    chosen = None if stage.rates_of is None else choose_rates(stage.rates_of)
+    return [
+        Run(root, stage.task, arm, seed, rate, stage.fresh)
+        for seed in stage.seeds
+        for arm in stage.arms
+        for rate in (SIZES[stage.task].rates if chosen is None else (chosen[arm],))
+    ]
+
+
+def read_stage(name: str) -> list[Line]:
+    """Return the committed lines of a stage."""
+    return read_lines(RESULTS / f"{name}.jsonl")
+
+
+def measure_area(split: Line, sizes: Sizes) -> float:
+    """Return the mean coverage@8 over levels of mean@8; a level that is reached at no temperature counts 0."""
+    values = [
+        read_frontier(level, split["mean@8"], split["coverage@8"]) or 0.0 for level in np.linspace(*sizes.levels, 21)
+    ]
+    return float(np.mean(values))
+
+
+def average_areas(lines: Sequence[Line], split: str) -> dict[tuple[str, float], float]:
+    """Return the area of each method at each rate, averaged over seeds."""
+    areas: dict[tuple[str, float], list[float]] = {}
+    for line in lines:
+        if line["arm"] in ARMS:
+            areas.setdefault((line["arm"], line["rate"]), []).append(measure_area(line[split], SIZES[line["task"]]))
+    return {key: float(np.mean(each)) for key, each in areas.items()}
+
+
+def choose_rates(name: str) -> dict[str, float]:
+    """Return each method's best rate in a stage, by the area on validation problems."""
+    areas = average_areas(read_stage(name), "validation")
+    return {arm: rate for (arm, rate), _ in sorted(areas.items(), key=lambda item: item[1])}
+
+
+def choose_best(name: str) -> tuple[str, ...]:
+    """Return the methods that go on from a stage: the best by the area on test problems, and the rivals."""
+    areas, rates = average_areas(read_stage(name), "test"), choose_rates(name)
+    ranked = sorted(rates, key=lambda arm: -areas[arm, rates[arm]])
+    return tuple(arm for arm in ARMS if arm in {*ranked[:BEST], *RIVALS})
