@@ -26,7 +26,7 @@ _HIDDEN = "(not repeated here)"
 _IN_TEXT = re.compile(rf"(?<![\w./-])(?:{_SHAPE})[^\s'\",;)}}\]]*")
 _IN_URL = re.compile(r"(:/+)[^/\s@'\"]+@")  # a path of it has one slash
 _IN_QUERY = re.compile(r"([?&][\w-]+)(=)([^&\s'\"]+)")
-_FLAG = re.compile(r"(--?[\w-]+)(=|\s+(?!--?[A-Za-z]))('[^']*'|\"[^\"]*\"|\S+)")
+_FLAG = re.compile(r"(--?[\w-]+)(=|\s+(?:--\s+)?(?!--?[A-Za-z]))('[^']*'|\"[^\"]*\"|\S+)")
 _ASSIGNED = re.compile(r"([\w-]+)(['\"]?\s*[:=]>?\s*)('[^']*'|\"[^\"]*\"|[^\s,;)}\]]+)")
 SPECIAL_TOKENS = frozenset(f"{kind}_token" for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image"))
 

@@ -1,7 +1,7 @@
 """The stages of the study: which methods run on which task, with which seeds and learning rates, and who goes on.
 
-Rates are chosen on two tuning seeds. The best methods of Countdown and every named rival go on to five paired seeds on
-both tasks, and the winner to fresh seeds. NOTES.md has the criteria, which were written before the stages ran.
+Rates are chosen on two tuning seeds. The best methods of Countdown and every named rival go on to five paired seeds
+on both tasks, and the winner to fresh seeds. NOTES.md has the criteria, which were written before the stages ran.
 """
 
 from collections.abc import Sequence

@@ -31,7 +31,7 @@ from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.adapters.trl.fitting import expect_whole_rollout
 from maxent_grpo.adapters.trl.preflight import write_preflight
 from maxent_grpo.pipeline.checkpoints import KeepSettings, expect_no_checkpoints, find_checkpoint, list_changes
-from maxent_grpo.pipeline.data.prompts import load_prompts
+from maxent_grpo.pipeline.data.prompts import expect_tokens, load_prompts
 from maxent_grpo.pipeline.data.sources import UnreachableError
 from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
 from maxent_grpo.pipeline.functions import find_function
@@ -111,6 +111,8 @@ def build_trainer(run: Run) -> GRPOTrainer:
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
     } | (args.model_init_kwargs or {})
+    tokenizer = load_tokenizer(run, folder)
+    expect_tokens(train, tokenizer)
     trainer_class: type[GRPOTrainer] = GRPOTrainer
     settings: dict[str, Any] = {}
     if isinstance(args, MaxEntGRPOConfig):
@@ -124,7 +126,7 @@ def build_trainer(run: Run) -> GRPOTrainer:
         args,
         train,
         eval_dataset=evaluation,
-        processing_class=load_tokenizer(run, folder),
+        processing_class=tokenizer,
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
         **settings,

@@ -11,8 +11,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from maxent_grpo.pipeline.arguments import MAX_PROMPT_CHARS
-from maxent_grpo.pipeline.data.prompts import load_prompts
+from maxent_grpo.pipeline.data.prompts import expect_tokens, load_prompts
 from maxent_grpo.pipeline.run import parse_run
+from maxent_grpo.pipeline.tiny.model import build_tokenizer
 from support.recipes import MATH, write_recipe, write_rows
 
 
@@ -179,3 +180,12 @@ def test_a_reward_by_dotted_path_sees_all_columns(tmp_path: Path) -> None:
     )
     assert set(named.column_names) == {"prompt", "solution"}
     assert set(dotted.column_names) == {"prompt", "solution", "hint"}
+
+
+def test_a_prompt_of_which_the_tokenizer_knows_nothing_is_refused() -> None:
+    tokenizer = build_tokenizer()
+    known = Dataset.from_dict({"prompt": ["1 2 3 = 6"] * 1001})
+    expect_tokens(known, tokenizer)
+    with pytest.raises(ValueError, match="a token, got prompt='Ω'"):
+        expect_tokens(Dataset.from_dict({"prompt": [*known["prompt"], "Ω"]}), tokenizer)
+    expect_tokens(Dataset.from_dict({"prompt": [[{"role": "user", "content": "Ω"}]]}), tokenizer)

@@ -80,7 +80,13 @@ def leaks(text: str) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_value_is_secret_by_its_name(name: str) -> None:
     assert is_secret(name, CANARY)
-    for text in (f"--{name} {CANARY}", f"--{name}={CANARY}", f"{name}='{CANARY}'", f'{{"{name}": "{CANARY}"}}'):
+    for text in (
+        f"--{name} {CANARY}",
+        f"--{name} -- {CANARY}",
+        f"--{name}={CANARY}",
+        f"{name}='{CANARY}'",
+        f'{{"{name}": "{CANARY}"}}',
+    ):
         assert not leaks(hide_secrets(text)), text
         assert name in hide_secrets(text)
 

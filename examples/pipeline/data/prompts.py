@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
 
 from maxent_grpo import answer_keys
 from maxent_grpo.adapters import KeyFunction
@@ -16,6 +17,8 @@ from maxent_grpo.pipeline.rewards import Reward
 from maxent_grpo.pipeline.run import Run
 
 logger = logging.getLogger(__name__)
+BATCH = 1000
+"""Prompts that are encoded at once."""
 
 
 def load_prompts(run: Run) -> tuple[Dataset, Dataset | None]:
@@ -182,3 +185,20 @@ def _format_row(row: dict[str, Any], limit: int, chat: bool, system: str | None)
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     return {"prompt": messages}
+
+
+def expect_tokens(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Expect at least one token of every text; a chat's template always has some.
+
+    Raises:
+        ValueError: with the first prompt of which the tokenizer knows nothing.
+    """
+    for start in range(0, len(rows), BATCH):
+        prompts = [prompt for prompt in rows[start : start + BATCH]["prompt"] if isinstance(prompt, str)]
+        if not prompts:
+            return
+        for prompt, ids in zip(prompts, tokenizer(prompts)["input_ids"], strict=True):
+            if not ids:
+                raise ValueError(
+                    f"Expected prompts of which the model's tokenizer knows a token, got prompt={prompt!r}."
+                )

@@ -1,0 +1,131 @@
+"""Tables and pictures of the study, from the committed lines alone, for its page of results."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")  # files only: no display is needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.study.analysis import Difference, Runs, average_measures, compare_arms, group_lines, rank_arms
+from benchmarks.study.arms import ARMS, WARM
+from benchmarks.study.runs import Line
+from benchmarks.study.stages import STAGES, average_areas, choose_best, choose_rates, read_stage
+from benchmarks.study.tasks import SIZES
+from maxent_grpo.pipeline.frontiers import read_frontier
+from maxent_grpo.pipeline.markdown import format_table, replace_section
+
+PAGE = Path(__file__).parent / "RESULTS.md"
+COLORS = ("#009e73", "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9")
+"""Okabe and Ito's, told apart by everyone."""
+
+
+def write_report(page: Path = PAGE, *, recipe: str) -> None:
+    """Put the tables of all stages that ran into the marked sections of the page, and draw the frontiers beside it.
+
+    Args:
+        page: the page.
+        recipe: the method that the others are compared with.
+    """
+    text = page.read_text()
+    for name, stage in STAGES.items():
+        lines = read_stage(name)
+        if not lines or f"<!-- {name}:begin" not in text:
+            continue
+        table = format_rates(name, lines) if stage.rates_of is None else format_stage(lines, recipe)
+        text = replace_section(text, name, f"\n{table}\n")
+        if stage.rates_of is not None:
+            save_picture(lines, recipe, page.parent / "results" / f"{name}.png")
+    page.write_text(text)
+
+
+def format_rates(name: str, lines: Sequence[Line]) -> str:
+    """Return the table of a stage that chooses rates: each method's area at each rate, and who goes on."""
+    rates, chosen = SIZES[STAGES[name].task].rates, choose_rates(name)
+    validation, test = average_areas(lines, "validation"), average_areas(lines, "test")
+    going = choose_best(name)
+    rows = []
+    for arm in sorted(chosen, key=lambda arm: -test[arm, chosen[arm]]):
+        cells = [format_number(validation.get((arm, rate), math.nan)) for rate in rates]
+        rows.append([ARMS[arm].name, *cells, format_number(test[arm, chosen[arm]]), "yes" if arm in going else "no"])
+    head = ["method", *(f"area at {rate:g}" for rate in rates), "on test problems, at its best rate", "goes on"]
+    return format_table(head, rows)
+
+
+def format_stage(lines: Sequence[Line], recipe: str) -> str:
+    """Return the table of a stage: every method's measures, and what the recipe has more."""
+    runs = group_lines(lines)
+    seeds, level = max(map(len, runs.values())), SIZES[lines[0]["task"]].level
+    rows = []
+    for arm in rank_arms(runs):
+        means = average_measures(runs, arm)
+        name = "before training" if arm == WARM else ARMS[arm].name
+        cells = [format_number(value) for value in means.values()]
+        differences = ["–"] * 4
+        if arm not in (recipe, WARM) and recipe in runs:
+            differences = [
+                format_difference(compare_arms(runs, recipe, arm, measure), seeds)
+                for measure in ("area", "coverage@8", "pass@8", "ceiling")
+            ]
+        rows.append([name, *cells, *differences])
+    head = [
+        "method", "area", f"coverage@8 at mean@8 = {level:g}", "pass@8 there", "PCMD there", "ceiling",
+        f"{ARMS[recipe].name} minus it: area", "coverage@8", "pass@8", "ceiling",
+    ]  # fmt: skip
+    return format_table(head, rows)
+
+
+def format_number(value: float) -> str:
+    """Return a share with three digits, a dash for none.
+
+    >>> format_number(0.25), format_number(float("nan"))
+    ('0.250', '–')
+    """
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def format_difference(pair: Difference | None, seeds: int) -> str:
+    """Return a difference in points with its interval, and of how many seeds it is where some miss the level.
+
+    >>> format_difference(Difference(0.05, 0.04, 0.06, 4), 5)
+    '+5.0 [+4.0, +6.0] n=4'
+    """
+    if pair is None:
+        return "–"
+    mean, low, high = (f"{100 * value:+.1f}" for value in (pair.mean, pair.low, pair.high))
+    return f"{mean} [{low}, {high}]" + (f" n={pair.seeds}" if pair.seeds < seeds else "")
+
+
+def save_picture(lines: Sequence[Line], recipe: str, file: Path) -> None:
+    """Save coverage and pass@8 against accuracy: means over seeds where all reach it, with bands of ± 1 s.e."""
+    runs = group_lines(lines)
+    sizes = SIZES[lines[0]["task"]]
+    shown = [arm for arm in (recipe, "kappa", "ips", "remax", "maxrl", "dr_grpo") if arm in runs]
+    shown = list(dict.fromkeys(shown))
+    levels = np.linspace(sizes.levels[0], sizes.levels[1] + 0.05, 61)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for panel, measure in zip(panels, ("coverage@8", "pass@8"), strict=True):
+        for arm, color in zip(shown, COLORS, strict=False):
+            curves = _read_curves(runs, arm, measure, levels)
+            mean, error = curves.mean(0), curves.std(0, ddof=1) / math.sqrt(len(curves))
+            panel.plot(levels, mean, color=color, label=ARMS[arm].name, linewidth=2.5 if arm == recipe else 1.5)
+            panel.fill_between(levels, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
+        panel.axvline(sizes.level, color="#888888", linestyle=":", linewidth=1)
+        panel.set_xlabel("mean@8: how often one sample is right")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("coverage@8: right answers found by 8 samples")
+    panels[1].set_ylabel("pass@8: problems solved by 8 samples")
+    panels[0].legend(fontsize=9, frameon=False)
+    figure.savefig(file, dpi=80)
+    plt.close(figure)
+
+
+def _read_curves(runs: Runs, arm: str, measure: str, levels: np.ndarray) -> np.ndarray:
+    """Return a measure at every level, [seeds, levels]; NaN where a run does not come so far."""
+    tests = [line["test"] for line in runs[arm].values()]
+    read = [[read_frontier(level, test["mean@8"], test[measure]) for level in levels] for test in tests]
+    return np.array(read, dtype=float)
