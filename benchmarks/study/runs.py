@@ -70,7 +70,7 @@ class Run:
 
     def describe(self) -> Line:
         """Return what its line begins with: a line that differs in any of it is of another run."""
-        settings = repr((ARMS.get(self.arm), self.sizes)).encode()
+        settings = repr((ARMS.get(self.arm), self.sizes.trained)).encode()
         return {
             "task": self.task,
             "arm": self.arm,

@@ -49,14 +49,17 @@ STAGES = {
 
 
 def list_runs(name: str, root: Path) -> list[Run]:
-    """Return the runs of a stage: all methods of a seed before the next seed."""
+    """Return the runs of a stage: all methods at a place of the grid, seed by seed, before the next place."""
     stage = STAGES[name]
-    chosen = None if stage.rates_of is None else choose_rates(stage.rates_of)
+    grid = SIZES[stage.task].rates
+    rates = dict.fromkeys(stage.arms, grid)
+    if stage.rates_of is not None:
+        rates = {arm: (rate,) for arm, rate in choose_rates(stage.rates_of).items()}
     return [
-        Run(root, stage.task, arm, seed, rate, stage.fresh)
+        Run(root, stage.task, arm, seed, rates[arm][place], stage.fresh)
+        for place in range(len(grid) if stage.rates_of is None else 1)
         for seed in stage.seeds
         for arm in stage.arms
-        for rate in (SIZES[stage.task].rates if chosen is None else (chosen[arm],))
     ]
 
 

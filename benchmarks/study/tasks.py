@@ -88,7 +88,7 @@ class Sizes:
     """A task's model, its runs, and where methods are compared.
 
     Attributes:
-        rates: the grid of learning rates, the same for every method.
+        rates: the grid of learning rates, the same for every method; the first ones are tried first.
         level: the mean@8 at which methods are compared.
         levels: first and last mean@8 of the area under a frontier.
     """
@@ -103,11 +103,16 @@ class Sizes:
     prompts: int = 32
     samples: int = 8
 
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """What a run depends on."""
+        return self.hidden_size, self.layers, self.warm_steps, self.updates, self.prompts, self.samples
 
-COUNTDOWN = Sizes(rates=(2.5e-5, 5e-5, 1e-4), level=0.6, levels=(0.45, 0.65))
+
+COUNTDOWN = Sizes(rates=(5e-5, 1e-4, 2.5e-5), level=0.6, levels=(0.45, 0.65))
 SIZES = {
     "countdown": COUNTDOWN,
-    "graph": Sizes(rates=(5e-5, 1e-4, 2e-4), level=0.4, levels=(0.3, 0.44), warm_steps=300, updates=240),
+    "graph": Sizes(rates=(1e-4, 2e-4, 5e-5), level=0.4, levels=(0.3, 0.44), warm_steps=300, updates=240),
     "single": replace(COUNTDOWN, level=0.3, levels=(0.2, 0.35)),
     "noted": COUNTDOWN,
 }
