@@ -68,16 +68,19 @@ class Run:
         """The checkpoint that it starts from."""
         return self.root / self.task / f"{'fresh' if self.fresh else 'seed'}{self.seed}"
 
+    def hash_settings(self) -> str:
+        """Return a hash of what the run depends on beside its start."""
+        return hashlib.sha256(repr((ARMS.get(self.arm), self.sizes.trained)).encode()).hexdigest()[:10]
+
     def describe(self) -> Line:
         """Return what its line begins with: a line that differs in any of it is of another run."""
-        settings = repr((ARMS.get(self.arm), self.sizes.trained)).encode()
         return {
             "task": self.task,
             "arm": self.arm,
             "seed": self.seed,
             "rate": self.rate,
             "fresh": self.fresh,
-            "settings": hashlib.sha256(settings).hexdigest()[:10],
+            "settings": self.hash_settings(),
             "start": hash_weights(self.warm),
         }
 
@@ -98,6 +101,8 @@ def work(run: Run, report: Report, stopped: Stopped) -> None:
 
 def _warm_up(run: Run, report: Report, stopped: Stopped) -> Line | None:
     sizes, tokenizer = run.sizes, run.family.build_tokenizer()
+    if (run.warm / "config.json").exists():
+        return run.describe() | measure_model(run, load_checkpoint(run.warm))
     model = build_model(tokenizer, hidden_size=sizes.hidden_size, layers=sizes.layers, seed=run.seed)
     pairs = run.family.build_pair_sampler(load_problems(run.task, fresh=run.fresh).train)
     for step, loss in enumerate(warm_start(model, tokenizer, pairs, steps=sizes.warm_steps, seed=run.seed), 1):

@@ -28,17 +28,18 @@ def run_stage(
     start.
     """
     runs, file = list_runs(name, root), results / f"{name}.jsonl"
-    starts = [Run(root, run.task, WARM, run.seed, fresh=run.fresh) for run in runs]
-    before = read_lines(file)
-    missing = [run for run in dict.fromkeys(starts) if not (run.warm / "config.json").exists()]
-    made = _do(missing, console, workers, lambda line: None)
-    known = [{**line} for line in (*before, *made)]
-    kept = [line for run in dict.fromkeys((*starts, *runs)) for line in known if _is_of(line, run)]
-    log = Log(file)
+    starts = [*dict.fromkeys(Run(root, run.task, WARM, run.seed, fresh=run.fresh) for run in runs)]
+    lines = read_lines(file)
+    lines += _do([run for run in starts if not _is_there(run, lines)], console, workers, lambda line: None)
+    kept = [line for run in (*starts, *runs) for line in lines if _is_of(line, run)]
     write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
-    left = [run for run in runs if not any(_is_of(line, run) for line in kept)]
+    left = [run for run in runs if not _is_there(run, kept)]
     console.print(f"{name}: {len(runs) - len(left)} of {len(runs)} runs are there.")
-    _do(left, console, workers, log.append)
+    _do(left, console, workers, Log(file).append)
+
+
+def _is_there(run: Run, lines: Sequence[Line]) -> bool:
+    return (run.warm / "config.json").exists() and any(_is_of(line, run) for line in lines)
 
 
 def _is_of(line: Line, run: Run) -> bool:

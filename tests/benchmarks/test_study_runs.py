@@ -1,0 +1,150 @@
+"""The study's runs: methods that are what they are called, and stages that go on after a stop."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch.testing import assert_close
+
+from benchmarks.study import oracle, runs, schedule, stages, tasks
+from benchmarks.study.arms import ARMS, WARM
+from benchmarks.study.runs import Run, build_loop, read_lines, work
+from benchmarks.study.schedule import run_stage
+from benchmarks.study.stages import RESULTS, STAGES, Stage, choose_rates, list_runs
+from benchmarks.study.tasks import FAMILIES, SIZES, Sizes, load_problems
+from maxent_grpo import MaxEntConfig
+from maxent_grpo.pipeline.tasks import graph_coloring
+
+TINY = Sizes(
+    rates=(1e-3, 2e-3), level=0.01, levels=(0.0, 0.1), hidden_size=32, layers=1, warm_steps=4, updates=2, prompts=4,
+    samples=4,
+)  # fmt: skip
+QUIET = Console(quiet=True)
+PROBLEMS = graph_coloring.problems(5, sample=100)
+
+
+def never_stop() -> bool:
+    return False
+
+
+def ignore_news(entry: object) -> None:
+    del entry
+
+
+@pytest.fixture(autouse=True)
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Small sizes, and stages whose runs happen in this process, which alone knows them."""
+
+    def work_here(work, jobs, *, on_news, workers):
+        for job in jobs:
+            work(job, on_news, never_stop)
+
+    monkeypatch.setitem(SIZES, "graph", TINY)
+    monkeypatch.setitem(FAMILIES, "graph", replace(FAMILIES["graph"], list_problems=lambda: PROBLEMS))
+    monkeypatch.setattr(tasks, "TESTED", 8)
+    monkeypatch.setattr(tasks, "VALIDATED", 8)
+    monkeypatch.setattr(schedule, "run_jobs", work_here)
+    monkeypatch.setattr(stages, "RESULTS", tmp_path)
+    monkeypatch.setitem(STAGES, "test", Stage("graph", ("dr_grpo", "kappa_bank"), (0, 1)))
+    load_problems.cache_clear()
+    runs.hash_weights.cache_clear()
+    yield
+    load_problems.cache_clear()
+
+
+def run_tiny(folder: Path) -> list[dict]:
+    run_stage("test", folder / "starts", QUIET, results=folder)
+    return read_lines(folder / "test.jsonl")
+
+
+def test_a_stage_makes_what_is_missing_and_keeps_what_is_there(tmp_path: Path):
+    lines = run_tiny(tmp_path)
+    assert [(line["arm"], line["seed"], line["rate"]) for line in lines] == [
+        (WARM, 0, 0.0), (WARM, 1, 0.0),
+        *((arm, seed, rate) for rate in TINY.rates for seed in (0, 1) for arm in ("dr_grpo", "kappa_bank")),
+    ]  # fmt: skip
+    file = tmp_path / "test.jsonl"
+    whole = file.read_text()
+    kept = whole.splitlines(keepends=True)
+    file.write_text("".join(kept[:4] + kept[6:]))
+    again = run_tiny(tmp_path)
+    without_time = [{name: value for name, value in line.items() if name != "cpu seconds"} for line in again]
+    assert sorted(map(json.dumps, without_time)) == sorted(
+        json.dumps({name: value for name, value in line.items() if name != "cpu seconds"}) for line in lines
+    )
+    assert file.read_text().startswith("".join(kept[:4]))
+
+
+def test_lines_of_other_settings_or_of_another_start_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lines = run_tiny(tmp_path)
+    monkeypatch.setitem(ARMS, "dr_grpo", replace(ARMS["dr_grpo"], temperature=0.5))
+    changed = run_tiny(tmp_path)
+    assert [line for line in changed if line["arm"] != "dr_grpo"] == [
+        line for line in lines if line["arm"] != "dr_grpo"
+    ]
+    assert {line["settings"] for line in changed if line["arm"] == "dr_grpo"}.isdisjoint(
+        {line["settings"] for line in lines}
+    )
+    file = tmp_path / "test.jsonl"
+    file.write_text(file.read_text().replace(lines[0]["start"], "0123456789"))
+    again = run_tiny(tmp_path)
+    assert {line["start"] for line in again} == {line["start"] for line in lines}
+    assert len(again) == len(lines)
+
+
+def test_a_rate_is_chosen_by_the_area_on_validation_problems(tmp_path: Path):
+    lines = run_tiny(tmp_path)
+    for line in lines:
+        best = line["rate"] == (2e-3 if line["arm"] == "dr_grpo" else 1e-3)
+        line["validation"]["mean@8"], line["validation"]["coverage@8"] = [0.1, 0.0], [0.3 if best else 0.2] * 2
+        line["test"]["coverage@8"] = [0.9 if not best else 0.1] * len(line["test"]["mean@8"])
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert choose_rates("test") == {"dr_grpo": 2e-3, "kappa_bank": 1e-3}
+    STAGES["next"] = Stage("graph", ("kappa_bank",), (3,), rates_of="test")
+    assert list_runs("next", tmp_path) == [Run(tmp_path, "graph", "kappa_bank", 3, 1e-3)]
+    del STAGES["next"]
+
+
+def test_a_runs_loop_is_its_method(tmp_path: Path):
+    work(Run(tmp_path, "graph", WARM, 0), ignore_news, never_stop)
+    for name, arm in ARMS.items():
+        loop = build_loop(Run(tmp_path, "graph", name, 0, 1e-3))
+        settings = loop.settings
+        assert (settings.passes, settings.temperature, settings.entropy_bonus) == (
+            arm.passes, arm.temperature, arm.entropy_bonus,
+        )  # fmt: skip
+        assert loop.loss_fn.objective.config == replace(arm.config, max_length=4)
+        assert (loop.keys is None) == (arm.keys == "tokens")
+        assert (loop.bank is not None) == ("bank" in name or name in ("remax", "redr"))
+        loop.update(load_problems("graph").train)
+
+
+def test_todays_recipe_is_the_arm_that_the_others_are_compared_with():
+    assert ARMS["kappa"].config == MaxEntConfig.diverse()
+
+
+def test_gapo_is_told_the_number_of_right_answers():
+    family = FAMILIES["graph"]
+    problem = family.list_problems()[0]
+    task = oracle.build_oracle_task(family)
+    texts = [problem.modes[0], problem.modes[0], problem.modes[1], "RRR"]
+    right = torch.tensor([[task.verify(problem, text).correct for text in texts]])
+    counts = torch.tensor([[2, 2, 1, 1]])
+    rewarded = oracle.reward_rare_by_oracle(right.double(), mask=torch.ones_like(right), right=right, counts=counts)
+    share = 1 / len(problem.modes)
+    expected = [1 - (2 / 3 - share)] * 2 + [1 - (1 / 3 - share)]
+    assert_close(rewarded[0, :3], torch.tensor(expected).double())
+    assert rewarded[0, 3] == -1
+
+
+def test_committed_lines_are_those_of_the_arms_as_they_are_now():
+    load_problems.cache_clear()
+    for file in RESULTS.glob("*.jsonl"):
+        for line in read_lines(file):
+            if line["task"] == "graph":  # whose sizes are others here
+                continue
+            run = Run(Path(), line["task"], line["arm"], line["seed"], line["rate"], line["fresh"])
+            assert line["settings"] == run.hash_settings(), (file.name, line["arm"])
