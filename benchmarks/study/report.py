@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.study.analysis import Difference, Runs, average_measures, compare_arms, group_lines, rank_arms
 from benchmarks.study.arms import ARMS, WARM
 from benchmarks.study.runs import Line
-from benchmarks.study.stages import STAGES, average_areas, choose_best, choose_rates, read_stage
+from benchmarks.study.stages import STAGES, average_areas, choose_best, choose_rates, list_runs, read_stage
 from benchmarks.study.tasks import SIZES
 from maxent_grpo.pipeline.frontiers import read_frontier
 from maxent_grpo.pipeline.markdown import format_table, replace_section
@@ -37,6 +37,8 @@ def write_report(page: Path = PAGE, *, recipe: str) -> None:
         if not lines or f"<!-- {name}:begin" not in text:
             continue
         table = format_rates(name, lines) if stage.rates_of is None else format_stage(lines, recipe)
+        missing = len(list_runs(name, Path())) - sum(line["arm"] in ARMS for line in lines)
+        table += f"\n\n{missing} runs of this stage are not made yet." if missing else ""
         text = replace_section(text, name, f"\n{table}\n")
         if stage.rates_of is not None:
             save_picture(lines, recipe, page.parent / "results" / f"{name}.png")

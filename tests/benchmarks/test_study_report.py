@@ -1,0 +1,103 @@
+"""The study's numbers and tables, from lines that are written here."""
+
+import doctest
+import math
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib.image
+import pytest
+
+from benchmarks.study import analysis, noted, report, stages
+from benchmarks.study.analysis import average_measures, compare_arms, estimate_difference, group_lines, rank_arms
+from benchmarks.study.arms import ARMS
+from benchmarks.study.report import format_rates, format_stage, save_picture
+from benchmarks.study.stages import BEST, RIVALS, STAGES, choose_best, choose_rates, measure_area, read_stage
+from benchmarks.study.tasks import SIZES
+
+
+def write_line(arm: str, seed: int, shift: float, *, rate: float = 1e-4) -> dict:
+    """Return a line whose coverage is `shift` above half of its accuracy, at accuracies from .3 to .7."""
+    accuracies = [0.7, 0.6, 0.5, 0.4, 0.3]
+    test = {
+        "mean@8": accuracies,
+        "coverage@8": [0.5 * (1 - accuracy) + shift for accuracy in accuracies],
+        "pass@8": [accuracy + 0.2 for accuracy in accuracies],
+        "PCMD@8": [0.5] * 5,
+    }
+    place = {"task": "countdown", "arm": arm, "seed": seed, "rate": rate, "start": f"start {seed}"}
+    return place | {"test": test, "validation": test}
+
+
+def test_measures_are_read_at_the_level_and_the_area_is_a_mean_over_levels() -> None:
+    line = write_line("kappa", 0, 0.1)
+    runs = group_lines([line])
+    measures = average_measures(runs, "kappa")
+    assert measures["coverage@8"] == pytest.approx(0.5 * 0.4 + 0.1)
+    assert measures["pass@8"] == pytest.approx(0.8)
+    assert measures["ceiling"] == 0.7
+    first, last = SIZES["countdown"].levels
+    assert measures["area"] == pytest.approx(0.5 * (1 - (first + last) / 2) + 0.1)
+
+
+def test_a_level_that_is_not_reached_counts_nothing() -> None:
+    line = write_line("kappa", 0, 0.1)
+    line["test"] = {name: values[2:] for name, values in line["test"].items()}  # no accuracy above .5
+    whole = measure_area(write_line("kappa", 0, 0.1)["test"], SIZES["countdown"])
+    assert 0 < measure_area(line["test"], SIZES["countdown"]) < whole / 2
+    assert math.isnan(average_measures(group_lines([line]), "kappa")["coverage@8"])
+
+
+def test_methods_are_paired_by_seed_from_one_start() -> None:
+    lines = [write_line("kappa", seed, 0.1) for seed in range(3)]
+    lines += [write_line("dr_grpo", seed, 0.1 - gap) for seed, gap in enumerate((0.04, 0.05, 0.06))]
+    runs = group_lines(lines)
+    difference = compare_arms(runs, "kappa", "dr_grpo", "coverage@8")
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.05)
+    assert difference.seeds == 3
+    assert difference.high - difference.low == pytest.approx(2 * 4.302653 * 0.01 / math.sqrt(3), rel=1e-5)
+    assert rank_arms(runs) == ["kappa", "dr_grpo"]
+    with pytest.raises(ValueError, match="one start for all methods of seed 0"):
+        group_lines([*lines, write_line("maxrl", 0, 0.0) | {"start": "another"}])
+    with pytest.raises(ValueError, match="one run of kappa with seed 0"):
+        group_lines([*lines, write_line("kappa", 0, 0.0, rate=5e-5)])
+    assert estimate_difference([0.1]) is None
+
+
+def test_tables_and_a_picture_come_from_lines(tmp_path: Path) -> None:
+    lines = [write_line(arm, seed, 0.01 * seed) for arm in ("kappa", "dr_grpo") for seed in range(2)]
+    table = format_stage(lines, "kappa")
+    assert [row.split(" | ")[0].strip("| ") for row in table.splitlines()[2:]] == ["κ = 1", "Dr.GRPO"]
+    assert "+0.0 [+0.0, +0.0]" in table
+    save_picture(lines, "kappa", tmp_path / "frontier.png")
+    assert matplotlib.image.imread(tmp_path / "frontier.png").std() > 0
+
+
+def test_the_best_and_the_rivals_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = [arm for arm in ARMS if arm not in RIVALS]
+    lines = [write_line(arm, 100, -0.001 * place) for place, arm in enumerate([*arms, *RIVALS])]
+    monkeypatch.setattr(stages, "read_stage", lambda name: lines)
+    monkeypatch.setattr(report, "choose_best", choose_best)
+    going = choose_best("countdown_rates")
+    assert set(going) == {*arms[:BEST], *RIVALS}
+    assert choose_rates("countdown_rates") == dict.fromkeys([*arms, *RIVALS], 1e-4)
+    assert format_rates("countdown_rates", lines).count("| no |") == len(lines) - len(going)
+
+
+def test_committed_lines_are_runs_of_their_stages_at_the_rates_that_the_rule_says() -> None:
+    for name, stage in STAGES.items():
+        lines = [line for line in read_stage(name) if line["arm"] in ARMS]
+        made = [(line["arm"], line["seed"], line["rate"]) for line in lines]
+        assert len(made) == len(set(made))
+        rates = dict.fromkeys(stage.arms, SIZES[stage.task].rates)
+        if lines and stage.rates_of is not None:
+            rates = {arm: (rate,) for arm, rate in choose_rates(stage.rates_of).items()}
+        assert set(made) <= {(arm, seed, rate) for arm in stage.arms for seed in stage.seeds for rate in rates[arm]}
+
+
+@pytest.mark.parametrize("module", [analysis, report, noted], ids=lambda module: module.__name__)
+def test_examples(module: ModuleType) -> None:
+    failed, tried = doctest.testmod(module)
+    assert tried > 0
+    assert failed == 0
