@@ -113,7 +113,7 @@ class Mailbox:
 class TinyTransfer(CheckpointEngine):
     """Sends weights to those servers through Ray, where verl has NCCL."""
 
-    def __init__(self, bucket_size: int) -> None:
+    def __init__(self, bucket_size: int, is_master: bool = False) -> None:
         self.mailbox: Any = None
 
     def prepare(self) -> dict[str, Any]:

@@ -49,8 +49,6 @@ CASES = {
     "asynchronous, a reference": Case(("--train.async_enable", *PULLED), logged=ANCHORED),
     "dynamic filtering": Case(FILTERED),
 }
-PENDING: set[str] = set()
-"""Cases of which no log is committed; to commit one, run it and take it out of here."""
 STATISTICS = {"maxent/ess", "maxent/improvement_gap", "maxent/frac_distinct", "maxent/frac_unscored"}
 
 

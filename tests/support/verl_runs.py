@@ -36,8 +36,6 @@ RUNS = {
         "ray_kwargs.ray_init.num_gpus=2",
     ],
 }
-PENDING = {"maxent_separate_async"}
-"""Runs of which no log is committed; to commit one, run it and take it out of here."""
 KEPT = ("maxent/", "actor/pg_loss", "actor/grad_norm", "critic/score/mean", "training/rollout_probs_diff_max")
 STATISTICS = {"maxent/ess", "maxent/improvement_gap", "maxent/frac_distinct", "maxent/frac_unscored"}
 
