@@ -98,6 +98,22 @@ class KeepSettings(TrainerCallback):  # type: ignore[misc]
             write_text(folder / FILES, json.dumps(_measure_files(folder), indent=2) + "\n")
 
 
+class EndWhereItIsOver(TrainerCallback):  # type: ignore[misc]
+    """Takes no step from a checkpoint that has them all; transformers looks for the end after a step alone.
+
+    Such a checkpoint is that of a run that was killed after its last step, or that is started once more.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let the trainer find no batches and stop."""
+        if state.global_step >= state.max_steps:
+            control.should_training_stop = True
+            self.trainer.get_batch_samples = lambda *batches: ([], None)
+
+
 def _measure_files(checkpoint: Path) -> dict[str, int]:
     """Return the size of each file but those that other ranks may still be writing."""
     files = (file for file in sorted(checkpoint.rglob("*")) if file.is_file())

@@ -30,7 +30,13 @@ from maxent_grpo._secrets import hide_in_tracebacks, hide_secrets
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig, MaxEntGRPOTrainer
 from maxent_grpo.adapters.trl.fitting import expect_whole_rollout
 from maxent_grpo.adapters.trl.preflight import write_preflight
-from maxent_grpo.pipeline.checkpoints import KeepSettings, expect_no_checkpoints, find_checkpoint, list_changes
+from maxent_grpo.pipeline.checkpoints import (
+    EndWhereItIsOver,
+    KeepSettings,
+    expect_no_checkpoints,
+    find_checkpoint,
+    list_changes,
+)
 from maxent_grpo.pipeline.data.prompts import expect_tokens, load_prompts
 from maxent_grpo.pipeline.data.sources import UnreachableError
 from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
@@ -203,6 +209,7 @@ def run_training(trainer: GRPOTrainer, checkpoint: str | None) -> None:
     if changes and args.process_index == 0:
         logger.warning("Going on from %s with other settings: %s.", checkpoint, ", ".join(changes))
     trainer.add_callback(KeepSettings())
+    trainer.add_callback(EndWhereItIsOver(trainer))
     job_files = add_job_files(trainer)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)

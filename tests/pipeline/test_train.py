@@ -300,6 +300,19 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
         assert torch.equal(value, expected[name])
 
 
+def test_a_run_that_is_over_takes_no_further_step(start: Path) -> None:
+    flags = ["--config", str(write_recipe(start)), *SHORT, "--max_steps", "2"]
+    train.main(flags)
+    weights = AutoModelForCausalLM.from_pretrained(start / "run").state_dict()
+    (start / "run/model.safetensors").unlink()  # as if it had been killed after its last step
+    train.main([*flags, "--resume_from_checkpoint", "last"])
+    assert [folder.name for folder in (start / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    again = AutoModelForCausalLM.from_pretrained(start / "run").state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in again.items())
+    train.main([*flags, "--max_steps", "3", "--resume_from_checkpoint", "last"])
+    assert json.loads((start / "run/trainer_state.json").read_text())["global_step"] == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["cpu_ddp.yaml", "cpu_zero3.yaml"])
 def test_two_processes_train_under_accelerate(launcher: str, start: Path, own_rewards: list[str]) -> None:
