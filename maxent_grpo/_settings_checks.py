@@ -77,6 +77,14 @@ def _expect_combinations(values: Mapping[str, Any], names: Names) -> None:
         "projection",
     )
     expect_if(
+        values["projection"] != "regression" or (total > 0 and values["target_ess"] is None),
+        f"{tau} + {beta} > 0 and {names['target_ess']}=None with {projection}='regression' (a weight of 0 has no "
+        "logarithm)",
+        "tau",
+        "beta",
+        "target_ess",
+    )
+    expect_if(
         values["projection"] != "surrogate"
         or (values["nll_reduction"] != "mean" and values["target_ess"] is None and values["soft_dedup"] == 0),
         f"{names['nll_reduction']} other than 'mean', {names['target_ess']}=None and {names['soft_dedup']}=0 with "

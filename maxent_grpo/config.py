@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 Anchor = Literal["reference", "old", "none"]
 Baseline = Literal["mean", "none"]
-Projection = Literal["mle", "listwise", "surrogate"]
+Projection = Literal["mle", "listwise", "regression", "surrogate"]
 Skip = Literal["none", "equal", "all_min"]
 NllReduction = Literal["sum", "mean", "max_length"]
 
@@ -43,8 +43,9 @@ class MaxEntConfig:
         anchor: whose log-probabilities make ρ: the frozen reference's, the rollout policy's, or nobody's (β = 0).
         utility_transform: what is done to rewards first, by names of `maxent_grpo.transforms` (raw, rank, zscore,
             ips, gapo, darling, unlikeliness, ucpo) or a function's dotted path; several are applied in order.
-        projection: how the policy is fitted to the target: `mle` (coefficients π*), `listwise` (π* − p) or
-            `surrogate` (advantages times softmax(U/surrogate_tau), eq. (8); the target is not used).
+        projection: how the policy is fitted to the target: `mle` (coefficients π*), `listwise` (π* − p),
+            `regression` (log π* − log p less its mean, over K) or `surrogate` (advantages times
+            softmax(U/surrogate_tau), eq. (8); the target is not used).
         center: subtract 1/K from the `mle` coefficients.
         dedup: κ in [0, 1], the part of the sampling frequency that is taken back from duplicates; 1 is IPS-GRPO's
             (arXiv 2601.21669).
@@ -123,7 +124,8 @@ class MaxEntConfig:
     def needs_old_logps(self) -> bool:
         """Whether the coefficients cannot be had without the rollout policy's log-probabilities."""
         by_anchor = self.anchor == "old" and self.beta > 0
-        return by_anchor or self.projection == "listwise" or self.soft_dedup > 0 or self._reads("old_logps")
+        by_projection = self.projection in ("listwise", "regression")
+        return by_anchor or by_projection or self.soft_dedup > 0 or self._reads("old_logps")
 
     @property
     def needs_keys(self) -> bool:

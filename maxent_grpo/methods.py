@@ -39,6 +39,7 @@ class Method:
 
 _MAXRL = {"tau": 0.0, "center": True, "skip": "all_min"}
 _SURROGATE = {"projection": "surrogate"}
+_REGRESSION = {"projection": "regression", "tau": 0.0, "q_eps": 0.0}
 _LISTWISE = {"anchor": "old", "tau": 0.0, "projection": "listwise", "q_eps": 0.0}
 
 METHODS: dict[str, Method] = {
@@ -104,6 +105,17 @@ METHODS: dict[str, Method] = {
     ),
     "TPO": Method("arXiv 2604.06159", {**_LISTWISE, "beta": 1.0, "utility_transform": "zscore"}),
     "LPO-forward": Method("arXiv 2605.06139", {**_LISTWISE, "beta": 0.5}, "its other divergences; β is an example"),
+    "FlowRL": Method(
+        "arXiv 2509.15207",
+        {**_REGRESSION, "beta": 1 / 15, "utility_transform": "zscore", "nll_reduction": "mean"},
+        "its learned log Z, for which the group's mean stands; its importance weights; β is one over its 15",
+    ),
+    "TBA": Method(
+        "arXiv 2503.18929",
+        {**_REGRESSION, "beta": 0.1, "length_normalize_ref": False},
+        "its replay of earlier samples; β is an example",
+    ),
+    "GVPO": Method("arXiv 2504.19599", {**_REGRESSION, "anchor": "old", "beta": 0.1}, "β is an example"),
     "xDr.GRPO": Method("the author's repository", {**_SURROGATE, "surrogate_tau": 0.05}),
     "Re:Max": Method("PyPI remax-rl", {**_MAXRL, "bank_weight": 0.1}),
     "Re:Dr": Method("PyPI remax-rl", {**_SURROGATE, "bank_weight": 0.1}),

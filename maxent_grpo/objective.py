@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect, expect_candidates, expect_mask, expect_shape
-from maxent_grpo._masked import log_softmax, upcast
+from maxent_grpo._masked import center, count, log_softmax, upcast
 from maxent_grpo._statistics import Statistics, measure_target
 from maxent_grpo._target_steps import (
     Target,
@@ -167,7 +167,7 @@ class MaxEntObjective:
         Args:
             target: of whole groups.
             old_logps: [..., K] log-probabilities of the rollout policy, summed over tokens; needed by the
-                `listwise` projection.
+                `listwise` and the `regression` projection.
             generator: for pruning, seeded by (seed, step); needed if the config prunes.
 
         Raises:
@@ -176,6 +176,9 @@ class MaxEntObjective:
         coefficients = target.weights
         if self.config.projection == "listwise":
             coefficients = coefficients - self._score_policy(target, "old_logps", old_logps).exp()
+        elif self.config.projection == "regression":
+            residuals = target.log_weights - self._score_policy(target, "old_logps", old_logps)
+            coefficients = center(residuals, target.mask) / count(residuals, target.mask).clamp(min=1)
         elif self.config.projection == "surrogate":
             coefficients = coefficients * measure_advantages(self.config, target.utilities, target.mask)
         elif self.config.center:

@@ -82,7 +82,7 @@ def write_preflight(
         _describe_batches(args),
         _describe_target(config, args.num_generations),
         _describe_scale(config),
-        _warn_about_listwise(config),
+        _warn_about_equal_groups(config),
         _describe_bank(args, dataset),
         "prompts are streamed: a run that is resumed after its first epoch sees them in another order"
         if isinstance(dataset, IterableDataset)
@@ -108,14 +108,14 @@ def _describe_batches(args: MaxEntGRPOConfig) -> str:
     )
 
 
-def _warn_about_listwise(config: MaxEntConfig) -> str | None:
+def _warn_about_equal_groups(config: MaxEntConfig) -> str | None:
     """Return a warning if groups whose candidates are equally good would still move, and nothing holds them."""
     anchored = config.anchor == "old" and config.beta != 0
-    if config.projection != "listwise" or config.skip != "none" or anchored:
+    if config.projection not in ("listwise", "regression") or config.skip != "none" or anchored:
         return None
     return (
-        "listwise without an anchor at the rollout policy levels the candidates of groups whose rewards are all "
-        "equal, which can diverge: set maxent_anchor='old' with init_kl_coeff > 0, or maxent_skip='equal'"
+        f"{config.projection} without an anchor at the rollout policy levels the candidates of groups whose rewards "
+        "are all equal, which can diverge: set maxent_anchor='old' with init_kl_coeff > 0, or maxent_skip='equal'"
     )
 
 

@@ -35,7 +35,7 @@ def group_coefficients(
     right: Maybe = None,
     dedup: float = 0.0,
     soft_dedup: float = 0.0,
-    projection: Literal["mle", "listwise", "surrogate"] = "mle",
+    projection: Literal["mle", "listwise", "regression", "surrogate"] = "mle",
     center: bool = False,
     policy_scores: Maybe = None,
     lengths: Data = 1.0,
@@ -48,9 +48,9 @@ def group_coefficients(
 ) -> Array:
     """Return the coefficients c [K] of one group whose K candidates all count.
 
-    The anchors are normalized already, and so are the policy's scores [K], which `listwise`, `soft_dedup` and some
-    transforms need; `surrogate` reads the lengths [K]. Group weight, skipping and who is right see the utilities as
-    given, target and advantages see them transformed.
+    The anchors are normalized already, and so are the policy's scores [K], which `listwise`, `regression`,
+    `soft_dedup` and some transforms need; `surrogate` reads the lengths [K]. Group weight, skipping and who is right
+    see the utilities as given, target and advantages see them transformed.
     """
     u = np.asarray(utilities, dtype=np.float64)
     if {"none": False, "equal": u.max() == u.min(), "all_min": np.all(u <= min_utility)}[skip]:
@@ -72,10 +72,13 @@ def group_coefficients(
     # Sampling is taken back before anything is subtracted from the target.
     weights = discount_duplicates(target, n, strength=dedup)
     weights = discount_likely(weights, scores, wins, strength=soft_dedup)
+    if projection in ("listwise", "regression") and policy_scores is None:
+        raise ValueError(f"Expected policy_scores with {projection=}, got None.")
     if projection == "listwise":
-        if policy_scores is None:
-            raise ValueError("Expected policy_scores with projection='listwise', got None.")
         weights = weights - np.exp(log_softmax(scores))
+    elif projection == "regression":
+        residuals = np.log(weights) - scores
+        weights = (residuals - residuals.mean()) / len(u)
     elif projection == "surrogate":
         weights = weights * advantages
     elif center:

@@ -47,7 +47,9 @@ TARGETS = WEIGHTS | {"beta": st.sampled_from([0.0, 0.3]), "tau": st.sampled_from
 SETTINGS = st.one_of(
     st.fixed_dictionaries({**TARGETS, "center": st.booleans()}),
     st.fixed_dictionaries({**TARGETS, "dedup": st.just(0.0), "soft_dedup": st.sampled_from([0.25, 1.0])}),
-    st.fixed_dictionaries({**TARGETS, "projection": st.just("listwise"), "nll_reduction": st.sampled_from(["mean"])}),
+    st.fixed_dictionaries({
+        **TARGETS, "projection": st.sampled_from(["listwise", "regression"]), "nll_reduction": st.just("mean"),
+    }),
     st.fixed_dictionaries({
         **WEIGHTS, "projection": st.just("surrogate"), "baseline": st.sampled_from(["mean", "none"]),
         "surrogate_tau": st.sampled_from([INF, 0.3]),
@@ -80,6 +82,10 @@ class TestCoefficients:
         assert_close(coefficients(center=True), mg.center_weights(weights, mask=MASK))
         policy = OLD.masked_fill(~MASK, -INF).softmax(-1)
         assert_close(coefficients(projection="listwise"), weights - policy)
+        difference = (weights.log() - OLD).masked_fill(~MASK, 0.0)
+        counted = MASK.sum(-1, keepdim=True)
+        expected = (difference - difference.sum(-1, keepdim=True) / counted) / counted
+        assert_close(coefficients(projection="regression"), expected.masked_fill(~MASK, 0.0))
         per_token = (OLD / LENGTHS).masked_fill(~MASK, -INF).softmax(-1)
         assert_close(coefficients(projection="listwise", nll_reduction="mean"), weights - per_token)
 

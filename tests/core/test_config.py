@@ -49,7 +49,10 @@ REFUSED = [
     ({"bank_weight": -0.1}, "Expected bank_weight >= 0, got bank_weight=-0.1."),
     ({"bank_capacity": 0}, "Expected bank_capacity to be a whole number >= 1, got bank_capacity=0."),
     ({"bank_prompts": 1.5}, "Expected bank_prompts to be a whole number >= 1, got bank_prompts=1.5."),
-    ({"projection": "kl"}, "Expected projection to be one of ['mle', 'listwise', 'surrogate'], got projection='kl'."),
+    (
+        {"projection": "kl"},
+        "Expected projection to be one of ['mle', 'listwise', 'regression', 'surrogate'], got projection='kl'.",
+    ),
     ({"skip": None}, "Expected skip to be one of ['none', 'equal', 'all_min'], got skip=None."),
     (
         {"nll_reduction": "avg"},
@@ -121,6 +124,7 @@ def test_says_which_log_probabilities_it_needs():
     assert not MaxEntConfig(beta=0.1, anchor="old").needs_reference
     assert MaxEntConfig(beta=0.1, anchor="old").needs_old_logps
     assert MaxEntConfig(projection="listwise").needs_old_logps
+    assert MaxEntConfig(projection="regression").needs_old_logps
     assert not MaxEntConfig(beta=0.1).needs_old_logps
 
 

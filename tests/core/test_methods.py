@@ -121,6 +121,18 @@ def tilted(g, gains):
     return [t - p for t, p in zip(target, softmax(g.old), strict=True)]
 
 
+def regress(g, targets, scores):
+    """Minus the gradient of Σ_i (score_i − target_i − their mean difference)²/(2K) in the scores."""
+    residuals = [t - s for t, s in zip(targets, scores, strict=True)]
+    return [(residual - statistics.fmean(residuals)) / g.size for residual in residuals]
+
+
+def flow_rl(g, scale=15):
+    per_token = [p / length for p, length in zip(g.old, g.lengths, strict=True)]
+    refs = [p / length for p, length in zip(g.ref, g.lengths, strict=True)]
+    return regress(g, [scale * z + ref for z, ref in zip(standardize(g.r), refs, strict=True)], per_token)
+
+
 def x_dr_grpo(g, tau=0.05):
     gains = [r - g.rate for r in g.r]
     weights = softmax([a * length / LIMIT / tau for a, length in zip(gains, g.lengths, strict=True)])
@@ -165,6 +177,9 @@ FORMULAS = {
     "unlikeliness": unlikeliness,
     "TPO": lambda g: tilted(g, standardize(g.r)),
     "LPO-forward": lambda g: tilted(g, [r / 0.5 for r in g.r]),
+    "FlowRL": flow_rl,
+    "TBA": lambda g: regress(g, [r / 0.1 + ref for r, ref in zip(g.r, g.ref, strict=True)], g.old),
+    "GVPO": lambda g: regress(g, [r / 0.1 + old for r, old in zip(g.r, g.old, strict=True)], g.old),
     "xDr.GRPO": x_dr_grpo,
     "Re:Max": maxrl,
     "Re:Dr": dr_grpo,

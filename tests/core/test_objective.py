@@ -132,6 +132,7 @@ class TestLoss:
             {"nll_reduction": "mean"},
             {"nll_reduction": "max_length", "max_length": 8, "center": True},
             {"projection": "listwise"},
+            {"projection": "regression"},
             {"projection": "surrogate", "max_length": 8, "surrogate_tau": 0.3},
         ],
     )

@@ -160,6 +160,7 @@ def test_the_preflight_says_what_the_target_will_be(tmp_path: Any, caplog: pytes
     ("settings", "warned"),
     [
         ({"maxent_projection": "listwise"}, True),
+        ({"maxent_projection": "regression"}, True),
         ({"maxent_projection": "listwise", "maxent_skip": "equal"}, False),
         ({"maxent_projection": "listwise", "maxent_anchor": "old", "init_kl_coeff": 1.0}, False),
         ({}, False),

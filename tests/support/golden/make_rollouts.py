@@ -64,6 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "listwise": {"projection": "listwise", "dedup": 1.0},
     "listwise by length": {"projection": "listwise", "nll_reduction": "mean", "anchor": "old", "beta": 0.2},
+    "regression": {"projection": "regression", "anchor": "old", "beta": 0.2, "nll_reduction": "mean"},
     "uniform": {"tau": float("inf")},
     "effective size 2": {"target_ess": 2.0, "beta": 0.02},
     "RAFT": {"tau": 0.0, "beta": 0.0, "skip": "all_min"},
