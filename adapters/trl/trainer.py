@@ -188,7 +188,8 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def expect_own_logits(self) -> None:
         """Refuse a model that is trained on other probabilities than it samples from."""
-        expect_own_logits(self.model, self._score_row, self.temperature)
+        with self.accelerator.autocast():  # in the precision of training, as TRL scores rows
+            expect_own_logits(self.model, self._score_row, self.temperature)
 
     def _score_row(self, ids: Tensor) -> Tensor:
         """Return the log-probabilities of one row's tokens after the first, as rows are scored in training."""

@@ -1,5 +1,6 @@
 """The one-pass head that the TRL adapter adds to a model, where the head is a shard in another precision."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,12 +89,29 @@ KNOWN_LOGITS = {
 }
 
 
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "autocast"])
 @pytest.mark.parametrize("name", OTHER_LOGITS)
-def test_a_model_that_does_more_to_its_logits_is_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_a_model_that_does_more_to_its_logits_is_refused_by_name(name: str, bf16: bool, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"its head's product with the last hidden states.*got model_type='{name}'"):
-        trl_tiny.build_trainer(tmp_path, policy=OTHER_LOGITS[name]())
+        trl_tiny.build_trainer(tmp_path, policy=OTHER_LOGITS[name](), bf16=bf16)
 
 
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "autocast"])
 @pytest.mark.parametrize("name", KNOWN_LOGITS)
-def test_a_model_whose_logits_are_known_is_taken(name: str, tmp_path: Path) -> None:
-    trl_tiny.build_trainer(tmp_path, policy=KNOWN_LOGITS[name](), temperature=0.7)
+def test_a_model_whose_logits_are_known_is_taken(name: str, bf16: bool, tmp_path: Path) -> None:
+    trl_tiny.build_trainer(tmp_path, policy=KNOWN_LOGITS[name](), temperature=0.7, bf16=bf16)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_trls_default_precision_trains(fused: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+    """TRL's `bf16` is True unless it is said otherwise, on a CPU too, and its models are loaded in float32."""
+    policy = trl_tiny.build_model().to(dtype)
+    before = policy.lm_head.weight.detach().clone()
+    trainer = trl_tiny.build_trainer(
+        tmp_path, policy=policy, bf16=None, maxent_fused_head=fused, learning_rate=0.1, max_steps=2
+    )
+    trainer.train()
+    assert trainer.args.bf16
+    assert not torch.equal(policy.lm_head.weight, before)
+    assert all(math.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
