@@ -4,7 +4,7 @@ import gzip
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ GROUPS = ("group", "uid", "prompt_id", "prompt", "input")
 REWARDS = ("reward", "score")
 TEXTS = ("text", "completion", "output", "response")
 _LONGEST = 60
+_TRL = frozenset({"step", "prompt", "completion", "advantage", "target_weight", "coefficient"})
+"""Columns of TRL's table of completions, `log_completions`, in which a reward's column is named for its function."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,28 @@ class Columns:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Groups read from a file, padded: float64 [G, K] and bool [G, K]; None where the file has no such entries."""
+    """Groups read from a file, padded: float64 [G, K] and bool [G, K]; None where the file has no such entries.
+
+    `texts` are lists of G, one text per candidate.
+    """
 
     rewards: Tensor
+    present: Tensor
     scored: Tensor
     lengths: Tensor
     ref_logps: Tensor | None
     keys: Tensor | None
+    texts: list[list[str]] | None
 
 
 def read_rollouts(file: Path, columns: Columns | None = None) -> Rollouts:
-    """Return the groups of a file.
+    """Return the groups of a file, or of all files in a folder.
 
     Raises:
         ValueError: naming the line and the entry, on anything that is not a group, or entries of unequal lengths.
     """
-    groups = _list_groups(file, columns or Columns())
+    files = sorted(path for path in file.iterdir() if path.is_file()) if file.is_dir() else [file]
+    groups = _list_groups(files, columns or Columns())
     if not groups:
         raise ValueError(f"Expected at least one group, got none in {file}.")
     for name in ("texts", "ref_logps", "lengths"):
@@ -64,28 +72,33 @@ def read_rollouts(file: Path, columns: Columns | None = None) -> Rollouts:
     rewards, lengths = pad_entry("rewards"), pad_entry("lengths")
     assert rewards is not None
     present = pad_groups(torch.ones(sum(sizes)), sizes)[1]
-    keys = None
+    keys = texts = None
     if "texts" in groups[0]:
-        keys = pad_groups(answer_keys([text for group in groups for text in group["texts"]]), sizes)[0]
+        texts = [group["texts"] for group in groups]
+        keys = pad_groups(answer_keys([text for group in texts for text in group]), sizes)[0]
     return Rollouts(
         rewards=rewards,
+        present=present,
         scored=present & ~rewards.isnan(),
         lengths=present.to(torch.float64) if lengths is None else lengths,
         ref_logps=pad_entry("ref_logps"),
         keys=keys,
+        texts=texts,
     )
 
 
-def _list_groups(file: Path, columns: Columns) -> list[dict[str, list[Any]]]:
-    """Return the groups of a file with their entries checked, missing rewards as NaN."""
+def _list_groups(files: Sequence[Path], columns: Columns) -> list[dict[str, list[Any]]]:
+    """Return the groups of files with their entries checked, missing rewards as NaN."""
     groups: list[dict[str, list[Any]]] = []
-    collected: dict[str, dict[str, list[Any]]] = {}
-    for where, row in _read_rows(file):
-        if isinstance(row.get("rewards"), list) and row["rewards"]:
-            groups.append(_check_group(row, where))
-        else:
-            _collect_completion(row, columns, where, collected)
-    return groups + [_check_group(group, f"{file}, group {name[:_LONGEST]}") for name, group in collected.items()]
+    for file in files:
+        collected: dict[str, dict[str, list[Any]]] = {}
+        for where, row in _read_rows(file):
+            if isinstance(row.get("rewards"), list) and row["rewards"]:
+                groups.append(_check_group(row, where))
+            else:
+                _collect_completion(row, columns, where, collected)
+        groups += [_check_group(group, f"{file}, group {name[:_LONGEST]}") for name, group in collected.items()]
+    return groups
 
 
 def _read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -134,6 +147,9 @@ def _parse_row(line: str, where: str) -> dict[str, Any]:
 def _collect_completion(row: dict[str, Any], columns: Columns, where: str, groups: dict[str, Any]) -> None:
     """Put one completion into its group; groups of another step are others."""
     reward = _choose_column(row, columns.reward, REWARDS)
+    others = row.keys() - _TRL
+    if reward is None and columns.reward is None and len(others) == 1 and {"step", "advantage"} <= row.keys():
+        (reward,) = others
     group = _choose_column(row, columns.group, GROUPS)
     if reward is None or group is None:
         missing = "rewards" if reward is None else "group"

@@ -1,6 +1,7 @@
 """Look before you train: what the method would make of rewards that were already collected.
 
     python -m maxent_grpo.preview rollouts.jsonl --plot rollouts.png
+    python -m maxent_grpo.preview runs/maxent/completions --preset diverse     # TRL's, of log_completions=True
 
 One JSON object per line is one group, the K candidates of one prompt, or one completion.
 
@@ -9,28 +10,30 @@ One JSON object per line is one group, the K candidates of one prompt, or one co
 
 `rewards` is needed; null or NaN marks a candidate that could not be scored. `texts` show duplicates. `ref_logps`
 (summed over tokens) with `lengths` (in tokens) are the reference of a target with --beta > 0. Completions are one
-group where --group and the step are equal: files as verl and TRL dump them, .parquet and .gz included.
+group where --group and the step are equal: files as verl and TRL dump them, .parquet and .gz included, or a folder
+of such files. Where several reward functions have a column, --reward names one.
 """
 
 import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from maxent_grpo._rollout_files import GROUPS, REWARDS, TEXTS, Columns, Rollouts, read_rollouts
 from maxent_grpo._secrets import DiscreetParser, hide_in_tracebacks, hide_secrets
-from maxent_grpo.config import MaxEntConfig
+from maxent_grpo.config import PRESETS, MaxEntConfig
 from maxent_grpo.duplicates import duplicate_counts
 from maxent_grpo.objective import MaxEntObjective, Target
 from maxent_grpo.potential import effective_sample_size
 from maxent_grpo.target import tau_for_ess
 
 _TAUS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
-_SHOWN = 3
+_SHOWN, _MOST, _WIDTH = 3, 16, 60
 _MANY_DUPLICATES = 0.05
 _COLORS = ("#bbbbbb", "#0072b2")
 
@@ -131,16 +134,26 @@ def _tabulate_ess(rollouts: Rollouts, config: MaxEntConfig, informative: Tensor)
 
 
 def _show_groups(rollouts: Rollouts, config: MaxEntConfig, target: Target) -> list[str]:
-    lines = [f"the first informative groups at τ = {config.tau:g}:"]
-    rows = {"reward": rollouts.rewards, "q": target.log_q.exp(), "π*": target.weights}
+    lines = [f"the first informative groups at τ = {config.tau:g}, their weights π* and coefficients c:"]
+    columns = [rollouts.rewards, target.log_q.exp(), target.weights, MaxEntObjective(config).coefficients(target)]
     for group in target.informative.nonzero().flatten().tolist()[:_SHOWN]:
-        mask = rollouts.scored[group]
         lines.append(f"  group {group + 1}, ESS {effective_sample_size(target.weights[group]).item():.2f}")
-        lines += [
-            f"    {name:<7}" + " ".join(f"{value:6.3f}" for value in values[group][mask])
-            for name, values in rows.items()
-        ]
+        lines.append("    reward      q     π*       c" + ("" if rollouts.texts is None else "  text"))
+        size = int(rollouts.present[group].sum())
+        for candidate in range(min(size, _MOST)):
+            values = [column[group, candidate].item() for column in columns]
+            scored = rollouts.scored[group, candidate]
+            numbers = "".join(f"{value:7.3f}" for value in values) if scored else "      –" * len(values)
+            text = "" if rollouts.texts is None else f"  {_shorten(rollouts.texts[group][candidate])}"
+            lines.append(f"   {numbers}{text}")
+        lines += [f"    … and {size - _MOST} more"] if size > _MOST else []
     return lines
+
+
+def _shorten(text: str) -> str:
+    """Return the end of a text on one line: there a reasoner answers."""
+    line = " ".join(text.split())
+    return line if len(line) <= _WIDTH else f"…{line[1 - _WIDTH :]}"
 
 
 def _phrase_suggestion(name: str, value: float | None, reason: str) -> str:
@@ -200,6 +213,13 @@ def _build_target(rollouts: Rollouts, config: MaxEntConfig) -> Target:
     )
 
 
+def choose_config(preset: str | None, knobs: Mapping[str, float | None]) -> MaxEntConfig:
+    """Return a preset, or the default, with the knobs that are set; what NLLs are divided by plays no part here."""
+    base = MaxEntConfig() if preset is None else PRESETS[preset]()
+    chosen = {name: value for name, value in knobs.items() if value is not None}
+    return dataclasses.replace(base, nll_reduction="sum", **chosen)
+
+
 def _mean_among(values: Tensor, among: Tensor) -> float:
     return values.double()[among].mean().item() if among.any() else math.nan
 
@@ -212,14 +232,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "maxent-preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rollouts", type=Path, help="JSON lines, or parquet: one group or one completion per line")
-    parser.add_argument("--tau", type=float, default=default.tau, help="τ to look at (%(default)s)")
-    parser.add_argument("--beta", type=float, default=default.beta, help="β; above 0 needs ref_logps (%(default)s)")
-    parser.add_argument("--dedup", type=float, default=default.dedup, help="κ; above 0 needs texts (%(default)s)")
-    parser.add_argument("--q-temperature", type=float, default=default.q_temperature, help="T (%(default)s)")
-    parser.add_argument("--q-eps", type=float, default=default.q_eps, help="ε (%(default)s)")
-    parser.add_argument(
-        "--min-utility", type=float, default=default.min_utility, help="highest reward of a failure (%(default)s)"
-    )
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="a whole recipe; what is given beside it overrides")
+    add_knob = partial(parser.add_argument, type=float)
+    add_knob("--tau", help=f"τ to look at ({default.tau:g})")
+    add_knob("--beta", help=f"β; above 0 needs ref_logps ({default.beta:g})")
+    add_knob("--dedup", help=f"κ; above 0 needs texts ({default.dedup:g})")
+    add_knob("--q-temperature", help=f"T ({default.q_temperature:g})")
+    add_knob("--q-eps", help=f"ε ({default.q_eps:g})")
+    add_knob("--min-utility", help=f"highest reward of a failure ({default.min_utility:g})")
     parser.add_argument(
         "--ess", type=float, help="effective sample size to suggest τ for (a quarter of the group, at least 2)"
     )
@@ -229,9 +249,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, help="save a picture here")
     options = vars(parser.parse_args(argv))
     file, ess, plot = options.pop("rollouts"), options.pop("ess"), options.pop("plot")
-    columns = Columns(*(options.pop(name) for name in ("group", "reward", "text")))
+    columns, preset = Columns(*(options.pop(name) for name in ("group", "reward", "text"))), options.pop("preset")
     try:
-        rollouts, config = read_rollouts(file, columns), MaxEntConfig(**options)
+        rollouts, config = read_rollouts(file, columns), choose_config(preset, options)
         print(write_report(rollouts, config, ess))
         if plot is not None:
             save_plot(rollouts, config, plot)

@@ -80,6 +80,7 @@ def write_preflight(
     config, text_config = args.maxent_config(), pick_text_config(model_config)
     lines = [
         _describe_batches(args),
+        _describe_settings(config),
         _describe_target(config, args.num_generations),
         _describe_scale(config),
         _warn_about_equal_groups(config),
@@ -106,6 +107,14 @@ def _describe_batches(args: MaxEntGRPOConfig) -> str:
         f"{size * args.world_size * args.gradient_accumulation_steps / candidates:g} prompts per optimiser step, "
         f"updates {'clipped' if args.updates_off_policy else 'on-policy'}"
     )
+
+
+def _describe_settings(config: MaxEntConfig) -> str:
+    """Return the settings that differ from the method as published."""
+    default = vars(MaxEntConfig())
+    others = {name: value for name, value in vars(config).items() if value != default[name] and name != "max_length"}
+    chosen = ", ".join(f"maxent_{name}={value}" for name, value in others.items())
+    return f"settings: {chosen or 'those of the method as published'}"
 
 
 def _warn_about_equal_groups(config: MaxEntConfig) -> str | None:
@@ -151,11 +160,13 @@ def _describe_tokens(context: int | None, completion: int, prompt: int | None) -
 
 
 def _describe_logits(args: MaxEntGRPOConfig, vocabulary: int | None) -> str | None:
-    """Return the memory that logits would take, which the fused head never holds at once."""
+    """Return the memory that logits take, which the fused head never holds at once."""
     if vocabulary is None:
         return None
     memory = args.per_device_train_batch_size * args.max_completion_length * vocabulary * 4 / 2**30
-    return f"logits of a micro-batch would be {memory:.2f} GiB in float32, the fused head holds a chunk"
+    held = "would be" if args.maxent_fused_head else "are"
+    advice = "the fused head holds a chunk" if args.maxent_fused_head else "maxent_fused_head=True holds a chunk"
+    return f"logits of a micro-batch {held} {memory:.2f} GiB in float32; {advice}"
 
 
 def _describe_target(config: MaxEntConfig, candidates: int) -> str:

@@ -159,6 +159,7 @@ class MaxEntGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._log_rollout(groups, utilities, target, coefficients, kept)
         if self._rehearsal is not None and self.model.training:
             self._rehearsal.admit_rollout(rows, groups, target)
+            self.log_values({"maxent/banked": float(len(self._rehearsal.bank))})
         if is_measured:
             self._meter.measure_before(rows, target, groups.old_logps)
         # This rank's part, in place of TRL's advantages and of what the loss does not read.
