@@ -69,7 +69,7 @@ case $ENV_MODE in
 esac
 # The core alone would be found in this folder, installed or not.
 python -c 'import maxent_grpo.pipeline' 2> /dev/null ||
-  fail "Expected maxent_grpo to be installed for $(command -v python || echo 'no python on PATH'), with ENV_MODE=$ENV_MODE."
+  fail "Expected maxent_grpo to be installed for $(command -v python || echo 'no python on PATH'), with ENV_MODE=$ENV_MODE (make venv-local brings an environment)."
 
 # What is blocked waits until the launcher listens, however long its imports take.
 trap '' USR1

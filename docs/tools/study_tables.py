@@ -61,6 +61,7 @@ def write_choosing_section() -> str:
         _write_choice("the same, nobody can name an answer", "`diverse()` by texts", "noted", RECIPE),
         _write_choice("no change of method", "Dr.GRPO, sampled at .6", "confirm", "dr_grpo_cold"),
         _write_choice("one right answer, for pass@k", "`diverse()`", "single", RECIPE),
+        _write_choice("several right answers, for pass@k alone", "xDr.GRPO, τ = .25", "confirm", "xdr_mild"),
         _write_choice("pass@1 alone", "RAFT", "confirm", "raft"),
     ]
     rates = load_study("confirm")["arms"]

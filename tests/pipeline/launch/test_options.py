@@ -172,5 +172,5 @@ def test_the_script_says_which_python_lacks_the_package(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 2
-    assert f"Expected maxent_grpo to be installed for {tmp_path}/python, with ENV_MODE=none." in result.stderr
+    assert f"Expected maxent_grpo to be installed for {tmp_path}/python, with ENV_MODE=none" in result.stderr
     assert result.stderr.count("\n") == 1
