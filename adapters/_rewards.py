@@ -16,7 +16,6 @@ Training and evaluation call by these functions, whatever the framework.
 import asyncio
 import functools
 import inspect
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,9 +24,6 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect, expect_shape, show
-from maxent_grpo.config import MaxEntConfig
-
-logger = logging.getLogger(__name__)
 
 
 def read_rewards(rewards: Tensor | Sequence[Any], device: torch.device, name: str = "rewards") -> Tensor:
@@ -150,43 +146,3 @@ def weigh_rewards(rewards: Tensor, weights: Tensor, names: Sequence[str]) -> Ten
         name = [name for name, counted in zip(names, counts.tolist(), strict=True) if counted][column]
         expect(False, "finite rewards, or None without a verdict", **{name: float(rewards[row, column])})
     return (rewards * weights).sum(-1)
-
-
-class BonusWarning:
-    """Warns once of candidates that count as right though the verifier, the function of the largest weight, says no.
-
-    Among functions of equal weight the first is taken for the verifier.
-
-    Args:
-        weights: [F] of the functions.
-        names: those of the functions.
-        config: says whether it matters who has failed, and up to which utility.
-    """
-
-    def __init__(self, weights: Tensor, names: Sequence[str], config: MaxEntConfig) -> None:
-        self.min_utility = config.min_utility
-        self.is_due = config.skip == "all_min" and int((weights != 0).sum()) > 1
-        if self.is_due:
-            self.verifier = int(weights.argmax())
-            self.weight, self.name = float(weights[self.verifier]), names[self.verifier]
-
-    def check_rollout(self, rewards: Tensor, utilities: Tensor) -> None:
-        """Warn if bonuses lift failures of a rollout. Reads the tensors, so once per rollout.
-
-        Args:
-            rewards: [N, F] by the functions.
-            utilities: [N], NaN where there is none.
-        """
-        if not self.is_due:
-            return
-        failed = rewards[:, self.verifier] * self.weight <= self.min_utility
-        failures = utilities[failed & ~utilities.isnan()]
-        lifted = int((failures > self.min_utility).sum())
-        if lifted:
-            self.is_due = False
-            logger.warning(
-                "%d of %d candidates count as right, with a utility over maxent_min_utility=%g, though %s alone "
-                "leaves them at or under it: other rewards lift them. Set maxent_min_utility to the highest utility "
-                "of a failure (here %g) and the weight of %s above that, or give the other functions a weight of 0.",
-                *(lifted, len(utilities), self.min_utility, self.name, float(failures.max()), self.name),
-            )

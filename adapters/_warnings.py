@@ -1,6 +1,7 @@
-"""What a rollout does not do that its settings were meant to do, said once in a while."""
+"""What a rollout does that its settings were not meant to do, said once or once in a while."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -116,3 +117,43 @@ class RolloutWarnings:
         if rollouts % self.every == 0:
             logger.warning(message)
         self._said[name] = rollouts + 1
+
+
+class BonusWarning:
+    """Warns once of candidates that count as right though the verifier, the function of the largest weight, says no.
+
+    Among functions of equal weight the first is taken for the verifier.
+
+    Args:
+        weights: [F] of the functions.
+        names: those of the functions.
+        config: says whether it matters who has failed, and up to which utility.
+    """
+
+    def __init__(self, weights: Tensor, names: Sequence[str], config: MaxEntConfig) -> None:
+        self.min_utility = config.min_utility
+        self.is_due = config.skip == "all_min" and int((weights != 0).sum()) > 1
+        if self.is_due:
+            self.verifier = int(weights.argmax())
+            self.weight, self.name = float(weights[self.verifier]), names[self.verifier]
+
+    def check_rollout(self, rewards: Tensor, utilities: Tensor) -> None:
+        """Warn if bonuses lift failures of a rollout. Reads the tensors, so once per rollout.
+
+        Args:
+            rewards: [N, F] by the functions.
+            utilities: [N], NaN where there is none.
+        """
+        if not self.is_due:
+            return
+        failed = rewards[:, self.verifier] * self.weight <= self.min_utility
+        failures = utilities[failed & ~utilities.isnan()]
+        lifted = int((failures > self.min_utility).sum())
+        if lifted:
+            self.is_due = False
+            logger.warning(
+                "%d of %d candidates count as right, with a utility over maxent_min_utility=%g, though %s alone "
+                "leaves them at or under it: other rewards lift them. Set maxent_min_utility to the highest utility "
+                "of a failure (here %g) and the weight of %s above that, or give the other functions a weight of 0.",
+                *(lifted, len(utilities), self.min_utility, self.name, float(failures.max()), self.name),
+            )

@@ -13,8 +13,8 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters._groups import Answers, Groups, KeyFunction
-from maxent_grpo.adapters._rewards import BonusWarning, hold_to_contract, weigh_rewards
-from maxent_grpo.adapters._warnings import RolloutWarnings
+from maxent_grpo.adapters._rewards import hold_to_contract, weigh_rewards
+from maxent_grpo.adapters._warnings import BonusWarning, RolloutWarnings
 from maxent_grpo.adapters.trl.callbacks import ExactResume, LogitCheck, UpdateMeter
 from maxent_grpo.adapters.trl.config import MaxEntGRPOConfig
 from maxent_grpo.adapters.trl.groups import ask_answers, gather_rows

@@ -12,12 +12,12 @@ import torch
 
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters._rewards import (
-    BonusWarning,
     call_reward_function,
     hold_to_contract,
     read_rewards,
     weigh_rewards,
 )
+from maxent_grpo.adapters._warnings import BonusWarning
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout
 
 CPU = torch.device("cpu")
