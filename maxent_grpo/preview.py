@@ -21,6 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -215,8 +216,8 @@ def _build_target(rollouts: Rollouts, config: MaxEntConfig) -> Target:
 
 def choose_config(preset: str | None, knobs: Mapping[str, float | None]) -> MaxEntConfig:
     """Return a preset, or the default, with the knobs that are set; what NLLs are divided by plays no part here."""
+    chosen: dict[str, Any] = {name: value for name, value in knobs.items() if value is not None}
     base = MaxEntConfig() if preset is None else PRESETS[preset]()
-    chosen = {name: value for name, value in knobs.items() if value is not None}
     return dataclasses.replace(base, nll_reduction="sum", **chosen)
 
 

@@ -160,8 +160,9 @@ def expect_even_shares(args: SimpleNamespace, candidates: int) -> None:
 
 def count_ranks(args: SimpleNamespace) -> int:
     """Return the number of the actor's data-parallel ranks."""
-    ranks: int = args.actor.num_nodes * args.actor.num_gpus_per_node
-    return ranks // args.ds.ring_attn_size // args.ds.tensor_parallel_size
+    sharing: int = args.ds.ring_attn_size * args.ds.tensor_parallel_size
+    ranks: int = args.actor.num_nodes * args.actor.num_gpus_per_node // sharing
+    return ranks
 
 
 def read_method(options: argparse.Namespace, args: SimpleNamespace) -> Method:

