@@ -2,6 +2,8 @@
 
 import argparse
 import functools
+import logging
+import math
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -15,6 +17,8 @@ from maxent_grpo._checks import expect
 from maxent_grpo.adapters._groups import Answers
 from maxent_grpo.adapters._settings import describe_fields, read_settings
 from maxent_grpo.config import PRESETS, MaxEntConfig
+
+logger = logging.getLogger(__name__)
 
 PROGRAM = "maxent_grpo.adapters.openrlhf"
 STOCK_PROGRAM = "openrlhf.cli.train_ppo_ray"
@@ -128,34 +132,48 @@ def refuse_options(args: SimpleNamespace) -> None:
 
 
 def refuse_sizes(args: SimpleNamespace) -> None:
-    """Refuse sizes that lose candidates: OpenRLHF leaves out what does not fill a rank's last micro-batch."""
-    if args.train.dynamic_batch_enable:
-        return  # it balances the ranks and fills micro-batches by tokens
-    candidates, ranks = args.rollout.batch_size * args.rollout.n_samples_per_prompt, count_ranks(args)
-    expect_even_shares(args, candidates)
-    expect(
-        candidates // ranks % args.train.micro_batch_size == 0,
-        f"--train.micro_batch_size to divide the {candidates // ranks} candidates of a rank (it drops a rest)",
-        **{"--train.micro_batch_size": args.train.micro_batch_size},
-    )
+    """Refuse sizes that lose candidates, or let ranks wait for one another without an end.
 
-
-def expect_even_shares(args: SimpleNamespace, candidates: int) -> None:
-    """Expect that a rollout gives all ranks as many candidates.
-
-    OpenRLHF deals whole rollout micro-batches, and ranks with fewer rows are waited for without an end.
-
-    Raises:
-        ValueError: naming the size of the micro-batches.
+    OpenRLHF deals whole rollout micro-batches to the ranks and leaves out what does not fill a rank's last
+    micro-batch. What is left of an update goes into the next rollout's or, with dynamic batches, nowhere.
     """
-    size, ranks = args.rollout.micro_batch_size, count_ranks(args)
-    expect(
-        args.train.dynamic_batch_enable or ranks == 1 or candidates % (size * ranks) == 0,
-        f"--rollout.micro_batch_size to deal the {candidates} candidates of a rollout evenly to {ranks} ranks (ranks "
-        "would wait for one another forever; a last rollout is smaller if --rollout.batch_size does not divide the "
-        "prompts)",
-        **{"--rollout.micro_batch_size": size},
-    )
+    train, ranks, dynamic = args.train, count_ranks(args), args.train.dynamic_batch_enable
+    prompts = min(args.rollout.batch_size, args.rollout.vllm_generate_batch_size or args.rollout.batch_size)
+    candidates = prompts * args.rollout.n_samples_per_prompt
+
+    def expect_size(name: str, size: int, holds: bool, expectation: str) -> None:
+        expect(holds, f"--{name} to {expectation} the {candidates} candidates of a rollout", **{f"--{name}": size})
+
+    accumulates = not dynamic and train.batch_size % candidates == 0
+    whole = candidates % train.batch_size == 0 or accumulates
+    expect_size("train.batch_size", train.batch_size, whole, "divide" if dynamic else "divide, or be a multiple of,")
+    if dynamic:
+        return  # ranks are balanced, and micro-batches filled by tokens
+    size = args.rollout.micro_batch_size
+    even = ranks == 1 or candidates % (size * ranks) == 0
+    expect_size("rollout.micro_batch_size", size, even, f"deal evenly to {ranks} ranks")
+    size = train.micro_batch_size
+    filled = candidates % (size * ranks) == 0
+    expect_size("train.micro_batch_size", size, filled, f"divide, on each of {ranks} ranks, its part of")
+
+
+def trim_rollout(samples: list[Any], args: SimpleNamespace) -> list[Any]:
+    """Return the samples of a rollout that are trained on: whole groups, as many on all ranks, in whole updates.
+
+    The last rollout of an epoch is smaller where the prompts are no multiple of it, and after filtering.
+    """
+    train, ranks = args.train, count_ranks(args)
+    whole = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+    parts = [args.rollout.n_samples_per_prompt, train.batch_size if whole % train.batch_size == 0 else 1]
+    if not train.dynamic_batch_enable:
+        parts += [train.micro_batch_size * ranks, args.rollout.micro_batch_size * ranks if ranks > 1 else 1]
+    kept = len(samples) - len(samples) % math.lcm(*parts)
+    if kept < len(samples):
+        logger.warning(
+            "The last %d of %d candidates of this rollout are left out: they do not fill an update on %d ranks.",
+            *(len(samples) - kept, len(samples), ranks),
+        )
+    return samples[:kept]
 
 
 def count_ranks(args: SimpleNamespace) -> int:

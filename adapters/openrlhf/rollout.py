@@ -19,7 +19,7 @@ from maxent_grpo.adapters._groups import (
 )
 from maxent_grpo.adapters._rewards import read_rewards, weigh_rewards
 from maxent_grpo.adapters._warnings import RolloutWarnings
-from maxent_grpo.adapters.openrlhf.options import expect_even_shares, load_key_function
+from maxent_grpo.adapters.openrlhf.options import load_key_function
 from maxent_grpo.groups import answer_keys
 from maxent_grpo.objective import MaxEntObjective, Target
 
@@ -40,12 +40,7 @@ class MaxEntExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
         self.global_step, self.statistics = 0, dict[str, float]()
 
     def make_experience_batch(self, rollout_samples: list[Any]) -> list[Any]:
-        """Return experiences with coefficients; a candidate whose reward failed counts as unscored.
-
-        Raises:
-            ValueError: naming the size of micro-batches that ranks would get unevenly many candidates by.
-        """
-        expect_even_shares(self.args, len(rollout_samples))
+        """Return experiences with coefficients; a candidate whose reward failed counts as unscored."""
         if self.args.reward.remote_url:
             mark_unscored(rollout_samples)
         experiences: list[Any] = super().make_experience_batch(rollout_samples)
@@ -60,9 +55,11 @@ class MaxEntExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
         """
         # Whole groups first: OpenRLHF's next step reshapes rewards into groups, whatever they are.
         groups, places = self.gather_groups(experiences)
-        # OpenRLHF's length penalties are rewards like others; its advantages are dropped.
+        # OpenRLHF's length penalties are rewards like others, but no verdict; its advantages are dropped.
+        unscored = torch.cat([batch.rewards.isnan() for batch in experiences])
         experiences = super().compute_advantages_and_returns(experiences)
         rewards = torch.cat([read_rewards(batch.rewards, torch.device("cpu")) for batch in experiences])
+        rewards = rewards.masked_fill(unscored, torch.nan)
         utilities = weigh_rewards(rewards.unsqueeze(-1), rewards.new_ones(1), ["reward"])
         utilities = utilities[places.argsort()].view(groups.lengths.shape)
         target = groups.build_target(self.objective, utilities)

@@ -8,6 +8,7 @@ from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
 from openrlhf.trainer.ray import ppo_actor
 from torch import Tensor, nn
 
+from maxent_grpo.adapters.openrlhf.options import trim_rollout
 from maxent_grpo.adapters.openrlhf.rollout import MaxEntExperienceMaker
 from maxent_grpo.objective import MaxEntObjective
 
@@ -36,9 +37,12 @@ class _MaxEntTraining:
         )
 
     def train_step(self, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
-        """Return OpenRLHF's status of a step with the rollout's statistics beside it."""
+        """Return OpenRLHF's status of a step and the rollout's statistics; too small a rollout makes no step."""
         trainer: Any = super()
         maker: MaxEntExperienceMaker = self.experience_maker  # type: ignore[attr-defined]
+        rollout_samples = trim_rollout(rollout_samples, maker.args)
+        if not rollout_samples:
+            return {}, global_step
         maker.global_step = global_step
         status, global_step = trainer.train_step(rollout_samples, global_step)
         return status | maker.statistics, global_step

@@ -7,7 +7,7 @@ import pytest
 
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.openrlhf import __main__ as driver
-from maxent_grpo.adapters.openrlhf.options import REFUSED, expect_even_shares
+from maxent_grpo.adapters.openrlhf.options import REFUSED, trim_rollout
 from maxent_grpo.adapters.openrlhf.workers import MaxEntAsyncTrainer, MaxEntPolicyActor, MaxEntTrainer
 from support.openrlhf_tiny import read_command
 
@@ -85,9 +85,17 @@ def test_an_option_that_changes_the_method_is_refused_by_name(name: str, capsys:
         (("--maxent.key_func", "nowhere.py"), "nowhere.py"),
         (
             ("--actor.num_gpus_per_node", 4, "--rollout.micro_batch_size", 24),
-            "the 128 candidates of a rollout evenly",
+            "--rollout.micro_batch_size to deal evenly to 4 ranks the 128 candidates of a rollout",
         ),
-        (("--train.micro_batch_size", 48), "--train.micro_batch_size to divide the 128 candidates of a rank"),
+        (
+            ("--train.micro_batch_size", 48),
+            "--train.micro_batch_size to divide, on each of 1 ranks, its part of the 128 candidates",
+        ),
+        (("--train.batch_size", 48), "--train.batch_size to divide, or be a multiple of, the 128 candidates"),
+        (
+            ("--rollout.vllm_generate_batch_size", 5, "--rollout.micro_batch_size", 1),
+            "--train.batch_size to divide, or be a multiple of, the 40 candidates",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_the_users_own_words(options: Any, expected: str, capsys: Any) -> None:
@@ -111,15 +119,25 @@ def test_a_kl_term_keeps_its_coefficient_beside_the_targets() -> None:
     assert (args.algo.kl.init_coef, args.maxent.kl_coef, args.maxent.config.beta) == (1e-3, 1e-3, 0.04)
 
 
-def test_shares_are_even_where_openrlhf_balances_them_or_there_is_one_rank() -> None:
-    balanced = read_command(
-        *SIZES, "--actor.num_gpus_per_node", 4, "--rollout.micro_batch_size", 24, "--train.dynamic_batch_enable"
+def test_what_does_not_fill_an_update_on_all_ranks_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    two = read_command(
+        *SIZES, "--actor.num_gpus_per_node", 2, "--rollout.micro_batch_size", 4, "--train.batch_size", 16
     )
-    expect_even_shares(balanced, 127)
-    expect_even_shares(read_command(*SIZES, "--rollout.micro_batch_size", 24), 127)
-    two = read_command(*SIZES, "--actor.num_gpus_per_node", 2, "--rollout.micro_batch_size", 8)
-    with pytest.raises(ValueError, match="the 120 candidates of a rollout evenly to 2 ranks"):
-        expect_even_shares(two, 120)
+    assert len(trim_rollout([*range(128)], two)) == 128
+    assert not caplog.records
+    assert trim_rollout([*range(120)], two) == [*range(112)]
+    assert "The last 8 of 120 candidates of this rollout are left out" in caplog.text
+    assert trim_rollout([*range(8)], two) == []
+    one = read_command(*SIZES, "--rollout.micro_batch_size", 24)
+    assert len(trim_rollout([*range(128)], one)) == 128
+    dynamic = read_command(*SIZES, "--train.dynamic_batch_enable", "--train.batch_size", 32)
+    assert len(trim_rollout([*range(120)], dynamic)) == 96
+
+
+def test_a_rollout_may_be_a_part_of_an_update_but_with_dynamic_batches() -> None:
+    assert read_command(*SIZES, "--train.batch_size", 256).train.batch_size == 256
+    with pytest.raises(SystemExit):
+        read_command(*SIZES, "--train.batch_size", 256, "--train.dynamic_batch_enable")
 
 
 def test_help_shows_our_options_and_openrlhfs(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

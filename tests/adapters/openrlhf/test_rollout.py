@@ -155,7 +155,8 @@ def test_a_step_logs_the_statistics_that_other_adapters_log() -> None:
     assert trainer.kl_ctl.value == 0
     _, maker = compute_coefficients(REWARDS, "--maxent.beta", 0.1)
     trainer.experience_maker.statistics = maker.statistics
-    status, step = trainer.train_step([], 4)
+    assert trainer.train_step(make_samples(REWARDS)[: K - 1], 4) == ({}, 4)  # no whole group: no step
+    status, step = trainer.train_step(make_samples(REWARDS), 4)
     assert (step, trainer.experience_maker.global_step, status["policy_loss"]) == (5, 4, 1.0)
     names = "ess weight_entropy max_weight potential improvement_gap forward_kl kl_target_anchor frac_unscored"
     assert {f"maxent/{name}" for name in names.split()} <= status.keys()
