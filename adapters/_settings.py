@@ -9,6 +9,20 @@ from maxent_grpo._checks import expect
 from maxent_grpo.config import MaxEntConfig
 
 
+def expect_group_size(config: MaxEntConfig, smallest: int, largest: int) -> None:
+    """Expect settings that groups of so many candidates can have.
+
+    Raises:
+        ValueError: naming the setting as recipes do.
+    """
+    expect(largest * config.q_eps <= 1, f"maxent_q_eps <= 1/K with K={largest}", maxent_q_eps=config.q_eps)
+    expect(
+        config.pass_k is None or config.pass_k < smallest,
+        f"maxent_pass_k < K={smallest} candidates per prompt",
+        maxent_pass_k=config.pass_k,
+    )
+
+
 def read_settings(
     recipe: Mapping[str, Any],
     *,

@@ -15,7 +15,7 @@ from openrlhf.utils.config import hierarchize
 
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters._groups import Answers
-from maxent_grpo.adapters._settings import describe_fields, read_settings
+from maxent_grpo.adapters._settings import describe_fields, expect_group_size, read_settings
 from maxent_grpo.config import PRESETS, MaxEntConfig
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def read_method(options: argparse.Namespace, args: SimpleNamespace) -> Method:
         maxent_beta=config.beta,
     )
     candidates = args.rollout.n_samples_per_prompt
-    expect(candidates * config.q_eps <= 1, f"maxent_q_eps <= 1/K with K={candidates}", maxent_q_eps=config.q_eps)
+    expect_group_size(config, candidates, candidates)
     load_key_function(options.key_file)
     several_updates = args.train.max_epochs > 1 or args.rollout.batch_size * candidates > args.train.batch_size
     return Method(config, several_updates, max(args.algo.kl.init_coef, 0.0), options.key_file)

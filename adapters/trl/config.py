@@ -7,7 +7,7 @@ from typing import Any, Literal
 from trl import GRPOConfig
 
 from maxent_grpo._checks import expect, expect_in
-from maxent_grpo.adapters._settings import describe_fields, list_types, read_settings
+from maxent_grpo.adapters._settings import describe_fields, expect_group_size, list_types, read_settings
 from maxent_grpo.adapters.trl.options import REFUSED
 from maxent_grpo.config import MaxEntConfig
 
@@ -163,18 +163,8 @@ class MaxEntGRPOConfig(_WithMaxEntFields):  # type: ignore[misc]
             beta=self.beta,
             entropy_coef=self.entropy_coef,
         )
-        candidates = max(self.num_generations, self.num_generations_eval or 0)
-        expect(
-            candidates * config.q_eps <= 1,
-            f"maxent_q_eps <= 1/K with K={candidates} generations per prompt",
-            maxent_q_eps=config.q_eps,
-        )
-        smallest = min(self.num_generations, self.num_generations_eval or self.num_generations)
-        expect(
-            config.pass_k is None or config.pass_k < smallest,
-            f"maxent_pass_k < K={smallest} generations per prompt",
-            maxent_pass_k=config.pass_k,
-        )
+        sizes = (self.num_generations, self.num_generations_eval or self.num_generations)
+        expect_group_size(config, min(sizes), max(sizes))
         expect(
             config.projection != "surrogate" or config.beta == 0,
             "init_kl_coeff=0 with maxent_projection='surrogate' (its weights have no anchor; see beta)",

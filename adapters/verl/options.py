@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 
 from maxent_grpo._checks import expect
-from maxent_grpo.adapters._settings import read_settings
+from maxent_grpo.adapters._settings import expect_group_size, read_settings
 from maxent_grpo.config import MaxEntConfig
 from maxent_grpo.objective import MaxEntObjective
 
@@ -18,6 +18,8 @@ METHOD = "algorithm.maxent"
 MODES = ("sync", "colocate_async", "separate_async")
 AGGREGATIONS = {"sum": "seq-mean-token-sum", "mean": "seq-mean-token-mean", "max_length": "seq-mean-token-sum-norm"}
 """verl's name for each `nll_reduction`."""
+UNBOUNDED = 1e9
+"""A second clip that no ratio reaches: verl holds ratios under e^20, and eq. (7c) has none."""
 ACCEPTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "trainer.v1.trainer_mode": (tuple(f"maxent_{mode}" for mode in MODES), "only these compute the coefficients"),
     "trainer.use_v1": ((True,), "the legacy trainer hands no log-probabilities on"),
@@ -47,6 +49,12 @@ def read_method(config: Any) -> MaxEntConfig:
             clip_high=clips[1],
         )
         MaxEntObjective(method)
+        expect_group_size(method, config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.rollout.n)
+        expect(
+            method.projection != "surrogate" or method.beta == 0,
+            f"maxent_beta=0 with maxent_projection='surrogate' (its weights have no anchor; see {ACTOR}.use_kl_loss)",
+            maxent_beta=method.beta,
+        )
     except ValueError as error:
         raise ValueError(str(error).replace("maxent_", f"{METHOD}.")) from None
     for clip, name in zip(clips, ("low", "high"), strict=True):
@@ -83,9 +91,12 @@ def prepare_config(config: Any) -> MaxEntConfig:
     }
     if reduction == "max_length":
         values[f"{ACTOR}.loss_scale_factor"] = method.max_length
-    if config.data.train_batch_size <= actor.ppo_mini_batch_size and actor.ppo_epochs == 1:
+    bypasses = OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode")
+    if config.data.train_batch_size <= actor.ppo_mini_batch_size and actor.ppo_epochs == 1 and not bypasses:
         values[f"{ACTOR}.policy_loss.loss_mode"] = "gpg"
-    elif actor.policy_loss.loss_mode == "gpg":
+    elif actor.policy_loss.loss_mode == "vanilla":
+        values[f"{ACTOR}.clip_ratio_c"] = UNBOUNDED
+    else:
         logger.warning("%s.policy_loss.loss_mode=gpg does not clip the later updates of a rollout.", ACTOR)
     if method.needs_reference and not actor.use_kl_loss:  # verl has a reference where the loss has a KL term
         values |= {f"{ACTOR}.use_kl_loss": True, f"{ACTOR}.kl_loss_coef": 0.0}

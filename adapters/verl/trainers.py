@@ -18,6 +18,7 @@ from verl.utils.import_utils import load_extern_object
 from maxent_grpo._checks import expect
 from maxent_grpo.adapters._groups import Answers, call_key_function
 from maxent_grpo.adapters._rollout import pad_rollout
+from maxent_grpo.adapters._settings import expect_group_size
 from maxent_grpo.adapters._warnings import RolloutWarnings
 from maxent_grpo.adapters.verl.options import METHOD, MODES, prepare_config
 from maxent_grpo.adapters.verl.sessions import Sessions, build_rollout, sort_sessions
@@ -87,6 +88,7 @@ class MaxEntTrainer:
             f"one output per session with {METHOD}.nll_reduction=mean (verl divides by the length of an output)",
             outputs=max(sessions.sizes),
         )
+        expect_group_size(objective.config, min(sessions.group_sizes), max(sessions.group_sizes))
         # Whole groups, and their target: the only place where candidates meet.
         whole = pad_rollout(build_rollout(data, sessions, answers), sessions.join_outputs(data["old_log_probs"]))
         groups, utilities = whole.groups, whole.utilities

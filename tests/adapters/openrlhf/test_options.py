@@ -79,6 +79,7 @@ def test_an_option_that_changes_the_method_is_refused_by_name(name: str, capsys:
         (("--maxent.tau", -1), "Expected --maxent.tau >= 0, got --maxent.tau=-1.0."),
         (("--maxent.tau", "warm"), "--maxent.tau to be a float"),
         (("--maxent.q_eps", 0.5), "--maxent.q_eps <= 1/K with K=8"),
+        (("--maxent.pass_k", 8), "--maxent.pass_k < K=8"),
         (("--maxent.projection", "surrogate", "--maxent.beta", 1), "--maxent.beta=0 with --maxent.projection"),
         (("--maxent.projection", "sideways"), "--maxent.projection"),
         (("--maxent.temprature", 1), "unrecognized arguments: --maxent.temprature"),

@@ -1,6 +1,7 @@
 """A command line of verl: what the adapter makes of it, what it refuses, and the check before a job."""
 
 import logging
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.verl.__main__ import load_config, main
-from maxent_grpo.adapters.verl.options import prepare_config
+from maxent_grpo.adapters.verl.options import UNBOUNDED, prepare_config
 from support.verl_golden import ONE_CHANGE, PLAIN_GRPO
 
 ACTOR = "actor_rollout_ref.actor"
@@ -50,6 +51,12 @@ def test_several_updates_per_rollout_are_clipped_by_verls_loss(overrides: tuple[
     config, method = prepare(*overrides, f"{ACTOR}.clip_ratio_high=0.28")
     assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "vanilla"
     assert (method.clip_low, method.clip_high) == (0.2, 0.28)
+    assert config.actor_rollout_ref.actor.clip_ratio_c == UNBOUNDED > math.exp(20)  # verl's own second clip is at 3
+
+
+def test_an_update_on_the_engines_log_probabilities_is_clipped() -> None:
+    config, _ = prepare(BYPASS, "actor_rollout_ref.rollout.calculate_log_probs=True")
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "vanilla"
 
 
 @pytest.mark.parametrize(("updates", "loss"), [(1, "gpg"), (2, "vanilla")])
@@ -100,6 +107,9 @@ REFUSED = {
     "+algorithm.maxent.clip_low=0.1": f"{ACTOR}.clip_ratio_low",
     "+algorithm.maxent.tau=-1": "algorithm.maxent.tau",
     "+algorithm.maxent.tua=1": "algorithm.maxent.tua",
+    "+algorithm.maxent.pass_k=6": "algorithm.maxent.pass_k < K=6",
+    "+algorithm.maxent.q_eps=0.5": "algorithm.maxent.q_eps <= 1/K with K=6",
+    "+algorithm.maxent.projection=surrogate +algorithm.maxent.beta=0.1": "algorithm.maxent.beta=0",
     "+algorithm.maxent.fused_head=True": "algorithm.maxent.fused_head",
     "+algorithm.maxent.key_func.path=nowhere.py +algorithm.maxent.key_func.name=f": "nowhere.py",
 }
