@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from maxent_grpo.pipeline.answers.equality import are_equal
 from maxent_grpo.pipeline.answers.text import canonicalize, find_answer
 from maxent_grpo.pipeline.answers.verifier import Verifier
 from maxent_grpo.pipeline.rewards import pure_accuracy_math
@@ -125,3 +129,37 @@ def test_what_is_spelled_alike_is_equal() -> None:
 def test_the_canonical_spelling_is_its_own() -> None:
     for gold in (pair["gold"] for pair in PAIRS):
         assert canonicalize(canonicalize(gold)) == canonicalize(gold)
+
+
+X = sympy.Symbol("x")
+BENT = {
+    "absolute value": lambda shift, scale: (abs(X - shift), X - shift),
+    "its other side": lambda shift, scale: (abs(X - shift), shift - X),
+    "root of a square": lambda shift, scale: (sympy.sqrt((X - shift) ** 2), shift - X),
+    "steps": lambda shift, scale: (sympy.ceiling(X / scale), sympy.floor(X / scale) + 1),
+    "steps that cancel": lambda shift, scale: (sympy.floor(X / scale) + sympy.floor(-X / scale), sympy.Integer(-1)),
+    "inverse": lambda shift, scale: (sympy.atan(sympy.tan(X / scale)), X / scale),
+    "larger one": lambda shift, scale: (sympy.Max(X, shift), X),
+}
+
+
+@pytest.mark.parametrize("name", BENT)
+@given(shift=st.integers(-(10**6), 10**6), scale=st.integers(1, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_formulas_that_part_far_out_are_not_equal(name: str, shift: int, scale: int) -> None:
+    first, second = BENT[name](shift, scale)
+    assert not are_equal(first, second)
+    assert are_equal(first + 1, 1 + first)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (sympy.sqrt(X**2), abs(X)),
+        (sympy.floor(X + 7), sympy.floor(X) + 7),
+        (abs(3 * X - 6), 3 * abs(2 - X)),
+        (sympy.sqrt(9 * X), 3 * sympy.sqrt(X)),
+    ],
+)
+def test_bent_formulas_that_agree_everywhere_are_equal(first: sympy.Expr, second: sympy.Expr) -> None:
+    assert are_equal(first, second)

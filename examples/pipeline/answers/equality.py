@@ -17,6 +17,10 @@ MOST_PROVED = 150
 # are no root of anything that is written down.
 _SEEDS = ("1.7320493817", "-2.2360211943", "0.3183178861", "3", "-2", "5/2", "-0.5773412907", "7.3890718243")
 _STEPS = ("0.61803", "0.41421", "1.30279", "2", "3", "1", "0.71828", "1.14159")
+MOST_MAGNITUDES = 12
+_INVERSES = (sympy.asin, sympy.acos, sympy.atan, sympy.acot, sympy.asec, sympy.acsc)
+_BENT = (sympy.Abs, sympy.Max, sympy.Min, sympy.sign, sympy.Piecewise, *_INVERSES)
+_STEPPED = (sympy.floor, sympy.ceiling, sympy.Mod)
 
 
 def are_equal(first: sympy.Expr, second: sympy.Expr) -> bool:
@@ -79,8 +83,13 @@ def _find_proof(difference: sympy.Expr) -> bool:
 
 
 def _are_equal_functions(first: sympy.Expr, second: sympy.Expr, symbols: list[sympy.Symbol]) -> bool:
+    if first.has(*_STEPPED) or second.has(*_STEPPED):
+        return _find_proof(first - second)  # two steps may differ at whole numbers that nobody tries
+    magnitudes = 0
+    if _is_bent(first) or _is_bent(second):  # as far out as its bends can be
+        magnitudes = min(2 + max(_count_digits(first), _count_digits(second)), MOST_MAGNITUDES)
     points = 0
-    for point in list_points(symbols):
+    for point in (*list_points(symbols), *list_far_points(symbols, magnitudes)):
         values = _evaluate(first, point), _evaluate(second, point)
         if values[0] is None or values[1] is None:
             continue
@@ -100,6 +109,21 @@ def _is_small_everywhere(difference: sympy.Expr) -> bool:
     if difference.count_ops() <= MOST_PROVED and difference.is_polynomial(*difference.free_symbols):
         return bool(sympy.expand(difference) == 0)
     return _count_digits(difference) <= 20 or _find_proof(difference)
+
+
+def _is_bent(expression: sympy.Expr) -> bool:
+    """Return whether an expression follows another formula elsewhere: |x|, a root of a square, arctan(tan x)."""
+    if expression.has(*_BENT):
+        return True
+    roots = (power for power in expression.atoms(sympy.Pow) if power.exp.is_Rational and not power.exp.is_Integer)
+    return any(power.base.free_symbols for power in roots)
+
+
+def list_far_points(symbols: list[sympy.Symbol], magnitudes: int) -> Iterator[dict[sympy.Symbol, sympy.Expr]]:
+    """Yield the values of `list_points` times powers of ten, up to this one."""
+    for power in range(1, magnitudes + 1):
+        for point in list_points(symbols):
+            yield {symbol: value * 10**power for symbol, value in point.items()}
 
 
 def list_points(symbols: list[sympy.Symbol]) -> Iterator[dict[sympy.Symbol, sympy.Expr]]:
