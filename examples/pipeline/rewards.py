@@ -14,7 +14,7 @@ from threading import Lock
 from types import NoneType
 from typing import Any
 
-from maxent_grpo.pipeline.answers.text import canonicalize, find_answer, find_tagged_answer
+from maxent_grpo.pipeline.answers.text import canonicalize, find_answer
 from maxent_grpo.pipeline.answers.verifier import Comparison, Verifier
 from maxent_grpo.pipeline.data.chats import read_content
 from maxent_grpo.pipeline.functions import find_function
@@ -32,15 +32,15 @@ _FORMAT = re.compile(r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?
 def pure_accuracy_math(
     completions: Sequence[Completion], solution: Sequence[str | None], **_: Any
 ) -> list[float | None]:
-    r"""Return 1.0 where what stands in <answer> tags is spelt like the solution, once both are canonical.
+    r"""Return 1.0 where the answer in <answer> tags or a box is spelled like the solution, once both are canonical.
 
     Without a solution it is None; an answer of which nothing is left is 0.0.
 
-    >>> pure_accuracy_math(["<answer>1/2</answer>", "1/2"], [r"$\frac12$"] * 2)
-    [1.0, 0.0]
+    >>> pure_accuracy_math(["<answer>1/2</answer>", r"so \boxed{0.5} is \boxed{\frac12}", "1/2"], [r"$\frac12$"] * 3)
+    [1.0, 1.0, 0.0]
     """
     check_column("solution", solution, (str, Real, NoneType))
-    answers = [canonicalize(find_tagged_answer(read_completion(completion)) or "") for completion in completions]
+    answers = [canonicalize(find_answer(read_completion(completion)) or "") for completion in completions]
     return [
         None if gold is None else float(answer != "" and answer == canonicalize(str(gold)))
         for answer, gold in zip(answers, solution, strict=True)
