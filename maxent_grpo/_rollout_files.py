@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def _read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{file}:{number}", _parse_row(text.rstrip("\r\n"), f"{file}:{number}")
     except UnicodeDecodeError as error:
         raise ValueError(f"Expected UTF-8 at {file}:{number}, got {error}.") from error
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"Expected a whole gzip file, got {file} that ends after line {number}: {error}.") from error
     except OSError as error:
         raise ValueError(f"Expected a file of rollouts, got {file}: {error.strerror}.") from error

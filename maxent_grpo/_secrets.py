@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 _NAME = re.compile(
-    r"secret|(?:tok(?:e|en|n)?|pass(?:wd|word|phrase|code)|[_-]pass|(?:^|[_-])(?:pwd|pat|auth|authorization|bearer|cookie"
-    r"|credentials?)|(?:api|access|private|signing|auth)[_-]?key|[_-]key|access[_-]?key[_-]?id)$",
+    r"secret|(?:tok(?:e|en|n)?|pass(?:wd|word|phrase|code)|[_-]pass|(?:^|[_.-])(?:pwd|pat|auth|authorization|bearer|cookie"
+    r"|credentials?)|(?:api|access|private|signing|auth)[_-]?key|[_.-]key|access[_-]?key[_-]?id)$",
     re.IGNORECASE,
 )
 _SHAPE = (
@@ -26,8 +26,8 @@ _HIDDEN = "(not repeated here)"
 _IN_TEXT = re.compile(rf"(?<![\w./-])(?:{_SHAPE})[^\s'\",;)}}\]]*")
 _IN_URL = re.compile(r"(:/+)[^/\s@'\"]+@")  # a path of it has one slash
 _IN_QUERY = re.compile(r"([?&][\w-]+)(=)([^&\s'\"]+)")
-_FLAG = re.compile(r"(--?[\w-]+)(=|\s+(?:--\s+)?(?!--?[A-Za-z]))('[^']*'|\"[^\"]*\"|\S+)")
-_ASSIGNED = re.compile(r"([\w-]+)(['\"]?\s*[:=]>?\s*)('[^']*'|\"[^\"]*\"|[^\s,;)}\]]+)")
+_FLAG = re.compile(r"(--?[\w.-]+)(=|\s+(?:--\s+)?(?!--?[A-Za-z]))('[^']*'|\"[^\"]*\"|\S+)")
+_ASSIGNED = re.compile(r"([\w.-]+)(['\"]?\s*[:=]>?\s*)('[^']*'|\"[^\"]*\"|[^\s,;)}\]]+)")
 SPECIAL_TOKENS = frozenset(f"{kind}_token" for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "image"))
 
 

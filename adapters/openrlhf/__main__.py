@@ -11,6 +11,7 @@ import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ray import ppo_actor
 
+from maxent_grpo._secrets import hide_secrets
 from maxent_grpo.adapters.openrlhf.options import STOCK_PROGRAM, build_parser, read_arguments
 from maxent_grpo.adapters.openrlhf.workers import MaxEntAsyncTrainer, MaxEntPolicyActor, MaxEntTrainer
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             return read_arguments(options, flat)
         except ValueError as error:
-            parser.exit(2, str(error).replace("maxent_", "--maxent.") + "\n")
+            parser.exit(2, hide_secrets(str(error).replace("maxent_", "--maxent.")) + "\n")
 
     openrlhf.utils.config.hierarchize = read_or_refuse
     ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(MaxEntPolicyActor)

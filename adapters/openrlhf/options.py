@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from openrlhf.utils.config import hierarchize
 
 from maxent_grpo._checks import expect
+from maxent_grpo._secrets import DiscreetParser
 from maxent_grpo.adapters._groups import Answers
 from maxent_grpo.adapters._settings import describe_fields, expect_group_size, read_settings
 from maxent_grpo.config import PRESETS, MaxEntConfig
@@ -74,7 +75,7 @@ class Method:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the options that OpenRLHF does not have."""
-    parser = argparse.ArgumentParser(
+    parser = DiscreetParser(
         prog=f"python -m {PROGRAM}",
         usage=f"%(prog)s [--maxent.NAME VALUE ...] [arguments of {STOCK_PROGRAM}, listed after these]",
         add_help=False,

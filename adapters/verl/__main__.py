@@ -1,6 +1,5 @@
 """The check of a command line: whether verl will find the trainers, and what becomes of its options."""
 
-import argparse
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from verl.utils.config import validate_config
 from verl.utils.import_utils import load_extern_object
 
 from maxent_grpo._checks import expect
+from maxent_grpo._secrets import DiscreetParser, hide_secrets
 from maxent_grpo.adapters.verl.options import METHOD, prepare_config
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def expect_discoverable() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check a command line of `verl.trainer.main_ppo`; what is wrong goes to the log, and 1 is returned."""
-    parser = argparse.ArgumentParser("python -m maxent_grpo.adapters.verl", description=main.__doc__)
+    parser = DiscreetParser("python -m maxent_grpo.adapters.verl", description=main.__doc__)
     parser.add_argument("--check", nargs="*", required=True, metavar="OVERRIDE", help="as verl.trainer.main_ppo's")
     parser.add_argument("--config-path", help="as verl.trainer.main_ppo's")
     parser.add_argument("--config-name", default="ppo_trainer", help="as verl.trainer.main_ppo's")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             load_extern_object(key_func.path, key_func.name)
         validate_config(config, need_reference_policy(config), need_critic(config))
     except (ValueError, AssertionError, HydraException, OmegaConfBaseException, ImportError, OSError) as error:
-        logger.error("%s", error)
+        logger.error("%s", hide_secrets(str(error)))
         return 1
     return 0
 

@@ -37,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with limit_time(options.minutes):
             run_stage(options.stage, options.root, console, workers=options.workers)
+    except ValueError as error:
+        console.print(str(error))
+        return 2
     except KeyboardInterrupt:
         console.print("Interrupted: finished runs are kept, and the same call goes on.")
         return 130

@@ -54,6 +54,7 @@ def list_runs(name: str, root: Path) -> list[Run]:
     grid = SIZES[stage.task].rates
     rates = dict.fromkeys(stage.arms, grid)
     if stage.rates_of is not None:
+        expect_whole(stage.rates_of)
         rates = {arm: (rate,) for arm, rate in choose_rates(stage.rates_of).items()}
     return [
         Run(root, stage.task, arm, seed, rates[arm][place], stage.fresh)
@@ -61,6 +62,17 @@ def list_runs(name: str, root: Path) -> list[Run]:
         for seed in stage.seeds
         for arm in stage.arms
     ]
+
+
+def expect_whole(name: str) -> None:
+    """Refuse a stage that lacks runs: what it says may still change.
+
+    Raises:
+        ValueError: naming it.
+    """
+    missing = len(list_runs(name, Path())) - sum(line["arm"] in ARMS for line in read_stage(name))
+    if missing:
+        raise ValueError(f"Expected all runs of the stage {name}, got {missing} missing: run it first.")
 
 
 def read_stage(name: str) -> list[Line]:
@@ -86,7 +98,7 @@ def average_areas(lines: Sequence[Line], split: str) -> dict[tuple[str, float], 
 
 
 def choose_rates(name: str) -> dict[str, float]:
-    """Return each method's best rate in a stage, by the area on validation problems."""
+    """Return each method's best rate in a stage, by the area on validation problems; so far, while it lacks runs."""
     areas = average_areas(read_stage(name), "validation")
     return {arm: rate for (arm, rate), _ in sorted(areas.items(), key=lambda item: item[1])}
 

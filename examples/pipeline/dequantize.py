@@ -49,7 +49,7 @@ def dequantize(file: Path, folder: Path) -> None:
     """Save the model of a GGUF file in float32 as a checkpoint, with its tokenizer and chat template.
 
     Raises:
-        ValueError: if there is no such file, or the package that reads it is missing.
+        ValueError: if there is no such file, the package that reads it is missing, or nothing can fill up rows.
     """
     if not file.is_file():
         raise ValueError(f"Expected a GGUF file, got {file}.")
@@ -70,12 +70,15 @@ def align_tokens(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
     """Let tokenizer and model agree on the end of a text, and fill up rows with another token.
 
     The conversion takes a chat's first token for its last. A row filled up with the end would seem to go on.
+
+    Raises:
+        ValueError: if there is no other token.
     """
     config = model.config
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
-    unused = [
-        token for token in (tokenizer.unk_token, tokenizer.bos_token) if token not in (None, tokenizer.eos_token)
-    ]
-    tokenizer.pad_token = unused[0]
+    others = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token)
+    tokenizer.pad_token = next((token for token in others if token not in (None, tokenizer.eos_token)), None)
+    if tokenizer.pad_token is None:
+        raise ValueError(f"Expected a token beside {tokenizer.eos_token!r} to fill up rows, got none in the file.")
     for settings in (config, model.generation_config):
         settings.eos_token_id, settings.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from maxent_grpo._secrets import hide_secrets
 from maxent_grpo.pipeline.dequantize import dequantize, make_smollm2
 from maxent_grpo.pipeline.tasks.catalog import split_problems
 from maxent_grpo.pipeline.tiny.model import build_model
@@ -97,8 +98,14 @@ def make_start(name: str, root: Path) -> str:
 
 
 def make_once(make: Callable[[Path], None], folder: Path) -> str:
-    """Make a model in a folder, unless it is there; a kill leaves a whole one or none."""
+    """Make a model in a folder, unless it is there; a kill leaves a whole one or none.
+
+    Raises:
+        ValueError: if the folder holds something else, or what the model is made of is missing.
+    """
     if not (folder / "config.json").exists():
+        if folder.exists():
+            raise ValueError(f"Expected a model in {folder}, or no such folder, got one without a config.json.")
         unfinished = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         make(unfinished)
@@ -109,7 +116,8 @@ def make_once(make: Callable[[Path], None], folder: Path) -> str:
 def main(argv: list[str]) -> int:
     """Make a start, by its name or from a GGUF file, and print its folder; return the exit code."""
     if len(argv) != 2 or not (argv[0] in STARTS or argv[0].endswith(".gguf")):
-        print(f"Expected one of {', '.join(STARTS)}, or a .gguf file, and a folder, got {argv}.", file=sys.stderr)
+        expected = f"Expected one of {', '.join(STARTS)}, or a .gguf file, and a folder, got {argv}."
+        print(hide_secrets(expected), file=sys.stderr)
         return 2
     name, root = argv[0], Path(argv[1])
     try:
@@ -118,7 +126,7 @@ def main(argv: list[str]) -> int:
         else:
             print(make_once(partial(dequantize, Path(name)), root / Path(name).stem))
     except ValueError as error:
-        print(f"maxent_grpo.pipeline.starts: {error}", file=sys.stderr)
+        print(f"maxent_grpo.pipeline.starts: {hide_secrets(str(error))}", file=sys.stderr)
         return 2
     return 0
 

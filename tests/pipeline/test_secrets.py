@@ -54,6 +54,9 @@ IN_TEXT = [
     f"Authorization: Bearer {CANARY}0123456789",
     f"https://host/x?a=1&token={CANARY}&b=2",
     f"token => {CANARY}",
+    f"--logger.wandb.key {CANARY}",
+    f"trainer.wandb.key={CANARY}",
+    f"+trainer.auth={CANARY}",
 ]
 IN_TEXT += [f"Basic {CANARY}0123456789==", f"--config --token {CANARY}", f"https:/me:{CANARY}@host/x"]
 HARMLESS = {

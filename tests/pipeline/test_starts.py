@@ -77,6 +77,9 @@ def test_a_start_is_made_once_and_a_kill_leaves_none(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         starts.make_once(make, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match=r"got one without a config\.json"):
+        starts.make_once(make, tmp_path / "other")
     for _ in range(2):
         assert starts.make_once(make, tmp_path / "model") == str(tmp_path / "model")
     assert len(made) == 2
@@ -93,3 +96,6 @@ def test_rows_are_filled_up_with_another_token_than_the_end() -> None:
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<end>", "<unk>")
     assert model.generation_config.pad_token_id == 0
     assert read_shape("HuggingFaceTB/SmolLM2-135M-Instruct").model_type == "llama"
+    tokenizer.pad_token = tokenizer.unk_token = tokenizer.bos_token = "<end>"
+    with pytest.raises(ValueError, match="a token beside '<end>'"):
+        dequantize.align_tokens(tokenizer, model)

@@ -16,6 +16,8 @@ from typing import Any
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict, read_answer
 
 LARGE = 500_000
+NO_BORDER, NO_STATE = {("US", "CU"), ("CU", "US")}, "District of Columbia"
+"""What the packages say otherwise: of the United States and Cuba, between which there is a base and the sea."""
 CONTINENTS = {
     "AF": "Africa", "AS": "Asia", "EU": "Europe", "NA": "North America", "OC": "Oceania", "SA": "South America",
 }  # fmt: skip
@@ -46,18 +48,25 @@ def list_name_one() -> list[Problem]:
     names, countries = _name_countries(), _load_countries()
     problems = []
     for country in countries.values():
-        borders = [each for each in country["neighbours"].split(",") if each in names]
+        borders = [
+            each
+            for each in country["neighbours"].split(",")
+            if each in names and (country["iso"], each) not in NO_BORDER
+        ]
         problems.append(
-            _ask(f"Name a country that borders {_call(country)}.", {each: names[each] for each in borders})
+            _ask(
+                f"Name a country or territory that borders {_call(country)}.", {each: names[each] for each in borders}
+            )
         )
     for code, cities in _group_cities().items():
         problems.append(_ask(f"Name a city in {_call(countries[code])} with over half a million people.", cities))
     for (continent, letter), codes in _group_letters(countries).items():
-        question = f"Name a country in {CONTINENTS[continent]} that starts with {letter}."
+        question = f"Name a country or territory in {CONTINENTS[continent]} that starts with {letter}."
         problems.append(_ask(question, {code: names[code] for code in codes}))
     states: defaultdict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
     for state in _load().get_us_states().values():
-        states[state["name"][0]][state["name"]] = (state["name"],)
+        if state["name"] != NO_STATE:
+            states[state["name"][0]][state["name"]] = (state["name"],)
     problems += [
         _ask(f"Name a state of the USA that starts with {letter}.", group) for letter, group in states.items()
     ]

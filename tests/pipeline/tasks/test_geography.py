@@ -26,21 +26,23 @@ def test_several_answers_are_right_and_each_question_is_asked_once() -> None:
 @pytest.mark.parametrize(
     ("question", "answer", "mode"),
     [
-        ("Name a country that borders Portugal.", None, None),  # one neighbor
-        ("Name a country that borders Germany.", "the Czech Republic", "Czechia"),
-        ("Name a country that borders Germany.", " **Austria**.\nIt lies south.", "Austria"),
-        ("Name a country that borders Germany.", "Italy", None),
-        ("Name a country that borders Germany.", "Austria or Poland", None),
-        ("Name a country that borders Angola.", "Congo", None),  # there are two
+        ("Name a country or territory that borders Portugal.", None, None),  # one neighbor
+        ("Name a country or territory that borders Germany.", "the Czech Republic", "Czechia"),
+        ("Name a country or territory that borders Germany.", " **Austria**.\nIt lies south.", "Austria"),
+        ("Name a country or territory that borders Germany.", "Italy", None),
+        ("Name a country or territory that borders Germany.", "Austria or Poland", None),
+        ("Name a country or territory that borders Angola.", "Congo", None),  # there are two
         (
-            "Name a country that borders Angola.",
+            "Name a country or territory that borders Angola.",
             "Democratic Republic of the Congo",
             "Democratic Republic of the Congo",
         ),
         ("Name a city in Ukraine with over half a million people.", "Kiev", "Kyiv"),
-        ("Name a country in Europe that starts with L.", "LATVIA!", "Latvia"),
+        ("Name a country or territory in Europe that starts with L.", "LATVIA!", "Latvia"),
         ("Name a state of the USA that starts with W.", "Washington", "Washington"),
         ("Name a state of the USA that starts with W.", "", None),
+        ("Name a state of the USA that starts with D.", None, None),  # Delaware alone
+        ("Name a country or territory that borders United States.", "Cuba", None),
     ],
 )
 def test_a_name_is_right_in_any_spelling_and_alone(question: str, answer: str | None, mode: str | None) -> None:
@@ -60,11 +62,11 @@ def test_the_control_has_one_right_answer_each() -> None:
 
 @pytest.mark.parametrize("text", [None, 3, "", "\n", "x" * 100_000, "\\boxed{Austria"])
 def test_whatever_a_model_writes_is_judged(text: object) -> None:
-    assert verify(QUESTIONS["Name a country that borders Germany."], text) == WRONG
+    assert verify(QUESTIONS["Name a country or territory that borders Germany."], text) == WRONG
 
 
 def test_an_answer_in_a_box_is_read_where_one_is_asked_for() -> None:
-    problem = QUESTIONS["Name a country that borders Germany."]
+    problem = QUESTIONS["Name a country or territory that borders Germany."]
     assert geography.prompt(problem, boxed=True).endswith("\\boxed{...}.")
     assert verify(problem, "So: \\boxed{Poland}", boxed=True).correct
     assert not verify(problem, "Poland", boxed=True).correct
