@@ -74,7 +74,8 @@ class MaxEntConfig:
     Raises:
         ValueError: naming the field and its value, on values out of range and on settings that exclude
             one another: both τ and β infinite, β > 0 without an anchor, center outside `mle`, both dedup and
-            soft_dedup, a surrogate with an NLL per token, an effective sample size or soft_dedup.
+            soft_dedup, a surrogate with an NLL per token, an effective sample size or soft_dedup, a regression
+            with τ = β = 0 or an effective sample size.
 
     >>> MaxEntConfig(tau=-1.0)
     Traceback (most recent call last):

@@ -145,7 +145,7 @@ def _is_mathematics(word: str) -> bool:
 
 
 def are_same_words(first: str, second: str) -> bool:
-    """Return whether words are the same; of words of three letters and more, whatever their capitals.
+    """Return whether words are the same; of four letters and more, and of some shorter ones, whatever their capitals.
 
     >>> are_same_words("East", "east"), are_same_words("AB", "ab"), are_same_words("live", "evil")
     (True, False, False)
