@@ -107,3 +107,25 @@ def test_the_gradient_of_a_real_model_is_the_plain_torch_adapters(size: int, set
     train_actor(args, actor, experiences)
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     evaluate_plain_torch(model, args.maxent.config).assert_near(gradient)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["micro-batches of one size", "dynamic batches"])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_parts_of_an_update_add_up_to_it_on_any_number_of_ranks(ranks: int, dynamic: bool) -> None:
+    """DeepSpeed averages over ranks, and over micro-batches of one size; dynamic ones OpenRLHF lets it add up."""
+    size = 1 if ranks == 4 else 2
+    flags = ("--train.micro_batch_size", size, *(["--train.dynamic_batch_enable"] if dynamic else []))
+    args = read_command(*SIZES, "--maxent.nll_reduction", "sum", "--actor.num_gpus_per_node", ranks, *flags)
+    loss = MaxEntPolicyLoss(PolicyLoss(), args)
+    chance = torch.Generator().manual_seed(0)
+    logps, coefficients = (torch.rand(2 * K, 5, generator=chance, dtype=torch.float64) for _ in range(2))
+    mask = torch.ones(2 * K, 5, dtype=torch.bool)
+    shares = torch.arange(2 * K).view(ranks, -1)
+    parts = [part.split(3 if dynamic else size) for part in shares]
+    by_rank = [
+        [loss(logps[rows], logps[rows], coefficients[rows, :1], mask[rows], dp_size=ranks)[0] for rows in rank]
+        for rank in parts
+    ]
+    summed = [sum(losses) if dynamic else sum(losses) / len(losses) for losses in by_rank]
+    whole = loss.objective.loss(logps, coefficients[:, 0], mask, num_groups=2)
+    torch.testing.assert_close(sum(summed) / ranks, whole)
