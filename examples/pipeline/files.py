@@ -95,9 +95,9 @@ def expect_writable(folder: Path) -> None:
     Raises:
         ValueError: naming the folder and the reason.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    probe = there / f".probe-{os.getpid()}"
     try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        probe = there / f".probe-{os.getpid()}"
         probe.write_text("x")
         probe.unlink()
     except OSError as error:

@@ -114,7 +114,8 @@ def _expect_effective(environment: dict[str, Any], path: Path) -> None:
 
 
 _READ_EARLY = re.compile(
-    "(HF_|HUGGINGFACE_|TRANSFORMERS_|DATASETS_|TRL_|XDG_|PYTHON|LD_|OMP_|MKL_|TRITON_|ACCELERATE_|WORLD_SIZE|RANK|LOCAL_RANK|MASTER_)"
+    "(HF_|HUGGINGFACE_|TRANSFORMERS_|DATASETS_|TRL_|ACCELERATE_|TORCH_|TORCHINDUCTOR_|TRITON_|OMP_|KMP_|MKL_|OPENBLAS_"
+    "|XDG_|PYTHON|LD_|WORLD_SIZE|RANK|LOCAL_RANK|MASTER_)"
 )
 """What Python, torch and the Hub's libraries read when they are imported or the processes start."""
 

@@ -158,6 +158,8 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
         ValueError, match=r"^Expected a folder that can be written to, got .*file/run: Not a directory\.$"
     ):
         files.expect_writable(tmp_path / "file" / "run")
+    with pytest.raises(ValueError, match=r"got .*: File name too long\.$"):
+        files.expect_writable(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(
