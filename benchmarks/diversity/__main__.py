@@ -6,14 +6,9 @@ make study ARGS="--arms diverse dr_grpo"           # some methods only
 make study ARGS="--report-only"                    # tables and pictures of what is there
 """
 
-import _thread
 import argparse
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +18,7 @@ from benchmarks.diversity.arms import ARMS
 from benchmarks.diversity.presets import PRESETS
 from benchmarks.diversity.report import write_page, write_report
 from benchmarks.diversity.study import RESULTS, run_study
+from benchmarks.study.schedule import limit_time
 
 PAGE = RESULTS.parent / "RESULTS.md"
 
@@ -48,23 +44,6 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     options.arms = options.arms or PRESETS[options.preset].arms
     options.runs = options.runs or Path("runs/diversity") / options.preset
     return options
-
-
-@contextmanager
-def limit_time(minutes: float | None) -> Iterator[None]:
-    """Interrupt what is inside after so long, as Ctrl-C would, and nothing that comes after it."""
-    if minutes is None:
-        yield
-        return
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup, where an interrupt would be lost
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(60 * minutes, _thread.interrupt_main)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Run a stage of the study, or report what is there.
+"""Run what is missing of a stage of the study.
 
 python -m benchmarks.study countdown_rates                  # what is missing of a stage, on all cores
 python -m benchmarks.study countdown_rates --minutes 50     # the same call goes on

@@ -31,6 +31,8 @@ from maxent_grpo.pipeline.tiny.warm_start import warm_start
 Line = dict[str, Any]
 SHOWN_EVERY = 20
 DIGITS = 5
+KEPT = ("mean@8", "pass@8", "coverage@8", "PCMD@8")
+"""What a line has of every temperature; pass@k at temperature 1 alone, where a curve says enough."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Run:
 
     def hash_settings(self) -> str:
         """Return a hash of what the run depends on beside its start."""
-        return hashlib.sha256(repr((ARMS.get(self.arm), self.sizes.trained)).encode()).hexdigest()[:10]
+        return hashlib.sha256(repr((ARMS.get(self.arm), self.sizes.training_sizes)).encode()).hexdigest()[:10]
 
     def describe(self) -> Line:
         """Return what its line begins with: a line that differs in any of it is of another run."""
@@ -167,13 +169,9 @@ def measure_model(run: Run, model: PreTrainedModel) -> Line:
     for split, held_out in (("validation", problems.validation), ("test", problems.test)):
         outcomes = compute_outcomes(model, tokenizer, family, held_out, TEMPERATURES)
         rows = [average_metrics(each) for each in outcomes]
-        line[split] = {name: [round(row[name], DIGITS) for row in rows] for name in rows[0]}
-    # pass@k of the test at temperature 1 alone: a curve per temperature says nothing more.
-    at_1 = TEMPERATURES.index(1.0)
-    curve = [line["test"][f"pass@{k}"][at_1] for k in KS]
-    for split in ("validation", "test"):
-        for name in ("even@8", *(f"pass@{k}" for k in KS if k != 8)):
-            del line[split][name]
+        line[split] = {name: [round(row[name], DIGITS) for row in rows] for name in KEPT}
+    tested = rows[TEMPERATURES.index(1.0)]
+    curve = [round(tested[f"pass@{k}"], DIGITS) for k in KS]
     greedy = greedy_accuracy(model, tokenizer, family.task, held_out, max_new_tokens=family.max_new_tokens)
     return line | {"pass@k": curve, "greedy": round(greedy, DIGITS)} | _measure_samples(run, model)
 

@@ -31,7 +31,7 @@ def run_stage(
     starts = [*dict.fromkeys(Run(root, run.task, WARM, run.seed, fresh=run.fresh) for run in runs)]
     lines = read_lines(file)
     lines += _do([run for run in starts if not _is_there(run, lines)], console, workers, lambda line: None)
-    kept = [line for run in (*starts, *runs) for line in lines if _is_of(line, run)]
+    kept = [line for run in (*starts, *runs) for line in lines if _belongs_to(line, run)]
     write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
     left = [run for run in runs if not _is_there(run, kept)]
     console.print(f"{name}: {len(runs) - len(left)} of {len(runs)} runs are there.")
@@ -39,10 +39,10 @@ def run_stage(
 
 
 def _is_there(run: Run, lines: Sequence[Line]) -> bool:
-    return (run.warm / "config.json").exists() and any(_is_of(line, run) for line in lines)
+    return (run.warm / "config.json").exists() and any(_belongs_to(line, run) for line in lines)
 
 
-def _is_of(line: Line, run: Run) -> bool:
+def _belongs_to(line: Line, run: Run) -> bool:
     """Return whether a line is that of a run: its settings and its start are what they would be now."""
     described = run.describe()
     return {name: line[name] for name in described} == described

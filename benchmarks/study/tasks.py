@@ -104,7 +104,7 @@ class Sizes:
     samples: int = 8
 
     @property
-    def trained(self) -> tuple[int, ...]:
+    def training_sizes(self) -> tuple[int, ...]:
         """What a run depends on."""
         return self.hidden_size, self.layers, self.warm_steps, self.updates, self.prompts, self.samples
 

@@ -127,14 +127,19 @@ def fold(text: str) -> str:
 
 def _ask(question: str, names: Names) -> Problem:
     """Return a problem; a spelling of two answers is left to the one whose usual name it is, or to none."""
-    folded = {spellings[0].strip(): [*filter(None, map(fold, spellings))] for spellings in names.values()}
-    bearers = Counter(name for spellings in folded.values() for name in set(spellings))
-    usual = {spellings[0]: mode for mode, spellings in folded.items()}
-    answers = {
-        mode: tuple(name for name in dict.fromkeys(spellings) if usual.get(name) == mode or bearers[name] == 1)
-        for mode, spellings in folded.items()
-    }
+    usable = _drop_shared({spellings[0].strip(): spellings for spellings in names.values()})
+    answers = {mode: tuple(filter(None, dict.fromkeys(map(fold, spellings)))) for mode, spellings in usable.items()}
     return Problem(question, tuple(sorted(answers.items())))
+
+
+def _drop_shared(names: Names) -> dict[str, tuple[str, ...]]:
+    """Return the spellings that name one thing alone; the usual ones, which come first, stay."""
+    bearers = Counter(folded for spellings in names.values() for folded in set(map(fold, spellings)))
+    usual = {fold(spellings[0]): thing for thing, spellings in names.items()}
+    return {
+        thing: tuple(name for name in spellings if usual.get(fold(name)) == thing or bearers[fold(name)] == 1)
+        for thing, spellings in names.items()
+    }
 
 
 @cache
@@ -166,12 +171,7 @@ def _name_countries() -> dict[str, tuple[str, ...]]:
         others = [getattr(entry, field, None) for field in ("name", "common_name", "official_name")]
         shorter = [name.split(",")[0] for name in others if name]
         names[code] = tuple(dict.fromkeys([country["name"].strip(), *filter(None, others), *shorter]))
-    # "Korea" and "Congo" name two countries each, so neither.
-    bearers = Counter(folded for spellings in names.values() for folded in set(map(fold, spellings)))
-    return {
-        code: (spellings[0], *(name for name in spellings[1:] if bearers[fold(name)] == 1))
-        for code, spellings in names.items()
-    }
+    return _drop_shared(names)  # "Korea" and "Congo" name two countries each
 
 
 def _group_cities() -> dict[str, Names]:
