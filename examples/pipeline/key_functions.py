@@ -1,13 +1,13 @@
 """What makes two completions the same answer, for `key_func` of a recipe; any other function goes by a dotted path.
 
 Reasoning makes every completion another text, while the answers that it comes to repeat: `maxent_dedup` counts those.
-By what they know: the verifier's mode (`countdown_mode`, `graph_coloring_mode`), the final answer, the equations on
-the way, and without a key function the text. Where one final answer is right, only the way tells right ones apart.
-A key function takes what a reward takes and returns a text for each completion. Where it returns None, only equal
-tokens are the same.
+By what they know: the verifier's mode (`countdown_mode`, `graph_coloring_mode`, `geography_mode`), the final answer,
+the equations on the way, and without a key function the text. Where one final answer is right, only the way tells right
+ones apart. A key function takes what a reward takes and returns a text for each completion. Where it returns None,
+only equal tokens are the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maxent_grpo.adapters import KeyFunction
@@ -18,9 +18,11 @@ from maxent_grpo.pipeline.rewards import (
     Completion,
     build_coloring_problems,
     build_countdown_problems,
+    build_geography_problems,
     read_completion,
 )
 from maxent_grpo.pipeline.tasks import countdown as countdown_task
+from maxent_grpo.pipeline.tasks import geography as geography_task
 from maxent_grpo.pipeline.tasks import graph_coloring as coloring_task
 from maxent_grpo.pipeline.tasks.answers import Verdict
 
@@ -65,6 +67,24 @@ def graph_coloring_mode(
     return _name_modes(verdicts, completions)
 
 
+def geography_mode(
+    completions: Sequence[Completion], answers: Sequence[Sequence[Mapping[str, Any]]], **_: Any
+) -> list[str | None]:
+    """Return the place that a right answer names, and of a wrong one its first line without case and accents.
+
+    >>> geography_mode(["Polen", "poland.", "Mars "], [[{"name": "Poland", "spellings": ["poland", "polen"]}]] * 3)
+    ['right: Poland', 'right: Poland', 'mars']
+    """
+    texts = [read_completion(completion) for completion in completions]
+    verdicts = [
+        geography_task.verify(p, text) for p, text in zip(build_geography_problems(answers), texts, strict=True)
+    ]
+    return [
+        f"right: {verdict.mode}" if verdict.correct else geography_task.fold(text.strip().split("\n", maxsplit=1)[0])
+        for verdict, text in zip(verdicts, texts, strict=True)
+    ]
+
+
 def equation_skeleton(completions: Sequence[Completion], **_: Any) -> list[str | None]:
     """Return what a text calculates, in any order, and its final answer; None without an equation.
 
@@ -94,6 +114,7 @@ KEY_FUNCTIONS = {
     "equation_skeleton": KeyFunction(equation_skeleton, ()),
     "countdown_mode": KeyFunction(countdown_mode, ("numbers", "target")),
     "graph_coloring_mode": KeyFunction(graph_coloring_mode, ("edges", "partial")),
+    "geography_mode": KeyFunction(geography_mode, ("answers",)),
 }
 
 

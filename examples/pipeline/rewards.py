@@ -7,7 +7,7 @@ for each completion, or None where it cannot tell: such a completion is masked, 
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from threading import Lock
@@ -19,6 +19,7 @@ from maxent_grpo.pipeline.answers.verifier import Comparison, Verifier
 from maxent_grpo.pipeline.data.chats import read_content
 from maxent_grpo.pipeline.functions import find_function
 from maxent_grpo.pipeline.tasks import countdown as countdown_task
+from maxent_grpo.pipeline.tasks import geography as geography_task
 from maxent_grpo.pipeline.tasks import graph_coloring as graph_coloring_task
 
 logger = logging.getLogger(__name__)
@@ -145,6 +146,25 @@ def build_coloring_problems(edges: Sequence[Any], partial: Sequence[str]) -> lis
     ]
 
 
+def geography(
+    completions: Sequence[Completion], answers: Sequence[Sequence[Mapping[str, Any]]], **_: Any
+) -> list[float]:
+    """Return 1.0 where the first line is one of the right names and nothing else.
+
+    >>> geography(["Poland.", "Poland, I think"], [[{"name": "Poland", "spellings": ["poland"]}]] * 2)
+    [1.0, 0.0]
+    """
+    problems = build_geography_problems(answers)
+    return [geography_task.reward(p, read_completion(c)) for p, c in zip(problems, completions, strict=True)]
+
+
+def build_geography_problems(answers: Sequence[Sequence[Mapping[str, Any]]]) -> list[geography_task.Problem]:
+    """Return the problems that a column holds, without their questions."""
+    return [
+        geography_task.Problem("", tuple((each["name"], tuple(each["spellings"])) for each in row)) for row in answers
+    ]
+
+
 @dataclass(frozen=True)
 class Reward:
     """A function that scores completions, and the columns that it reads; None where they are not known: all."""
@@ -159,6 +179,7 @@ REWARDS = {
     "format": Reward(answer_format, ()),
     "countdown": Reward(countdown, ("numbers", "target")),
     "graph_coloring": Reward(graph_coloring, ("edges", "partial")),
+    "geography": Reward(geography, ("answers",)),
 }
 
 

@@ -14,8 +14,10 @@ from maxent_grpo.pipeline.key_functions import (
     equation_skeleton,
     final_answer,
     find_key_function,
+    geography_mode,
     graph_coloring_mode,
 )
+from maxent_grpo.pipeline.rewards import find_reward
 from maxent_grpo.pipeline.run import Run, parse_run
 from support.recipes import write_recipe
 
@@ -62,7 +64,29 @@ def test_a_right_coloring_is_its_mode() -> None:
     assert keys[2] != keys[0]
 
 
-MODES = {"graph_coloring_mode"}
+def test_a_place_is_the_same_in_all_its_spellings() -> None:
+    neighbors = [{"name": "Czechia", "spellings": ["czechia", "czech republic"]}]
+    keys = geography_mode(["The Czech Republic", "czechia.\nI think", "Pôland", "poland!"], [neighbors] * 4)
+    assert keys == ["right: Czechia", "right: Czechia", "poland", "poland"]
+
+
+def test_questions_of_geography_reach_their_reward_and_key_function(tmp_path: Path) -> None:
+    run = parse(
+        tmp_path,
+        dataset_name="task:name-one",
+        reward_funcs=["geography"],
+        key_func="geography_mode",
+        max_prompt_chars=200,
+    )
+    train, _ = load_prompts(run)
+    answers = train[0]["answers"]
+    texts = [answers[0]["spellings"][-1], answers[1]["name"], "Atlantis"]
+    assert find_reward("geography").function(texts, answers=[answers] * 3) == [1.0, 1.0, 0.0]
+    keys = run.key_function.function(texts, answers=[answers] * 3)
+    assert keys == [f"right: {answers[0]['name']}", f"right: {answers[1]['name']}", "atlantis"]
+
+
+MODES = {"graph_coloring_mode", "geography_mode"}
 """Key functions of another task than the recipe's."""
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from maxent_grpo.pipeline.tasks import countdown, graph_coloring
-from maxent_grpo.pipeline.tasks.splits import Split, split
+from maxent_grpo.pipeline.tasks import countdown, geography, graph_coloring
+from maxent_grpo.pipeline.tasks.splits import Split, read_id, split
 
 PREFIX = "task:"
 
@@ -16,16 +16,18 @@ class KnownTask:
     """A task's problems and what its rewards need to know of one.
 
     Attributes:
-        module: `tasks.countdown` or `tasks.graph_coloring`.
+        module: `tasks.countdown`, `tasks.graph_coloring` or `tasks.geography`.
         problems: makes all of its problems.
         held_out: how many of them are never trained on.
         columns: what the reward reads of a problem.
+        entity: what a problem is about: those on one are all held out, or none of them.
     """
 
     module: Any
     problems: Callable[[], Sequence[Any]]
     held_out: int
     columns: Callable[[Any], dict[str, Any]]
+    entity: Callable[[Any], str] = read_id
 
 
 def _list_countdown_columns(problem: countdown.Problem) -> dict[str, Any]:
@@ -34,6 +36,14 @@ def _list_countdown_columns(problem: countdown.Problem) -> dict[str, Any]:
 
 def _list_coloring_columns(problem: graph_coloring.Problem) -> dict[str, Any]:
     return {"edges": [list(edge) for edge in problem.edges], "partial": problem.partial}
+
+
+def _list_geography_columns(problem: geography.Problem) -> dict[str, Any]:
+    return {"answers": [{"name": mode, "spellings": list(spellings)} for mode, spellings in problem.answers]}
+
+
+def _read_entity(problem: geography.Problem) -> str:
+    return problem.entity
 
 
 TASKS = {
@@ -45,6 +55,8 @@ TASKS = {
     "graph-coloring": KnownTask(
         graph_coloring, lambda: graph_coloring.problems(5, sample=5000), 512, _list_coloring_columns
     ),
+    "name-one": KnownTask(geography, geography.list_name_one, 96, _list_geography_columns, _read_entity),
+    "capitals": KnownTask(geography, geography.list_capitals, 96, _list_geography_columns),
 }
 
 
@@ -75,4 +87,4 @@ def split_problems(name: str, held_out: int | None = None) -> Split[Any]:
         held_out: how many problems are held out, if not the task's own number.
     """
     number = find_task(name).held_out if held_out is None else held_out
-    return split(list_problems(name), held_out=number, seed=0)
+    return split(list_problems(name), held_out=number, seed=0, entity=find_task(name).entity)

@@ -21,16 +21,24 @@ NO_BORDER, NO_STATE = {("US", "CU"), ("CU", "US")}, "District of Columbia"
 CONTINENTS = {
     "AF": "Africa", "AS": "Asia", "EU": "Europe", "NA": "North America", "OC": "Oceania", "SA": "South America",
 }  # fmt: skip
-FORMAT, BOXED = "Answer with the name alone.", "End with the name in \\boxed{...}."
+FORMAT = "Answer with the name alone."
+EXAMPLES = (("Name a river in Europe.", "Danube"), ("Name a planet larger than the Earth.", "Jupiter"))
+END = "<|im_end|>"
+"""How ChatML ends a turn, which is the end token of models that know it: they end their own answers likewise."""
 Names = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, and the right answers: every mode with its spellings, folded."""
+    """A question, and the right answers: every mode with its spellings, folded.
+
+    Attributes:
+        entity: the country that it is about; a question about none is its own.
+    """
 
     question: str
     answers: tuple[tuple[str, tuple[str, ...]], ...]
+    entity: str = ""
 
     @property
     def id(self) -> str:
@@ -47,7 +55,7 @@ def list_name_one() -> list[Problem]:
     """Return the questions with at least two right answers."""
     names, countries = _name_countries(), _load_countries()
     problems = []
-    for country in countries.values():
+    for code, country in countries.items():
         borders = [
             each
             for each in country["neighbours"].split(",")
@@ -55,11 +63,15 @@ def list_name_one() -> list[Problem]:
         ]
         problems.append(
             _ask(
-                f"Name a country or territory that borders {_call(country)}.", {each: names[each] for each in borders}
+                f"Name a country or territory that borders {_call(country)}.",
+                {each: names[each] for each in borders},
+                code,
             )
         )
     for code, cities in _group_cities().items():
-        problems.append(_ask(f"Name a city in {_call(countries[code])} with over half a million people.", cities))
+        problems.append(
+            _ask(f"Name a city in {_call(countries[code])} with over half a million people.", cities, code)
+        )
     for (continent, letter), codes in _group_letters(countries).items():
         question = f"Name a country or territory in {CONTINENTS[continent]} that starts with {letter}."
         problems.append(_ask(question, {code: names[code] for code in codes}))
@@ -74,17 +86,30 @@ def list_name_one() -> list[Problem]:
 
 
 def list_capitals() -> list[Problem]:
-    """Return the control: one right answer each."""
+    """Return the control: one right answer each, in any of the names that others have for it."""
+    others: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for city in _load().get_cities().values():
+        others[city["countrycode"], fold(city["name"])] += city["alternatenames"]
     return [
-        _ask(f"What is the capital of {_call(country)}?", {"capital": (country["capital"],)})
-        for country in _load_countries().values()
+        _ask(
+            f"What is the capital of {_call(country)}?",
+            {"capital": (country["capital"], *others[code, fold(country["capital"])])},
+            code,
+        )
+        for code, country in _load_countries().items()
         if country["capital"]
     ]
 
 
 def prompt(problem: Problem, *, boxed: bool = False) -> str:
-    r"""Return the question with the form of its answer, the name alone or in \boxed{...}."""
-    return f"{problem.question} {BOXED if boxed else FORMAT}"
+    """Return the question after two others with their answers; `boxed` returns it as a chat's, without them.
+
+    A small model that follows few instructions takes the form from the examples. No answer is boxed: it is a name.
+    """
+    if boxed:
+        return f"{problem.question} {FORMAT}"
+    asked = [f"Q: {question}\nA: {answer}{END}\n" for question, answer in EXAMPLES]
+    return f"{''.join(asked)}Q: {problem.question}\nA:"
 
 
 def verify(problem: Problem, text: object, *, boxed: bool = False) -> Verdict:
@@ -102,6 +127,11 @@ def verify(problem: Problem, text: object, *, boxed: bool = False) -> Verdict:
     folded = fold(answer.split("\n", maxsplit=1)[0])
     mode = next((mode for mode, spellings in problem.answers if folded in spellings), None)
     return Verdict(correct=mode is not None, mode=mode)
+
+
+def reward(problem: Problem, text: object, *, boxed: bool = False) -> float:
+    """Return 1 for a right answer and 0 for any other."""
+    return float(verify(problem, text, boxed=boxed).correct)
 
 
 def solutions(problem: Problem) -> dict[str, tuple[str, ...]]:
@@ -125,11 +155,11 @@ def fold(text: str) -> str:
     return " ".join(words[1:] if words[:1] == ["the"] and len(words) > 1 else words)
 
 
-def _ask(question: str, names: Names) -> Problem:
+def _ask(question: str, names: Names, entity: str = "") -> Problem:
     """Return a problem; a spelling of two answers is left to the one whose usual name it is, or to none."""
     usable = _drop_shared({spellings[0].strip(): spellings for spellings in names.values()})
     answers = {mode: tuple(filter(None, dict.fromkeys(map(fold, spellings)))) for mode, spellings in usable.items()}
-    return Problem(question, tuple(sorted(answers.items())))
+    return Problem(question, tuple(sorted(answers.items())), entity or question)
 
 
 def _drop_shared(names: Names) -> dict[str, tuple[str, ...]]:

@@ -65,9 +65,10 @@ def test_whatever_a_model_writes_is_judged(text: object) -> None:
     assert verify(QUESTIONS["Name a country or territory that borders Germany."], text) == WRONG
 
 
-def test_an_answer_in_a_box_is_read_where_one_is_asked_for() -> None:
+def test_a_question_comes_behind_examples_or_alone() -> None:
     problem = QUESTIONS["Name a country or territory that borders Germany."]
-    assert geography.prompt(problem, boxed=True).endswith("\\boxed{...}.")
+    assert geography.prompt(problem).endswith(f"A: Jupiter<|im_end|>\nQ: {problem.question}\nA:")
+    assert geography.prompt(problem, boxed=True) == f"{problem.question} Answer with the name alone."
     assert verify(problem, "So: \\boxed{Poland}", boxed=True).correct
     assert not verify(problem, "Poland", boxed=True).correct
 

@@ -33,6 +33,14 @@ def test_the_order_of_the_problems_does_not_matter(rng):
     assert split(shuffled, held_out=100, seed=7) == split(PROBLEMS, held_out=100, seed=7)
 
 
+def test_all_problems_on_an_entity_are_on_one_side():
+    sides = split(PROBLEMS, held_out=100, seed=0, entity=lambda problem: str(problem.numbers))
+    trained, held_out = ({problem.numbers for problem in side} for side in (sides.train, sides.held_out))
+    assert not trained & held_out
+    assert 100 <= len(sides.held_out) < 150
+    assert len(sides.train) + len(sides.held_out) == len(PROBLEMS)
+
+
 def test_the_seed_sets_the_split():
     first, second = (split(PROBLEMS, held_out=100, seed=seed) for seed in (0, 1))
     assert ids(first.held_out) != ids(second.held_out)
