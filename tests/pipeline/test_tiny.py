@@ -24,7 +24,14 @@ from maxent_grpo.pipeline.tiny.report import (
     match_coverage,
     write_table,
 )
-from maxent_grpo.pipeline.tiny.sampling import Samples, Task, sample, token_logps
+from maxent_grpo.pipeline.tiny.sampling import (
+    Samples,
+    Task,
+    completion_logits,
+    sample,
+    shared_prompt_logits,
+    token_logps,
+)
 from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
 from support.precision import evaluate
 
@@ -145,6 +152,44 @@ def test_the_policy_in_training_is_the_model_at_the_sampling_temperature() -> No
         return [torch.stack(losses).sum()]
 
     evaluate(by_hand)[0].assert_near(loss)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_prompt_that_is_read_once_gives_the_same_logits_and_gradients(width: int) -> None:
+    model = build_model(TOKENIZER, seed=1).double().train()
+    prompts = TOKENIZER.pad({"input_ids": [tokens("2 3 14 = 15 :"), tokens("7+1=")]}, return_tensors="pt")[
+        "input_ids"
+    ]
+    owners, ids = torch.tensor([0, 1, 0]), torch.tensor([tokens("1+2"), tokens("8-0"), tokens("4*5")])[:, :width]
+    results = []
+    for compute in (
+        lambda: completion_logits(model, prompts[owners], ids),
+        lambda: shared_prompt_logits(model, prompts, ids, owners),
+    ):
+        model.zero_grad()
+        logits = compute()
+        logits.pow(2).sum().backward()
+        results.append([logits.detach(), *(each.grad.clone() for each in model.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)  # logits leave in float32
+
+
+@pytest.mark.parametrize("rewarded", [[0, 1, 0, 0], [0, 0, 0, 1]])
+def test_a_step_is_the_same_with_prompts_that_are_read_once(rewarded: list[int]) -> None:
+    samples, _ = scripted_samples()
+    samples.verdicts[:] = [Verdict(correct=bool(right), mode=None) for right in rewarded]
+    runs = [
+        learner(MaxEntConfig(center=True, skip="all_min"), num_samples=2, active_only=True, share_prompts=share)
+        for share in (False, True)
+    ]
+    before = [each.detach().clone() for each in runs[0].model.parameters()]
+    for run in runs:
+        run.model.double()
+        run.learn(samples)
+    ours, theirs = ([*run.model.parameters()] for run in runs)
+    assert any((one - each).abs().max() > 1e-4 for one, each in zip(ours, before, strict=True))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_a_second_pass_is_clipped_at_the_policy_that_sampled() -> None:

@@ -113,3 +113,40 @@ def completion_logits(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> T
     )
     logits: Tensor = output.logits[:, :-1].float()
     return logits
+
+
+def shared_prompt_logits(model: PreTrainedModel, prompts: Tensor, ids: Tensor, owners: Tensor) -> Tensor:
+    """Return the logits of `completion_logits`, with a gradient, from one pass over each prompt.
+
+    Completions of a prompt differ from its end on. Reading it once saves what long prompts and short answers waste.
+
+    Args:
+        model: whose attention only looks back.
+        prompts: [B, P] left-padded prompt tokens.
+        ids: [N, T] completion tokens.
+        owners: [N] the prompt of each completion.
+    """
+    seen = prompts != model.config.pad_token_id
+    positions = (seen.long().cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    first = model(
+        input_ids=prompts,
+        attention_mask=seen.long(),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits
+    if ids.shape[1] == 1:
+        return first[owners].float()
+    cache.batch_select_indices(owners)
+    inputs = ids[:, :-1]
+    places = positions[owners, -1:] + 1 + torch.arange(inputs.shape[1], device=ids.device)
+    rest = model(
+        input_ids=inputs,
+        attention_mask=torch.cat([seen[owners], torch.ones_like(inputs, dtype=torch.bool)], dim=1).long(),
+        position_ids=places,
+        past_key_values=cache,
+        use_cache=True,
+    ).logits
+    return torch.cat([first[owners], rest], dim=1).float()

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from maxent_grpo import MaxEntConfig, MaxEntObjective, Statistics
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout, RolloutConstants
 from maxent_grpo.bank import ExemplarBank, Rehearsal
-from maxent_grpo.pipeline.tiny.sampling import Samples, Task, completion_logits, sample
+from maxent_grpo.pipeline.tiny.sampling import Samples, Task, completion_logits, sample, shared_prompt_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class LoopSettings:
         active_only: leave completions whose coefficient is 0 out of forward and backward. The gradient is the
             same; statistics of the policy are left out. An entropy bonus needs all completions.
         passes: optimizer steps per batch; from the second on the loss is clipped at the sampling policy.
+        share_prompts: read each prompt once for all of its completions: the same up to rounding, and faster where
+            prompts are longer than answers.
         seed: of batches and samples.
     """
 
@@ -41,6 +43,7 @@ class LoopSettings:
     entropy_bonus: float = 0.0
     active_only: bool = False
     passes: int = 1
+    share_prompts: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -191,7 +194,12 @@ class Reinforcement:
 
     def _log_probs(self, model: PreTrainedModel, samples: Samples, rows: Tensor | slice) -> Tensor:
         """Return the log-probabilities [n, T, V] of every token at the training temperature."""
-        logits = completion_logits(model, samples.prompts[rows], samples.ids[rows])
+        if self.settings.share_prompts:
+            size = self.settings.num_samples
+            kept, owners = torch.unique(torch.arange(len(samples.ids))[rows] // size, return_inverse=True)
+            logits = shared_prompt_logits(model, samples.prompts[kept * size], samples.ids[rows], owners)
+        else:
+            logits = completion_logits(model, samples.prompts[rows], samples.ids[rows])
         return (logits / self.settings.temperature).log_softmax(-1)
 
     @torch.no_grad()
