@@ -1,0 +1,26 @@
+"""The methods that are compared: settings of the toy study, with what counts as the same answer."""
+
+from dataclasses import replace
+
+from benchmarks.study.arms import ARMS as KNOWN
+from benchmarks.study.arms import Arm
+
+BASE = "before training"
+
+
+def _key(name: str) -> Arm:
+    """Return a method of the toy study to which an answer is the same in all its spellings."""
+    return replace(KNOWN[name], keys="answer")
+
+
+ARMS = {
+    "dr_grpo": KNOWN["dr_grpo"],
+    "kappa": _key("kappa"),
+    "kappa_text": replace(KNOWN["kappa"], name="κ = 1 by text"),
+    "remax": _key("remax"),
+    "ips": _key("ips"),
+    "soft": KNOWN["soft_quarter"],
+    "dr_grpo_cold": KNOWN["dr_grpo_cold"],
+    "maxrl": KNOWN["maxrl"],
+}
+"""In the order in which they run, each with all of its seeds before the next."""

@@ -1,0 +1,140 @@
+"""The study of a pretrained model: what is measured, and runs that go on where they stopped."""
+
+import doctest
+import random
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.pretrained import measures, plan, runs, tasks
+from benchmarks.pretrained.arms import ARMS, BASE
+from benchmarks.pretrained.measures import measure_difference, measure_verdicts
+from benchmarks.pretrained.plan import RATES, RESULTS, list_runs
+from benchmarks.pretrained.runs import Run, Sizes, make_line
+from benchmarks.pretrained.tasks import TASKS, list_held_out, load_problems, name_answers
+from benchmarks.study.runs import read_lines
+from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
+from maxent_grpo.pipeline.tiny.sampling import Samples
+from maxent_grpo.pipeline.tiny.storage import Log
+
+SMALL = Sizes(
+    updates=2, prompts=2, samples=4, max_new_tokens=4, measured_at=(0.5, 1.0), drawn=8, drawn_most=16, save_every=1
+)  # fmt: skip
+
+
+def test_the_measures_are_means_over_all_subsets_of_k_samples() -> None:
+    rng = random.Random(0)
+    choices = [Verdict(True, "a"), Verdict(True, "b"), WRONG]
+    verdicts = [[rng.choice(choices) for _ in range(7)] for _ in range(3)]
+    found = measure_verdicts(verdicts, [3] * 3, k=4)
+    coverage, weighted, weights = [], 0.0, 0.0
+    for samples in verdicts:
+        subsets = list(combinations(samples, 4))
+        coverage += [len({mode for right, mode in each if right}) / 3 for each in subsets]
+        right = [mode for ok, mode in samples if ok]
+        pairs = [one != other for one, other in combinations(right, 2)]
+        weight = sum(sum(ok for ok, _ in each) >= 2 for each in subsets) / len(subsets)
+        weighted, weights = weighted + weight * sum(pairs) / len(pairs), weights + weight
+    assert found["coverage@4"] == pytest.approx(sum(coverage) / len(coverage))
+    assert found["PCMD@4"] == pytest.approx(weighted / weights)
+    assert measure_difference([[WRONG] * 4], 2) != measure_difference([[WRONG] * 4], 2)  # NaN: nothing to compare
+
+
+def test_an_answer_is_the_same_in_all_its_spellings() -> None:
+    texts = [" Czechia", " the Czech Republic\nQ:", " Poland", " poland."]
+    right = Verdict(correct=True, mode="Czechia")
+    samples = Samples(torch.empty(4, 1), torch.empty(4, 1), torch.empty(4, 1), texts, [right, right, WRONG, WRONG])
+    keys = name_answers(samples).tolist()
+    assert keys[0] == keys[1] != keys[2] == keys[3]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_tested_on_is_never_trained_on_nor_chosen_by(task: str) -> None:
+    sides = [load_problems(task).train, *list_held_out(task).values()]
+    ids = [problem.id for side in sides for problem in side]
+    assert len(ids) == len(set(ids))
+    entities = {problem.entity for problem in sides[0]}
+    assert entities.isdisjoint(problem.entity for side in sides[1:] for problem in side)
+    assert all(len(side) >= tasks.VALIDATED for side in sides)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory):
+    """Return a folder with the pretrained model; few problems are held out."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(
+        runs,
+        "list_held_out",
+        lambda task: {"validation": load_problems(task).held_out[:2], "test": load_problems(task).held_out[2:5]},
+    )
+    yield tmp_path_factory.mktemp("pretrained")
+    patch.undo()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run("name-one", "kappa", 0, 1e-3)
+    whole = make_line(run, few, SMALL)
+    drawn = runs.Reinforcement.draw
+
+    def cut(loop, problems):
+        if loop.step == 1:
+            raise KeyboardInterrupt
+        return drawn(loop, problems)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Reinforcement, "draw", cut)
+        with pytest.raises(KeyboardInterrupt):
+            make_line(run, few, SMALL)
+    (state,) = (few / "states").iterdir()
+    resumed = make_line(run, few, SMALL)
+    assert not state.exists()
+    timed = ("seconds per update", "share of sampling")
+    assert {name: value for name, value in resumed.items() if name not in timed} == {
+        name: value for name, value in whole.items() if name not in timed
+    }
+    assert len(whole["rewards"]) == 2
+    base = make_line(Run("name-one", BASE, 0), few, SMALL)
+    assert base["entropy"] != whole["entropy"]
+    assert len(base["pass@k"]) == 5  # 1 to 16
+
+
+def test_rates_come_first_and_the_seeds_run_at_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "RESULTS", tmp_path)
+    asked = list_runs(TASKS, ["kappa"], SMALL)
+    assert asked == [
+        *(Run(task, BASE, 0) for task in TASKS),
+        *(Run("name-one", "kappa", 100, rate) for rate in RATES),
+    ]
+    for run in asked:
+        values = [0.9, 0.2 + run.rate]  # at temperature 1 the larger rate wins
+        row = {"mean@8": values, "coverage@8": values}
+        Log(tmp_path / f"{run.task}.jsonl").append(
+            run.describe(SMALL) | {"temperatures": [0.5, 1.0], "validation": row}
+        )
+    seeds = list_runs(TASKS, ["kappa"], SMALL)
+    assert {run.rate for run in seeds} == {max(RATES)}
+    assert [(run.task, run.seed) for run in seeds] == [(task, seed) for task in TASKS for seed in (0, 1, 2)]
+    assert list_runs(TASKS, ["kappa"], replace(SMALL, updates=3)) == [
+        *asked[:2], *(Run("name-one", "kappa", 100, rate) for rate in RATES)
+    ]  # fmt: skip
+
+
+def test_committed_lines_are_those_of_the_methods_as_they_are_now() -> None:
+    for file in RESULTS.glob("*.jsonl"):
+        for line in read_lines(file):
+            run = Run(line["task"], line["arm"], line["seed"], line["rate"])
+            assert line.items() >= run.describe(Sizes()).items(), (file.name, line["arm"], line["seed"])
+
+
+def test_methods_differ_in_what_is_the_same_answer() -> None:
+    assert ARMS["kappa"].config == ARMS["kappa_text"].config
+    assert (ARMS["kappa"].keys, ARMS["kappa_text"].keys) == ("answer", "tokens")
+
+
+def test_examples() -> None:
+    failed, tried = doctest.testmod(measures)
+    assert (failed, tried) == (0, 2)
