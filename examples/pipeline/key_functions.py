@@ -2,9 +2,9 @@
 
 Reasoning makes every completion another text, while the answers that it comes to repeat: `maxent_dedup` counts those.
 By what they know: the verifier's mode (`countdown_mode`, `graph_coloring_mode`, `geography_mode`), the final answer,
-the equations on the way, and without a key function the text. Where one final answer is right, only the way tells right
-ones apart. A key function takes what a reward takes and returns a text for each completion. Where it returns None,
-only equal tokens are the same.
+the equations on the way, and without a key function the text. Where one final answer is right, only the way tells
+right ones apart. A key function takes what a reward takes and returns a text for each completion. Where it returns
+None, only equal tokens are the same.
 """
 
 from collections.abc import Mapping, Sequence

@@ -129,7 +129,7 @@ def shared_prompt_logits(model: PreTrainedModel, prompts: Tensor, ids: Tensor, o
     seen = prompts != model.config.pad_token_id
     positions = (seen.long().cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
-    first = model(
+    first: Tensor = model(
         input_ids=prompts,
         attention_mask=seen.long(),
         position_ids=positions,
