@@ -18,7 +18,8 @@ class Arm:
         entropy_bonus: λ of the loop's entropy bonus.
         temperature: the sampling temperature in training.
         passes: optimizer steps on a batch, clipped from the second on.
-        keys: what counts as the same answer: a completion's tokens, or the part of its text that is judged.
+        keys: what counts as the same answer: a completion's tokens, the part of its text that is judged, or of right
+            answers the mode that the verifier names.
         rehearses: whether there is a bank; with a `bank_weight` of 0 its rows are a control.
     """
 
@@ -27,7 +28,7 @@ class Arm:
     entropy_bonus: float = 0.0
     temperature: float = 1.0
     passes: int = 1
-    keys: Literal["tokens", "answer"] = "tokens"
+    keys: Literal["tokens", "answer", "mode"] = "tokens"
     rehearses: bool = False
 
     def build_objective(self, max_length: int) -> MaxEntObjective:
@@ -80,6 +81,11 @@ ARMS = {
     "kappa_twice": replace(_change("κ = 1, two passes"), passes=2),
     "kappa_distinct_twice": replace(_change("κ = 1, d = 1, two passes", distinct_power=1.0), passes=2),
     "answer_keys": replace(_change("κ = 1 by answers"), keys="answer"),
+    "kappa_cold": replace(_change("κ = 1, sampled at .6"), temperature=0.6),
+    "kappa_modes": replace(_change("κ = 1 by the verifier's modes"), keys="mode"),
+    "kappa_modes_cold": replace(_change("κ = 1 by modes, sampled at .6"), keys="mode", temperature=0.6),
+    "ips_modes": replace(_publish("IPS-GRPO", keys="mode"), name="IPS-GRPO by modes"),
+    "remax_modes": replace(_publish("Re:Max", keys="mode"), name="Re:Max by modes"),
 }
 WARM = "warm_start"
 """Where every method starts, which is measured as well."""

@@ -152,14 +152,20 @@ def build_loop(run: Run) -> Reinforcement:
         oracle.build_oracle_task(family) if told else family.task,
         arm.build_objective(family.max_new_tokens),
         settings,
-        keys=partial(hash_answers, family=family) if arm.keys == "answer" else None,
+        keys=None if arm.keys == "tokens" else partial(hash_answers, family=family, by_mode=arm.keys == "mode"),
         bank=ExemplarBank(capacity=arm.config.bank_capacity) if arm.rehearses else None,
     )
 
 
-def hash_answers(samples: Samples, family: Family) -> Tensor:
-    """Return integers [N], equal where the part of the text that is judged is the same."""
-    return answer_keys([family.read_answer(text) for text in samples.texts])
+def hash_answers(samples: Samples, family: Family, *, by_mode: bool) -> Tensor:
+    """Return integers [N], equal where the judged part of the text is the same, or the mode of a right answer."""
+    answers = [family.read_answer(text) for text in samples.texts]
+    if by_mode:
+        answers = [
+            f"right: {verdict.mode}" if verdict.correct else answer
+            for verdict, answer in zip(samples.verdicts, answers, strict=True)
+        ]
+    return answer_keys(answers)
 
 
 def measure_model(run: Run, model: PreTrainedModel) -> Line:

@@ -41,10 +41,24 @@ class Stage:
     fresh: bool = False
 
 
-_FIRST = tuple(arm for arm in ARMS if arm != "answer_keys")
+LIKE = {
+    "answer_keys": "kappa",
+    "kappa_cold": "kappa",
+    "kappa_modes": "kappa",
+    "kappa_modes_cold": "kappa",
+    "ips_modes": "ips",
+    "remax_modes": "remax",
+}
+"""Methods that came later, each with the one whose rate it has: what is counted is another, or the temperature."""
+RECIPE = "kappa"
+"""Today's `diverse()`."""
+_FIRST = tuple(arm for arm in ARMS if arm not in LIKE)
 STAGES = {
     "countdown_rates": Stage("countdown", _FIRST, TUNED_WITH),
+    "ideas": Stage("countdown", tuple(LIKE)[1:], PAIRED, rates_of="countdown_rates"),
     "control": Stage("countdown", ("kappa", "kappa_bank_idle"), (0,), rates_of="countdown_rates"),
+    "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),
+    "noted": Stage("noted", ("dr_grpo", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"),
 }
 
 
@@ -55,7 +69,8 @@ def list_runs(name: str, root: Path) -> list[Run]:
     rates = dict.fromkeys(stage.arms, grid)
     if stage.rates_of is not None:
         expect_whole(stage.rates_of)
-        rates = {arm: (rate,) for arm, rate in choose_rates(stage.rates_of).items()}
+        chosen = choose_rates(stage.rates_of)
+        rates = {arm: (chosen[LIKE.get(arm, arm)],) for arm in stage.arms}
     return [
         Run(root, stage.task, arm, seed, rates[arm][place], stage.fresh)
         for place in range(len(grid) if stage.rates_of is None else 1)

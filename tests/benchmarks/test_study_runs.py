@@ -118,7 +118,8 @@ def test_a_runs_loop_is_its_method(tmp_path: Path):
         )  # fmt: skip
         assert loop.loss_fn.objective.config == replace(arm.config, max_length=4)
         assert (loop.keys is None) == (arm.keys == "tokens")
-        assert (loop.bank is not None) == ("bank" in name or name in ("remax", "redr"))
+        assert loop.keys is None or loop.keys.keywords["by_mode"] == (arm.keys == "mode")
+        assert (loop.bank is not None) == ("bank" in name or name.startswith(("remax", "redr")))
         loop.update(load_problems("graph").train)
 
 
