@@ -1,7 +1,8 @@
-"""Run what is missing of a stage of the study.
+"""Run what is missing of a stage of the study, or write its page anew.
 
 python -m benchmarks.study countdown_rates                  # what is missing of a stage, on all cores
 python -m benchmarks.study countdown_rates --minutes 50     # the same call goes on
+python -m benchmarks.study report                           # tables and pictures, from the committed lines
 """
 
 import argparse
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.study.report import write_report
 from benchmarks.study.schedule import limit_time, run_stage
 from benchmarks.study.stages import STAGES
 
@@ -19,7 +21,7 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("stage", choices=STAGES, help="what to run")
+    parser.add_argument("stage", choices=[*STAGES, "report"], help="what to run")
     parser.add_argument("--root", type=Path, default=Path("runs/study"), help="where warm starts go (%(default)s)")
     parser.add_argument("--workers", type=int, help="processes (the number of cores)")
     parser.add_argument("--minutes", type=float, help="stop in order after so long")
@@ -34,6 +36,9 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options, console = parse_options(argv), Console()
+    if options.stage == "report":
+        write_report()
+        return 0
     try:
         with limit_time(options.minutes):
             run_stage(options.stage, options.root, console, workers=options.workers)

@@ -14,35 +14,56 @@ import numpy as np
 from benchmarks.study.analysis import Difference, Runs, average_measures, compare_arms, group_lines, rank_arms
 from benchmarks.study.arms import ARMS, WARM
 from benchmarks.study.runs import Line
-from benchmarks.study.stages import STAGES, average_areas, choose_best, choose_rates, list_runs, read_stage
+from benchmarks.study.stages import (
+    LIKE,
+    RECIPE,
+    STAGES,
+    average_areas,
+    choose_best,
+    choose_rates,
+    list_runs,
+    read_stage,
+)
 from benchmarks.study.tasks import SIZES
 from maxent_grpo.pipeline.frontiers import read_frontier
 from maxent_grpo.pipeline.markdown import format_table, replace_section
 
 PAGE = Path(__file__).parent / "RESULTS.md"
+DRAWN = ("countdown", "graph")
+"""Stages of which there is a picture."""
+COMPARED = ("area", "coverage@8")
 COLORS = ("#009e73", "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9")
 """Okabe and Ito's, told apart by everyone."""
 
 
-def write_report(page: Path = PAGE, *, recipe: str) -> None:
-    """Put the tables of all stages that ran into the marked sections of the page, and draw the frontiers beside it.
+def write_report(page: Path = PAGE, *, recipe: str = RECIPE) -> None:
+    """Put the tables of all stages into the marked sections of the page, and draw the frontiers beside it.
 
     Args:
         page: the page.
         recipe: the method that the others are compared with.
     """
     text = page.read_text()
-    for name, stage in STAGES.items():
-        lines = read_stage(name)
-        if not lines or f"<!-- {name}:begin" not in text:
-            continue
-        table = format_rates(name, lines) if stage.rates_of is None else format_stage(lines, recipe)
-        missing = len(list_runs(name, Path())) - sum(line["arm"] in ARMS for line in lines)
-        table += f"\n\n{missing} runs of this stage are not made yet." if missing else ""
-        text = replace_section(text, name, f"\n{table}\n")
-        if stage.rates_of is not None:
+    for name in STAGES:
+        if f"<!-- {name}:begin" in text:
+            text = replace_section(text, name, f"\n{write_section(name, recipe)}\n")
+    for name in DRAWN:
+        if lines := read_stage(name):
             save_picture(lines, recipe, page.parent / "results" / f"{name}.png")
     page.write_text(text)
+
+
+def write_section(name: str, recipe: str = RECIPE) -> str:
+    """Return the table of a stage, and how much of it there is."""
+    stage, lines = STAGES[name], read_stage(name)
+    if not lines:
+        return "Not measured yet."
+    missing = len(list_runs(name, Path())) - sum(line["arm"] in ARMS for line in lines)
+    if stage.beside is not None:
+        beside = {*LIKE.values(), recipe}
+        lines = [*lines, *(line for line in read_stage(stage.beside) if line["arm"] in beside)]
+    table = format_rates(name, lines) if stage.rates_of is None else format_stage(lines, recipe)
+    return table + (f"\n\n{missing} runs of this stage are not made yet." if missing else "")
 
 
 def format_rates(name: str, lines: Sequence[Line]) -> str:
@@ -65,18 +86,15 @@ def format_stage(lines: Sequence[Line], recipe: str) -> str:
     rows = []
     for arm in rank_arms(runs):
         means = average_measures(runs, arm)
-        name = "before training" if arm == WARM else ARMS[arm].name
+        title = "before training" if arm == WARM else ARMS[arm].name
         cells = [format_number(value) for value in means.values()]
-        differences = ["–"] * 4
+        differences = ["–"] * len(COMPARED)
         if arm not in (recipe, WARM) and recipe in runs:
-            differences = [
-                format_difference(compare_arms(runs, recipe, arm, measure), seeds)
-                for measure in ("area", "coverage@8", "pass@8", "ceiling")
-            ]
-        rows.append([name, *cells, *differences])
+            differences = [format_difference(compare_arms(runs, recipe, arm, name), seeds) for name in COMPARED]
+        rows.append([title, *cells, *differences])
     head = [
         "method", "area", f"coverage@8 at mean@8 = {level:g}", "pass@8 there", "PCMD there", "ceiling",
-        f"{ARMS[recipe].name} minus it: area", "coverage@8", "pass@8", "ceiling",
+        f"{ARMS[recipe].name} minus it: {COMPARED[0]}", *COMPARED[1:],
     ]  # fmt: skip
     return format_table(head, rows)
 

@@ -32,6 +32,7 @@ class Stage:
         seeds: of warm starts, batches and samples.
         rates_of: the stage that chooses each method's rate; None: this one tries the task's whole grid.
         fresh: whether it is tested on problems that nothing was chosen by.
+        beside: a stage of the same seeds, whose methods `LIKE` stand in its table for comparison.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Stage:
     seeds: tuple[int, ...]
     rates_of: str | None = None
     fresh: bool = False
+    beside: str | None = None
 
 
 LIKE = {
@@ -55,7 +57,7 @@ RECIPE = "kappa"
 _FIRST = tuple(arm for arm in ARMS if arm not in LIKE)
 STAGES = {
     "countdown_rates": Stage("countdown", _FIRST, TUNED_WITH),
-    "ideas": Stage("countdown", tuple(LIKE)[1:], PAIRED, rates_of="countdown_rates"),
+    "ideas": Stage("countdown", tuple(LIKE)[1:], PAIRED, rates_of="countdown_rates", beside="countdown"),
     "control": Stage("countdown", ("kappa", "kappa_bank_idle"), (0,), rates_of="countdown_rates"),
     "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),
     "noted": Stage("noted", ("dr_grpo", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"),
