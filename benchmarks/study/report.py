@@ -68,7 +68,8 @@ def write_section(name: str, recipe: str = RECIPE) -> str:
 
 def format_rates(name: str, lines: Sequence[Line]) -> str:
     """Return the table of a stage that chooses rates: each method's area at each rate, and who goes on."""
-    rates, chosen = SIZES[STAGES[name].task].rates, choose_rates(name)
+    sizes, chosen = SIZES[STAGES[name].task], choose_rates(name)
+    rates = sorted([*sizes.rates, sizes.beyond])
     validation, test = average_areas(lines, "validation"), average_areas(lines, "test")
     going = choose_best(name)
     rows = []

@@ -43,6 +43,8 @@ class Stage:
     beside: str | None = None
 
 
+CONTROL = "kappa_bank_idle"
+"""A bank whose rows count nothing: a test of the program, and no method."""
 LIKE = {
     "answer_keys": "kappa",
     "kappa_cold": "kappa",
@@ -58,7 +60,7 @@ _FIRST = tuple(arm for arm in ARMS if arm not in LIKE)
 STAGES = {
     "countdown_rates": Stage("countdown", _FIRST, TUNED_WITH),
     "ideas": Stage("countdown", tuple(LIKE)[1:], PAIRED, rates_of="countdown_rates", beside="countdown"),
-    "control": Stage("countdown", ("kappa", "kappa_bank_idle"), (0,), rates_of="countdown_rates"),
+    "control": Stage("countdown", ("kappa", CONTROL), (0,), rates_of="countdown_rates"),
     "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),
     "noted": Stage("noted", ("dr_grpo", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"),
 }
@@ -67,18 +69,31 @@ STAGES = {
 def list_runs(name: str, root: Path) -> list[Run]:
     """Return the runs of a stage: all methods at a place of the grid, seed by seed, before the next place."""
     stage = STAGES[name]
-    grid = SIZES[stage.task].rates
-    rates = dict.fromkeys(stage.arms, grid)
-    if stage.rates_of is not None:
+    sizes = SIZES[stage.task]
+    if stage.rates_of is None:
+        rounds = [dict.fromkeys(stage.arms, rate) for rate in sizes.rates]
+        rounds.append(dict.fromkeys(list_unbounded(name), sizes.beyond))
+    else:
         expect_whole(stage.rates_of)
         chosen = choose_rates(stage.rates_of)
-        rates = {arm: (chosen[LIKE.get(arm, arm)],) for arm in stage.arms}
+        rounds = [{arm: chosen[LIKE.get(arm, arm)] for arm in stage.arms}]
     return [
-        Run(root, stage.task, arm, seed, rates[arm][place], stage.fresh)
-        for place in range(len(grid) if stage.rates_of is None else 1)
+        Run(root, stage.task, arm, seed, rate, stage.fresh)
+        for rates in rounds
         for seed in stage.seeds
-        for arm in stage.arms
+        for arm, rate in rates.items()
     ]
+
+
+def list_unbounded(name: str) -> list[str]:
+    """Return the methods of a stage whose best rate is the highest of the grid; none before the grid is whole."""
+    stage = STAGES[name]
+    grid = SIZES[stage.task].rates
+    lines = [line for line in read_stage(name) if line["arm"] in ARMS and line["rate"] in grid]
+    if len(lines) < len(stage.arms) * len(stage.seeds) * len(grid):
+        return []
+    best = _choose_rates(lines)
+    return [arm for arm in stage.arms if best[arm] == max(grid)]
 
 
 def expect_whole(name: str) -> None:
@@ -116,12 +131,16 @@ def average_areas(lines: Sequence[Line], split: str) -> dict[tuple[str, float], 
 
 def choose_rates(name: str) -> dict[str, float]:
     """Return each method's best rate in a stage, by the area on validation problems; so far, while it lacks runs."""
-    areas = average_areas(read_stage(name), "validation")
+    return _choose_rates(read_stage(name))
+
+
+def _choose_rates(lines: Sequence[Line]) -> dict[str, float]:
+    areas = average_areas(lines, "validation")
     return {arm: rate for (arm, rate), _ in sorted(areas.items(), key=lambda item: item[1])}
 
 
 def choose_best(name: str) -> tuple[str, ...]:
     """Return the methods that go on from a stage: the best by the area on test problems, and the rivals."""
     areas, rates = average_areas(read_stage(name), "test"), choose_rates(name)
-    ranked = sorted(rates, key=lambda arm: -areas[arm, rates[arm]])
+    ranked = sorted(rates.keys() - {CONTROL}, key=lambda arm: -areas[arm, rates[arm]])
     return tuple(arm for arm in ARMS if arm in {*ranked[:BEST], *RIVALS})

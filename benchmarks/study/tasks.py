@@ -89,11 +89,13 @@ class Sizes:
 
     Attributes:
         rates: the grid of learning rates, the same for every method; the first ones are tried first.
+        beyond: a higher one, for methods whose best is the highest of the grid.
         level: the mean@8 at which methods are compared.
         levels: first and last mean@8 of the area under a frontier.
     """
 
     rates: tuple[float, ...]
+    beyond: float
     level: float
     levels: tuple[float, float]
     hidden_size: int = 96
@@ -109,10 +111,10 @@ class Sizes:
         return self.hidden_size, self.layers, self.warm_steps, self.updates, self.prompts, self.samples
 
 
-COUNTDOWN = Sizes(rates=(5e-5, 1e-4, 2.5e-5), level=0.6, levels=(0.45, 0.65))
+COUNTDOWN = Sizes(rates=(5e-5, 1e-4, 2.5e-5), beyond=2e-4, level=0.6, levels=(0.45, 0.65))
 SIZES = {
     "countdown": COUNTDOWN,
-    "graph": Sizes(rates=(1e-4, 2e-4, 5e-5), level=0.4, levels=(0.3, 0.44), warm_steps=300, updates=240),
+    "graph": Sizes(rates=(1e-4, 2e-4, 5e-5), beyond=4e-4, level=0.4, levels=(0.3, 0.44), warm_steps=300, updates=240),
     "single": replace(COUNTDOWN, level=0.3, levels=(0.2, 0.35)),
     "noted": COUNTDOWN,
 }
