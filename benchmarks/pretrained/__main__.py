@@ -3,6 +3,7 @@
 python -m benchmarks.pretrained                                # what is missing, in the order of the plan
 python -m benchmarks.pretrained --minutes 50                   # the same call goes on
 python -m benchmarks.pretrained --tasks capitals --arms kappa  # a part of it
+python -m benchmarks.pretrained --report                       # the page's tables, from the committed lines
 """
 
 import argparse
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.pretrained.arms import ARMS
 from benchmarks.pretrained.plan import RESULTS, list_runs
+from benchmarks.pretrained.report import write_report
 from benchmarks.pretrained.runs import Sizes, make_line
 from benchmarks.pretrained.tasks import TASKS
 from benchmarks.study.schedule import limit_time
@@ -29,6 +31,7 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tasks", nargs="+", choices=TASKS, default=TASKS, help="what to ask")
     add("--arms", nargs="+", choices=ARMS, default=[*ARMS], help="methods")
     add("--root", type=Path, default=Path("runs/pretrained"), help="where the start and states go (%(default)s)")
+    add("--report", action="store_true", help="write the page's tables and run nothing")
     add("--minutes", type=float, help="stop after so long")
     options = parser.parse_args(argv)
     if options.minutes is not None and options.minutes <= 0:
@@ -39,6 +42,9 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options, console, sizes = parse_options(argv), Console(), Sizes()
+    if options.report:
+        write_report()
+        return 0
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

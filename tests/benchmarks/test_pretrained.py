@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.pretrained import measures, plan, runs, tasks
+from benchmarks.pretrained import measures, plan, report, runs, tasks
 from benchmarks.pretrained.arms import ARMS, BASE
 from benchmarks.pretrained.measures import measure_difference, measure_verdicts
 from benchmarks.pretrained.plan import RATES, RESULTS, list_runs
@@ -121,6 +121,29 @@ def test_rates_come_first_and_the_seeds_run_at_the_best(tmp_path: Path, monkeypa
     assert list_runs(TASKS, ["kappa"], replace(SMALL, updates=3)) == [
         *asked[:2], *(Run("name-one", "kappa", 100, rate) for rate in RATES)
     ]  # fmt: skip
+
+
+def write_line(arm: str, seed: int, coverage: float) -> dict:
+    """Return a line with a mean@8 of .5 and .3 at temperatures .5 and 1, and this coverage@8 at both."""
+    test = {"mean@8": [0.5, 0.3], "pass@8": [0.6, 0.6], "coverage@8": [coverage] * 2, "PCMD@8": [None, 0.4]}
+    rest = {"pass@k": [0.3, 0.8], "greedy": 0.5, "entropy": 2.0, "tokens": 3.5}
+    return {"task": "name-one", "arm": arm, "seed": seed, "temperatures": [0.5, 1.0], "test": test} | rest
+
+
+def test_tables_pair_methods_by_seed_and_say_what_is_missing(tmp_path: Path) -> None:
+    assert report.write_section("name-one", tmp_path) == "Not measured yet."
+    log = Log(tmp_path / "name-one.jsonl")
+    for seed, gain in enumerate((0.04, 0.05, 0.06)):
+        log.append(write_line("dr_grpo", seed, 0.2))
+        log.append(write_line("kappa", seed, 0.2 + gain))
+    log.append(write_line("kappa", 100, 0.9))  # chose a rate, and counts in no table
+    log.append(write_line(BASE, 0, 0.3))
+    section = report.write_section("name-one", tmp_path)
+    assert "mean@8 = 0.50" in section
+    assert "| κ = 1 | 0.250 | 0.600 | +5.0 [+2.5, +7.5] | +0.0 [+0.0, +0.0] | +0.0 [+0.0, +0.0] |" in section
+    assert "| Dr.GRPO | 3 | 0.300 | 0.600 | 0.200 | 0.400 | 0.800 | 0.500 | 2.0 | 3.5 |" in section
+    assert "not with all seeds: κ = 1 by text, Re:Max" in section
+    assert "before training | 1 |" in section
 
 
 def test_committed_lines_are_those_of_the_methods_as_they_are_now() -> None:

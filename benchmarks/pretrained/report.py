@@ -1,0 +1,119 @@
+"""Tables of the study of a pretrained model, from the committed lines alone, for its page of results."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.pretrained.arms import ARMS, BASE
+from benchmarks.pretrained.plan import RESULTS, SEEDS, TUNED_WITH
+from benchmarks.pretrained.runs import Line
+from benchmarks.pretrained.tasks import TASKS
+from benchmarks.study.analysis import estimate_difference
+from benchmarks.study.report import format_difference, format_number
+from benchmarks.study.runs import read_lines
+from maxent_grpo.pipeline.frontiers import read_frontier
+from maxent_grpo.pipeline.markdown import format_table, replace_section
+
+PAGE = Path(__file__).parent / "RESULTS.md"
+FIRST = "dr_grpo"
+"""What the others are compared with."""
+STEP = 0.05
+AT_ONE = ("mean@8", "pass@8", "coverage@8", "PCMD@8")
+Runs = Mapping[str, Mapping[int, Line]]
+
+
+def write_report(page: Path = PAGE) -> None:
+    """Put the table of each task into its marked section of the page."""
+    text = page.read_text()
+    for task in TASKS:
+        text = replace_section(text, task, f"\n{write_section(task)}\n")
+    page.write_text(text)
+
+
+def write_section(task: str, results: Path = RESULTS) -> str:
+    """Return the tables of a task: at temperature 1, and at equal accuracy."""
+    runs = group_lines(read_lines(results / f"{task}.jsonl"))
+    if FIRST not in runs:
+        return "Not measured yet."
+    missing = [arm.name for name, arm in ARMS.items() if len(runs.get(name, {})) < len(SEEDS)]
+    notes = f"\n\nNot measured yet, or not with all seeds: {', '.join(missing)}." if missing else ""
+    level = find_level(runs)
+    return f"""At a sampling temperature of 1:
+
+{format_means(runs)}
+
+At equal accuracy, mean@8 = {level:.2f}, by choice of the temperature:
+
+{format_matched(runs, level)}{notes}"""
+
+
+def group_lines(lines: Sequence[Line]) -> Runs:
+    """Return the lines by method and seed, without those that chose rates."""
+    runs: dict[str, dict[int, Line]] = {}
+    for line in lines:
+        if line["seed"] != TUNED_WITH:
+            runs.setdefault(line["arm"], {})[line["seed"]] = line
+    return {name: runs[name] for name in (BASE, *ARMS) if name in runs}
+
+
+def format_means(runs: Runs) -> str:
+    """Return the table at temperature 1: means over seeds."""
+    rows = []
+    for name, seeds in runs.items():
+        each = [_read_at_one(line) for line in seeds.values()]
+        means = [float(np.mean([row[measure] for row in each])) for measure in each[0]]
+        rows.append(
+            [_name(name), str(len(seeds)), *map(format_number, means[:-2]), *(f"{x:.1f}" for x in means[-2:])]
+        )
+    head = ["method", "seeds", *AT_ONE, "pass@64", "greedy", "entropy in nats", "tokens"]
+    return format_table(head, rows)
+
+
+def _read_at_one(line: Line) -> dict[str, float]:
+    at = line["temperatures"].index(1.0)
+    figures = {name: line["test"][name][at] for name in AT_ONE} | {"pass@64": line["pass@k"][-1]}
+    figures |= {name: line[name] for name in ("greedy", "entropy", "tokens")}
+    return {name: math.nan if value is None else value for name, value in figures.items()}
+
+
+def find_level(runs: Runs) -> float:
+    """Return the highest accuracy that every trained run reaches, rounded down to a multiple of `STEP`."""
+    reached = [max(line["test"]["mean@8"]) for name, seeds in runs.items() if name != BASE for line in seeds.values()]
+    return STEP * math.floor(min(reached) / STEP + 1e-9)
+
+
+def format_matched(runs: Runs, level: float) -> str:
+    """Return the table at equal accuracy: means, and differences from `FIRST` paired by seed, in points."""
+    rows = []
+    for name, seeds in runs.items():
+        cells = []
+        for measure in ("coverage@8", "pass@8"):
+            values = [_read_at_level(line, level, measure) for line in seeds.values()]
+            cells.append(format_number(float(np.mean(values))))
+        for measure in ("coverage@8", "pass@8", "ceiling"):
+            pair = None
+            if name not in (FIRST, BASE):
+                both = sorted(seeds.keys() & runs[FIRST].keys())
+                gaps = [
+                    _read_at_level(seeds[seed], level, measure) - _read_at_level(runs[FIRST][seed], level, measure)
+                    for seed in both
+                ]
+                pair = estimate_difference([gap for gap in gaps if not math.isnan(gap)])
+            cells.append(format_difference(pair, len(SEEDS)))
+        rows.append([_name(name), *cells])
+    head = ["method", "coverage@8", "pass@8", "it minus Dr.GRPO: coverage@8", "pass@8", "highest mean@8"]
+    return format_table(head, rows)
+
+
+def _read_at_level(line: Line, level: float, measure: str) -> float:
+    test = line["test"]
+    if measure == "ceiling":
+        return float(max(test["mean@8"]))
+    value = read_frontier(level, test["mean@8"], test[measure])
+    return math.nan if value is None else value
+
+
+def _name(arm: str) -> str:
+    return BASE if arm == BASE else ARMS[arm].name
