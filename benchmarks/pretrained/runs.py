@@ -78,6 +78,8 @@ def _train(
         temperature=arm.temperature,
         active_only=True,
         share_prompts=True,
+        one_pass_head=True,
+        static_cache=model.device.type == "cuda",
         seed=run.seed,
     )
     loop = Reinforcement(

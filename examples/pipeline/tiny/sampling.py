@@ -53,18 +53,27 @@ def sample(
     num_samples: int,
     max_new_tokens: int,
     temperature: float = 1.0,
+    static_cache: bool = False,
 ) -> Samples:
-    """Return `num_samples` completions of each problem; temperature 0 is greedy."""
+    """Return `num_samples` completions of each problem; temperature 0 is greedy.
+
+    With a static cache every completion reads its prompt, and on a GPU transformers compiles the step that makes a
+    token, which then costs a fraction.
+    """
     texts = [task.prompt(problem) for problem in problems]
     encoded = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
     prompts = encoded["input_ids"].repeat_interleave(num_samples, dim=0)
     seen = encoded["attention_mask"].repeat_interleave(num_samples, dim=0)
     choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
     model.eval()
+    cache: dict[str, Any] = {"cache_implementation": "static"}
+    if not static_cache:
+        read = _read_prompts(model, encoded["input_ids"], encoded["attention_mask"], copies=num_samples)
+        cache = {"past_key_values": read}
     generated = model.generate(
         input_ids=prompts,
         attention_mask=seen,
-        past_key_values=_read_prompts(model, encoded["input_ids"], encoded["attention_mask"], copies=num_samples),
+        **cache,
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         **choice,
@@ -77,18 +86,20 @@ def sample(
     return Samples(prompts, ids, mask, texts, verdicts)
 
 
-def _read_prompts(model: PreTrainedModel, prompts: Tensor, seen: Tensor, *, copies: int) -> DynamicCache | None:
+def _read_prompts(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, *, copies: int
+) -> DynamicCache | None:
     """Return the keys and values of left-padded prompts [B, P] but their last token, `copies` rows for each prompt.
 
     A prompt is read once and not once for each of its completions. None where there is nothing to read.
     """
-    if prompts.shape[1] < 2:
+    if input_ids.shape[1] < 2:
         return None
-    positions = (seen.cumsum(-1) - 1).clamp(min=0)
+    positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     model(
-        input_ids=prompts[:, :-1],
-        attention_mask=seen[:, :-1],
+        input_ids=input_ids[:, :-1],
+        attention_mask=attention_mask[:, :-1],
         position_ids=positions[:, :-1],
         past_key_values=cache,
         logits_to_keep=1,
@@ -115,10 +126,11 @@ def completion_logits(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> T
     return logits
 
 
-def shared_prompt_logits(model: PreTrainedModel, prompts: Tensor, ids: Tensor, owners: Tensor) -> Tensor:
-    """Return the logits of `completion_logits`, with a gradient, from one pass over each prompt.
+def shared_prompt_states(model: PreTrainedModel, prompts: Tensor, ids: Tensor, owners: Tensor) -> Tensor:
+    """Return the states [N, T, D] before the head that predict completion tokens, from one pass over each prompt.
 
     Completions of a prompt differ from its end on. Reading it once saves what long prompts and short answers waste.
+    The gradient goes through the keys and values of the prompts.
 
     Args:
         model: whose attention only looks back.
@@ -129,24 +141,25 @@ def shared_prompt_logits(model: PreTrainedModel, prompts: Tensor, ids: Tensor, o
     seen = prompts != model.config.pad_token_id
     positions = (seen.long().cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
-    first: Tensor = model(
-        input_ids=prompts,
-        attention_mask=seen.long(),
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits
-    if ids.shape[1] == 1:
-        return first[owners].float()
-    cache.batch_select_indices(owners)
+    read = model.base_model(
+        input_ids=prompts, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
+    )
+    first: Tensor = read.last_hidden_state[:, -1:][owners]
     inputs = ids[:, :-1]
-    places = positions[owners, -1:] + 1 + torch.arange(inputs.shape[1], device=ids.device)
-    rest = model(
+    if not inputs.shape[1]:
+        return first
+    cache.batch_select_indices(owners)
+    rest = model.base_model(
         input_ids=inputs,
         attention_mask=torch.cat([seen[owners], torch.ones_like(inputs, dtype=torch.bool)], dim=1).long(),
-        position_ids=places,
+        position_ids=positions[owners, -1:] + 1 + torch.arange(inputs.shape[1], device=ids.device),
         past_key_values=cache,
         use_cache=True,
-    ).logits
-    return torch.cat([first[owners], rest], dim=1).float()
+    )
+    return torch.cat([first, rest.last_hidden_state], dim=1)
+
+
+def shared_prompt_logits(model: PreTrainedModel, prompts: Tensor, ids: Tensor, owners: Tensor) -> Tensor:
+    """Return the float logits [N, T, V] of `completion_logits` from `shared_prompt_states`."""
+    logits: Tensor = model.get_output_embeddings()(shared_prompt_states(model, prompts, ids, owners))
+    return logits.float()

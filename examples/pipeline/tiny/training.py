@@ -12,7 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from maxent_grpo import MaxEntConfig, MaxEntObjective, Statistics
 from maxent_grpo.adapters.torch_loop import MaxEntLoss, Rollout, RolloutConstants
 from maxent_grpo.bank import ExemplarBank, Rehearsal
-from maxent_grpo.pipeline.tiny.sampling import Samples, Task, completion_logits, sample, shared_prompt_logits
+from maxent_grpo.kernels import linear_token_logps
+from maxent_grpo.pipeline.tiny.sampling import (
+    Samples,
+    Task,
+    completion_logits,
+    sample,
+    shared_prompt_logits,
+    shared_prompt_states,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,9 @@ class LoopSettings:
         passes: optimizer steps per batch; from the second on the loss is clipped at the sampling policy.
         share_prompts: read each prompt once for all of its completions: the same up to rounding, and faster where
             prompts are longer than answers.
+        one_pass_head: with `share_prompts`, score tokens without their logits, which are large where the vocabulary
+            is. An entropy bonus needs the logits.
+        static_cache: sample with a cache of fixed size, for a GPU.
         seed: of batches and samples.
     """
 
@@ -44,12 +55,19 @@ class LoopSettings:
     active_only: bool = False
     passes: int = 1
     share_prompts: bool = False
+    one_pass_head: bool = False
+    static_cache: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the number of passes."""
+        """Check what goes together."""
         if self.passes < 1:
             raise ValueError(f"Expected passes >= 1, got passes={self.passes!r}.")
+        if self.one_pass_head and (self.entropy_bonus or not self.share_prompts):
+            raise ValueError(
+                "Expected share_prompts and no entropy_bonus with one_pass_head, got "
+                f"share_prompts={self.share_prompts!r}, entropy_bonus={self.entropy_bonus!r}."
+            )
 
 
 class Reinforcement:
@@ -108,6 +126,7 @@ class Reinforcement:
             num_samples=settings.num_samples,
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
+            static_cache=settings.static_cache,
         )
 
     def learn(self, samples: Samples) -> Statistics:
@@ -170,12 +189,16 @@ class Reinforcement:
             rows = constants.token_coefficients().any(-1).nonzero().squeeze(-1)
             if len(rows) == 0:
                 return None, constants
-        log_probs = self._log_probs(self.model, samples, rows)
-        logps = _gather_logps(log_probs, samples.ids[rows])
+        log_probs = None
+        if self.settings.entropy_bonus:
+            log_probs = self._log_probs(self.model, samples, rows)
+            logps = _gather_logps(log_probs, samples.ids[rows])
+        else:
+            logps = self._score(self.model, samples, rows)
         if constants is None:
             constants = self.prepare(samples, logps.detach())
         loss = constants.loss(logps, rows)
-        if self.settings.entropy_bonus:
+        if log_probs is not None:
             entropy = -(log_probs.exp() * log_probs).sum(-1).masked_fill(~samples.mask, 0.0).sum(-1)
             loss = loss - self.settings.entropy_bonus * entropy.mean() / self.settings.max_new_tokens
         return loss, constants
@@ -192,20 +215,34 @@ class Reinforcement:
         """Whether the constants of an update cannot be had without the sampling policy's log-probabilities."""
         return self.loss_fn.objective.config.needs_old_logps or self.settings.passes > 1
 
+    def _score(self, model: PreTrainedModel, samples: Samples, rows: Tensor | slice) -> Tensor:
+        """Return the log-probabilities [n, T] of completion tokens at the training temperature."""
+        ids = samples.ids[rows]
+        if not self.settings.one_pass_head:
+            return _gather_logps(self._log_probs(model, samples, rows), ids)
+        states = shared_prompt_states(model, *self._split_prompts(samples, rows))
+        head = model.get_output_embeddings()
+        return linear_token_logps(states, head.weight, ids, bias=head.bias, temperature=self.settings.temperature)
+
     def _log_probs(self, model: PreTrainedModel, samples: Samples, rows: Tensor | slice) -> Tensor:
         """Return the log-probabilities [n, T, V] of every token at the training temperature."""
         if self.settings.share_prompts:
-            size = self.settings.num_samples
-            kept, owners = torch.unique(torch.arange(len(samples.ids))[rows] // size, return_inverse=True)
-            logits = shared_prompt_logits(model, samples.prompts[kept * size], samples.ids[rows], owners)
+            logits = shared_prompt_logits(model, *self._split_prompts(samples, rows))
         else:
             logits = completion_logits(model, samples.prompts[rows], samples.ids[rows])
         return (logits / self.settings.temperature).log_softmax(-1)
 
+    def _split_prompts(self, samples: Samples, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the prompts of some rows, once each, the completions there, and whose they are."""
+        size = self.settings.num_samples
+        groups = torch.arange(len(samples.ids), device=samples.ids.device)[rows] // size
+        kept, owners = torch.unique(groups, return_inverse=True)
+        return samples.prompts[kept * size], samples.ids[rows], owners
+
     @torch.no_grad()
     def _score_without_grad(self, model: PreTrainedModel | None, samples: Samples) -> Tensor | None:
         """Return a model's token log-probabilities [N, T] as constants."""
-        return None if model is None else _gather_logps(self._log_probs(model, samples, slice(None)), samples.ids)
+        return None if model is None else self._score(model, samples, slice(None))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later `load_state_dict` needs to go on."""
