@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.pretrained import measures, plan, report, runs, tasks
+from benchmarks.pretrained import measures, plan, report, runs, speed, tasks
 from benchmarks.pretrained.arms import ARMS, BASE
 from benchmarks.pretrained.measures import measure_difference, measure_verdicts
 from benchmarks.pretrained.plan import RATES, RESULTS, list_runs
@@ -100,6 +100,18 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(few: Path, monkeypatch:
     base = make_line(Run("name-one", BASE, 0), few, SMALL)
     assert base["entropy"] != whole["entropy"]
     assert len(base["pass@k"]) == 5  # 1 to 16
+
+
+@pytest.mark.slow
+def test_every_way_to_sample_and_to_learn_is_timed(few: Path) -> None:
+    timed = speed.measure(*tasks.load_start(few), SMALL, rounds=1)
+    assert timed.keys() >= speed.LEARNING.keys()
+    assert timed["tokens of a batch"] == 32
+    for name, row in timed.items():
+        if name not in ("machine", "tokens of a batch"):
+            assert row["tokens per second"] == pytest.approx(32e3 / row["median_ms"], rel=0.01)
+    peaks = [timed[name]["peak_mib"] for name in speed.LEARNING]
+    assert peaks[2] < peaks[1] < peaks[0]
 
 
 def test_rates_come_first_and_the_seeds_run_at_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
