@@ -37,6 +37,7 @@ from maxent_grpo.pipeline.evaluation.options import LARGEST_K, parse_options
 from maxent_grpo.pipeline.evaluation.report import build_table, save_report
 from maxent_grpo.pipeline.evaluation.subjects import Subject, build_dataset_subject, build_task_subject
 from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
+from maxent_grpo.pipeline.key_functions import find_key_function
 from maxent_grpo.pipeline.recipes import parse_flags
 from maxent_grpo.pipeline.rewards import find_reward
 from maxent_grpo.pipeline.tasks.answers import Verdict
@@ -61,10 +62,11 @@ def build_subject(options: argparse.Namespace, *, chat: bool) -> Subject:
         system_prompt=options.system_prompt,
     )
     reward = find_reward(options.reward)
-    rows = load_rows(script, [reward])
+    keys = None if options.key_func is None else find_key_function(options.key_func)
+    rows = load_rows(script, [reward] if keys is None else [reward, keys])
     if options.prompts is not None:
         rows = rows.select(range(min(len(rows), options.prompts)))
-    return build_dataset_subject(options.dataset, rows, reward, right=options.right)
+    return build_dataset_subject(options.dataset, rows, reward, right=options.right, keys=keys)
 
 
 def evaluate_model(model: str, options: argparse.Namespace, engine: str) -> tuple[Subject, Curve, dict[str, Any]]:
@@ -107,9 +109,7 @@ def run_evaluation(options: argparse.Namespace, console: Console) -> None:
     for model in options.models:
         subject, curve, figures = evaluate_model(model, options, engine)
         results.append((model, curve, figures))
-        rows = save_report(
-            options.output, describe_settings(options, subject, engine), results, has_modes=subject.has_modes
-        )
+        rows = save_report(options.output, describe_settings(options, subject, engine), results, subject.metrics)
     console.print(build_table(rows))
     console.print(f"evaluation.json, .md and .png are in {options.output}/.")
 

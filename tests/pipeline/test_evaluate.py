@@ -13,6 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from maxent_grpo.adapters import KeyFunction
 from maxent_grpo.pipeline import evaluate
 from maxent_grpo.pipeline.answers.verifier import Comparison
 from maxent_grpo.pipeline.evaluation.curves import measure_curve
@@ -157,6 +158,28 @@ def test_a_reward_that_cannot_tell_gives_no_verdict() -> None:
     assert lenient.judge([draw("1", "x"), draw("x", "x")])[0] == [right, right]
 
 
+def test_a_key_function_counts_different_right_answers() -> None:
+    rows = Dataset.from_dict({"prompt": ["a"], "solution": ["1"]})
+    called: list[dict[str, Any]] = []
+
+    def name(completions: list[str], **columns: Any) -> list[str | None]:
+        called.append(columns)
+        return [None if text == "other" else text.lower() for text in completions]
+
+    reward = Reward(lambda completions, **_: [float(text != "wrong") for text in completions])
+    subject = build_dataset_subject("s", rows, reward, keys=KeyFunction(name))
+    samples = [Sample("A", [1]), Sample("a", [2]), Sample("other", [3]), Sample("other", [4]), Sample("wrong", [5])]
+    (verdicts,) = subject.judge([samples])
+    modes = [verdict.mode for verdict in verdicts if verdict]
+    assert modes[0] == modes[1] == "a"
+    assert len(set(modes[:4])) == 3  # where the function cannot tell, tokens decide
+    assert modes[4] is None
+    assert called[0]["solution"] == ["1"] * 5
+    curve = measure_curve([verdicts], subject.total_modes, ks=[5])
+    assert curve.points["distinct"][0].value == 3
+    assert subject.metrics == ("mean", "pass", "distinct")
+
+
 def test_answers_to_mathematics_are_judged_in_their_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[str, str]] = []
 
@@ -298,6 +321,10 @@ def test_vllm_that_is_missing_is_said_so(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--task", "countdown", "--temperature", "inf"], "--temperature >= 0 and finite, got inf"),
         (["--task", "countdown", "--right", "nan"], "--right to be finite, got nan"),
         (["--task", "countdown", "--seed", "-1"], "--seed >= 0, got -1"),
+        (
+            ["--task", "countdown", "--key_func", "final_answer"],
+            "--dataset with --key_func, got key_func=final_answer",
+        ),
         (["--task", "countdown", "--dry-run"], "--lighteval with --dry-run"),
         (["--lighteval", ","], "benchmarks in --lighteval, got ','"),
         (["--lighteval", "math_500,math_50"], "got 'math_50' (did you mean math_500?)."),

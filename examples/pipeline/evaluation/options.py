@@ -50,6 +50,10 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add("--solution_column", help="the column that the reward sees as `solution`")
     add("--reward", default="math_verify", help="a registered reward or dotted path (%(default)s)")
     add("--right", type=float, default=1.0, help="reward from which an answer is right (%(default)s)")
+    add(
+        "--key_func",
+        help="which right answers are the same: a registered key function or dotted path; then distinct@k",
+    )
     add("--prompts", type=int, help="ask the first so many only")
     add("--max_prompt_chars", type=int, default=read_max_prompt_chars(), help="longer prompts are cut (%(default)s)")
     add("--system_prompt", help="system message before every chat")
@@ -96,6 +100,10 @@ def _expect_options(parser: argparse.ArgumentParser, options: argparse.Namespace
         parser.error(f"Expected --seed >= 0, got {options.seed}.")
     if sum(choice is not None for choice in (options.task, options.dataset, options.lighteval)) != 1:
         parser.error("Expected one of --task, --dataset and --lighteval.")
+    if options.key_func and not options.dataset:
+        parser.error(
+            f"Expected --dataset with --key_func, got --key_func {options.key_func}: a task names its modes."
+        )
     if options.lighteval and options.custom_tasks is None:
         try:
             expect_tasks(options.lighteval)
