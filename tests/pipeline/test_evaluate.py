@@ -323,7 +323,7 @@ def test_vllm_that_is_missing_is_said_so(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--task", "countdown", "--seed", "-1"], "--seed >= 0, got -1"),
         (
             ["--task", "countdown", "--key_func", "final_answer"],
-            "--dataset with --key_func, got none",
+            "--dataset with --key_func, got --key_func final_answer",
         ),
         (["--task", "countdown", "--dry-run"], "--lighteval with --dry-run"),
         (["--lighteval", ","], "benchmarks in --lighteval, got ','"),
