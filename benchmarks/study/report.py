@@ -71,7 +71,7 @@ def format_rates(name: str, lines: Sequence[Line]) -> str:
     sizes, chosen = SIZES[STAGES[name].task], choose_rates(name)
     rates = sorted([*sizes.rates, sizes.beyond])
     validation, test = average_areas(lines, "validation"), average_areas(lines, "test")
-    going = choose_best(name)
+    going = choose_best(name) if name == "countdown_rates" else tuple(chosen)
     rows = []
     for arm in sorted(chosen, key=lambda arm: -test[arm, chosen[arm]]):
         cells = [format_number(validation.get((arm, rate), math.nan)) for rate in rates]

@@ -56,9 +56,17 @@ LIKE = {
 """Methods that came later, each with the one whose rate it has: what is counted is another, or the temperature."""
 RECIPE = "kappa"
 """Today's `diverse()`."""
+FINALISTS = (
+    "grpo", "dr_grpo", "raft", "maxrl", "tpo", "xdr_mild", "ips", "ucpo", "gapo", "remax", "redr", "soft_quarter",
+    "soft_half", "kappa", "kappa_bank", "kappa_twice", "kappa_distinct_twice",
+)  # fmt: skip
+"""Who goes on from `countdown_rates`, by `choose_best`."""
 _FIRST = tuple(arm for arm in ARMS if arm not in LIKE)
 STAGES = {
     "countdown_rates": Stage("countdown", _FIRST, TUNED_WITH),
+    "graph_rates": Stage("graph", FINALISTS, TUNED_WITH),
+    "countdown": Stage("countdown", FINALISTS, PAIRED, rates_of="countdown_rates"),
+    "graph": Stage("graph", FINALISTS, PAIRED, rates_of="graph_rates"),
     "ideas": Stage("countdown", tuple(LIKE)[1:], PAIRED, rates_of="countdown_rates", beside="countdown"),
     "control": Stage("countdown", ("kappa", CONTROL), (0,), rates_of="countdown_rates"),
     "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),

@@ -15,6 +15,7 @@ from benchmarks.study.report import format_rates, format_stage, save_picture
 from benchmarks.study.stages import (
     BEST,
     CONTROL,
+    FINALISTS,
     LIKE,
     RIVALS,
     STAGES,
@@ -94,6 +95,10 @@ def test_the_best_and_the_rivals_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(going) == {*arms[:BEST], *RIVALS}
     assert choose_rates("countdown_rates") == dict.fromkeys([CONTROL, *arms, *RIVALS], 1e-4)
     assert format_rates("countdown_rates", lines).count("| no |") == len(lines) - len(going)
+
+
+def test_the_finalists_are_those_that_the_rule_says() -> None:
+    assert choose_best("countdown_rates") == FINALISTS
 
 
 def test_committed_lines_are_runs_of_their_stages_at_the_rates_that_the_rule_says() -> None:
