@@ -52,4 +52,4 @@ def _list_values(values: tuple[Any, ...]) -> str:
 
 
 def _format_rows(rows: list[list[str]], title: str) -> str:
-    return format_table([title, "may be", "because otherwise"], rows, text_columns=(0, 1, 2))
+    return format_table([title, "may be", "why"], rows, text_columns=(0, 1, 2))

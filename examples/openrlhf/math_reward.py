@@ -2,13 +2,14 @@ r"""Math in OpenRLHF: 1 for the right answer in <answer> tags or \boxed{...}, no
 
     --reward.remote_url examples/openrlhf/math_reward.py --maxent.key_func examples/openrlhf/math_reward.py
 
-A label is the solution. Needs `pip install math-verify`, whose comparisons run in processes of their own.
+A label is the solution. Needs `pip install math-verify`, whose comparisons run in processes of their own. Right
+answers are all one here, so what counts as the same is the way: the equations that a completion writes.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from maxent_grpo.pipeline.key_functions import final_answer
+from maxent_grpo.pipeline.key_functions import equation_skeleton
 from maxent_grpo.pipeline.rewards import math_verify
 
 
@@ -18,7 +19,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
 
 
 def key_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str]) -> list[str | None]:
-    return final_answer(read_completions(queries, prompts))
+    return equation_skeleton(read_completions(queries, prompts))
 
 
 def read_completions(queries: Sequence[str], prompts: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ PORT=${RAY_PORT:-6379}  # below the ephemeral range, so that no outgoing connect
 overrides=(
   # What makes it ours; without these lines it is GRPO.
   trainer.v1.trainer_mode=maxent_sync
-  +algorithm.maxent.preset=diverse
+  +algorithm.maxent.preset=diverse  # with no key function κ counts equal texts, of which reasoning has few
   algorithm.adv_estimator=grpo
   data.train_files="${DATA:-data/math}/train.parquet"
   data.val_files="${DATA:-data/math}/test.parquet"

@@ -60,7 +60,9 @@ def test_the_math_reward_and_its_keys_need_nothing_that_is_not_here() -> None:
     queries, prompts = [prompt + completion for completion in completions], [prompt] * 4
     rewards = [functions["reward_func"]([query], [prompt], [label])["rewards"] for query in queries]
     assert rewards == [1.0, 1.0, 0.0, 0.0]
-    assert functions["key_func"](queries, prompts, [label] * 4) == ["0.5", r"\frac{1}{2}", "2", None]
+    ways = [r"1/2 = 0.5 \boxed{0.5}", r"half is 1/2 = 0.5 so \boxed{0.5}", "no equation"]
+    one, other, none = functions["key_func"]([prompt + way for way in ways], prompts[:3], [label] * 3)
+    assert (one == other, one is None, none) == (True, False, None)
 
 
 def test_the_countdown_reward_and_its_keys_need_nothing_that_is_not_here() -> None:
