@@ -11,6 +11,8 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
     "examples/README.md": "cluster.md",
+    "examples/TROUBLESHOOTING.md": "cluster_troubles.md",
+    "examples/rehearsal/README.md": "rehearsal.md",
     "examples/openrlhf/README.md": "adapters/openrlhf.md",
     "examples/verl/README.md": "adapters/verl.md",
     "tests/README.md": "tests.md",

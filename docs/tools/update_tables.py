@@ -6,6 +6,7 @@ python docs/tools/update_tables.py --demo runs/demo  # first copy a finished dem
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -49,7 +50,9 @@ def write_demo_section() -> str:
     held_out = f"{len(seeds)} seed(s) on {settings['eval_prompts']} held-out problems"
     return f"""
 Countdown with three numbers and 2 to 8 right answers per problem; {setting}, all methods from
-one warm start per seed; means over {held_out} at sampling temperature 1.
+one warm start per seed; means over {held_out}. *Greedy* is the accuracy of
+the likeliest answer; the others are at sampling temperature 1, and explained
+[beside the evaluation](recipes.md#evaluate).
 The last column compares at equal accuracy: each method at the sampling temperature (0.4 to 1.2) where it has the
 highest mean@8 that all of them reach.
 
@@ -188,10 +191,20 @@ def write_positives_section() -> str:
 def write_methods_section() -> str:
     """Return the table of known methods as settings."""
     rows = [
-        [name, method.reference, f"`{write_settings(method)}`", method.missing] for name, method in METHODS.items()
+        [name, _link_papers(method.reference), f"`{write_settings(method)}`", method.missing]
+        for name, method in METHODS.items()
     ]
     head = ["method", "reference", "settings of `MaxEntConfig`", "not reproduced"]
     return format_table(head, rows, text_columns=range(len(head)))
+
+
+def _link_papers(reference: str) -> str:
+    """Return a reference with its arXiv numbers as links.
+
+    >>> _link_papers("AWR: arXiv 1910.00177")
+    'AWR: arXiv [1910.00177](https://arxiv.org/abs/1910.00177)'
+    """
+    return re.sub(r"\b\d{4}\.\d{5}\b", r"[\g<0>](https://arxiv.org/abs/\g<0>)", reference)
 
 
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {

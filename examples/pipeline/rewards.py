@@ -56,7 +56,7 @@ def math_verify(
 ) -> list[float | None]:
     """Return 1.0 where the answer in <answer> tags or a box equals the solution; None where that cannot be told.
 
-    What counts as equal is in docs/rewards.md. No answer, or one whose braces stay open, is 0.0. A comparison that
+    What counts as equal is in docs/grading.md. No answer, or one whose braces stay open, is 0.0. A comparison that
     fails, takes too long or has no solution to compare with is None. Those are counted (`math_verify/errors`) and
     logged, and too many of them stop the run.
     """

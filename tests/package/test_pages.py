@@ -3,12 +3,16 @@
 The README's Python, which needs a sampler and a verifier, runs in `test_readme.py`.
 """
 
+import contextlib
 import doctest
+import io
 import json
 import re
 import shlex
 import subprocess
 import tomllib
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,8 @@ import pytest
 import yaml
 from links import rewrite_links
 from public_names import find_undocumented, list_public_modules, list_public_names
+
+from maxent_grpo.pipeline.parser import RecipeParser
 
 ROOT = Path(__file__).parents[2]
 TRACKED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -87,6 +93,41 @@ def test_its_commands_name_what_is_there(page: str) -> None:
     commands = [part for line in lines for part in split_commands(line)]
     assert commands
     assert [command for command in commands if not names_what_is_there(command)] == []
+
+
+MAINS = {
+    "examples/train.py": "maxent_grpo.pipeline.train",
+    "examples/evaluate.py": "maxent_grpo.pipeline.evaluate",
+    "examples/quickstart.py": "maxent_grpo.pipeline.tiny.demo",
+    "examples/slurm_train.sh": "maxent_grpo.pipeline.launch.__main__",
+    "maxent-preview": "maxent_grpo.preview",
+}
+"""Whose options pages name, by what they are called as, or by their module."""
+
+
+@cache
+def list_flags(module: str) -> set[str]:
+    """Return the flags of a module: those that `--help` shows, and of a recipe all of its fields."""
+    if module == MAINS["examples/train.py"]:
+        return {*RecipeParser("maxent", None, {})._option_string_actions, "--config", "--resume_from_checkpoint"}
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        import_module(module).main(["--help"])
+    return set(re.findall(r"--[\w-]+", shown.getvalue()))
+
+
+@pytest.mark.parametrize("page", select_pages("bash"))
+def test_its_commands_have_flags_that_there_are(page: str) -> None:
+    wrong = []
+    for _, language, content in list_blocks(page):
+        lines = content.replace("\\\n", " ").splitlines() if language == "bash" else []
+        for command in [part for line in lines for part in split_commands(line)]:
+            called = [MAINS.get(word, word) for word in command]
+            place = next((at for at, word in enumerate(called) if word in MAINS.values()), None)
+            if place is not None:
+                flags = {word.split("=")[0] for word in command[place:] if word.startswith("--") and " " not in word}
+                wrong += [(called[place], flag) for flag in sorted(flags - list_flags(called[place]))]
+    assert wrong == []
 
 
 def split_commands(line: str) -> list[list[str]]:

@@ -283,7 +283,7 @@ def test_logged_groups_are_the_first_that_tell_candidates_apart_with_the_methods
 
 
 def row(mean: float, coverage: float) -> dict[str, float]:
-    return {"pass@1": 0.5, "mean@8": mean, "pass@8": 0.5, "distinct@8": 1.0, "coverage@8": coverage}
+    return {"greedy": 0.5, "mean@8": mean, "pass@8": 0.5, "distinct@8": 1.0, "coverage@8": coverage}
 
 
 def final_rows(arm: str, seed: int, frontier: dict[float, dict[str, float]]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The table of pairs: no wrong answer counts as right; right ones that do not are listed, each with its reason.
 
-`equal` in answer_pairs.json is what mathematics and the policy in docs/rewards.md say, whatever the code says today.
+`equal` in answer_pairs.json is what mathematics and the policy in docs/grading.md say, whatever the code says today.
 `exact` is whether the two are spelled alike. `python benchmarks/graders.py --ours` prints the counts per class.
 """
 

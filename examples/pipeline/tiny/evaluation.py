@@ -52,7 +52,7 @@ def greedy_accuracy(
     *,
     max_new_tokens: int,
 ) -> float:
-    """Return pass@1 of greedy decoding."""
+    """Return the accuracy of greedy decoding."""
     samples = sample(model, tokenizer, task, problems, num_samples=1, max_new_tokens=max_new_tokens, temperature=0.0)
     return samples.rewards.mean().item()
 

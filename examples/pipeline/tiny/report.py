@@ -17,7 +17,7 @@ NAMES = {
     "maxent_diverse": "MaxEnt, diverse",
     "guesser": "random guesser",
 }
-COLUMNS = ("pass@1", "mean@8", "pass@8", "distinct@8", "coverage@8")
+COLUMNS = ("greedy", "mean@8", "pass@8", "distinct@8", "coverage@8")
 Frontier = dict[float, Row]
 
 

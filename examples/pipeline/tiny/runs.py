@@ -168,7 +168,7 @@ def _evaluate_finally(job: Job, model: PreTrainedModel) -> None:
             "arm": job.arm,
             "seed": job.seed,
             "temperature": temperature,
-            "pass@1": greedy,
+            "greedy": greedy,
             **_evaluate(model, problems, temperature, num_samples=num_samples, seed=job.seed),
         }
         for temperature in TEMPERATURES
