@@ -43,14 +43,24 @@ def _publish(name: str, **others: object) -> Arm:
     return Arm(name, replace(config, nll_reduction=reduction), rehearses=config.bank_weight > 0, **others)
 
 
-def _change(name: str, **settings: object) -> Arm:
-    """Return today's `diverse()` with other settings."""
-    config = replace(MaxEntConfig.diverse(), **settings)
+def _discount(name: str, *, dedup: float = 1.0, **settings: object) -> Arm:
+    """Return centered weights with a discount on duplicates, groups without a success left out."""
+    config = MaxEntConfig(center=True, skip="all_min", nll_reduction="max_length", dedup=dedup, **settings)
     return Arm(name, config, rehearses=config.bank_weight > 0)
 
 
+def _strengthen(arm: Arm, name: str) -> Arm:
+    """Return a method with eight prompts of its bank at every update, at five times the published weight.
+
+    As published, a bank rehearses one prompt per update, over ten times as many updates as here, and weighs more
+    beside fresh answers, which are divided by a generation limit of 192 there and of 8 here.
+    """
+    return replace(arm, name=name, config=replace(arm.config, bank_weight=0.5, bank_prompts=8), rehearses=True)
+
+
 DR_GRPO = METHODS["Dr.GRPO"].config
-BANK = METHODS["Re:Max"].config.bank_weight
+KAPPA = _discount("κ = 1")
+REMAX = _publish("Re:Max", keys="mode")
 ARMS = {
     "grpo": _publish("GRPO"),
     "dr_grpo": _publish("Dr.GRPO"),
@@ -65,27 +75,27 @@ ARMS = {
     "ucpo": _publish("UCPO"),
     "gapo": _publish("GAPO"),
     "gapo_oracle": Arm(
-        "GAPO, told the number of answers", replace(DR_GRPO, utility_transform=(oracle.NAME, "zscore"))
+        "GAPO by modes, told their number",
+        replace(DR_GRPO, utility_transform=(oracle.NAME, "zscore")),
+        keys="mode",
     ),
-    "remax": _publish("Re:Max"),
-    "redr": _publish("Re:Dr"),
-    "soft_quarter": _change("soft κ = ¼", dedup=0.0, soft_dedup=0.25),
-    "soft_half": _change("soft κ = ½", dedup=0.0, soft_dedup=0.5),
-    "soft_one": _change("soft κ = 1", dedup=0.0, soft_dedup=1.0),
-    "kappa": _change("κ = 1"),
-    "kappa_distinct": _change("κ = 1, d = 1 (IPS-GRPO, centered)", distinct_power=1.0),
-    "kappa_bank": _change("κ = 1, bank", bank_weight=BANK),
-    "kappa_bank_idle": replace(_change("κ = 1, bank at coefficient 0"), rehearses=True),
-    "kappa_distinct_bank": _change("κ = 1, d = 1, bank", distinct_power=1.0, bank_weight=BANK),
-    "soft_bank": _change("soft κ = ½, bank", dedup=0.0, soft_dedup=0.5, bank_weight=BANK),
-    "kappa_twice": replace(_change("κ = 1, two passes"), passes=2),
-    "kappa_distinct_twice": replace(_change("κ = 1, d = 1, two passes", distinct_power=1.0), passes=2),
-    "answer_keys": replace(_change("κ = 1 by answers"), keys="answer"),
-    "kappa_cold": replace(_change("κ = 1, sampled at .6"), temperature=0.6),
-    "kappa_modes": replace(_change("κ = 1 by the verifier's modes"), keys="mode"),
-    "kappa_modes_cold": replace(_change("κ = 1 by modes, sampled at .6"), keys="mode", temperature=0.6),
+    "remax": REMAX,
+    "remax_strong": _strengthen(REMAX, "Re:Max, a stronger bank"),
+    "redr": _publish("Re:Dr", keys="mode"),
+    "soft_quarter": _discount("soft κ = ¼", dedup=0.0, soft_dedup=0.25),
+    "soft_half": _discount("soft κ = ½", dedup=0.0, soft_dedup=0.5),
+    "soft_one": _discount("soft κ = 1", dedup=0.0, soft_dedup=1.0),
+    "kappa": KAPPA,
+    "kappa_distinct": _discount("κ = 1, d = 1 (IPS-GRPO, centered)", distinct_power=1.0),
+    "kappa_bank": _strengthen(KAPPA, "κ = 1, a strong bank"),
+    "soft_bank": _strengthen(_discount("", dedup=0.0, soft_dedup=0.25), "soft κ = ¼, a strong bank"),
+    "kappa_twice": replace(KAPPA, name="κ = 1, two passes", passes=2),
+    "kappa_distinct_twice": replace(_discount("κ = 1, d = 1, two passes", distinct_power=1.0), passes=2),
+    "kappa_cold": replace(KAPPA, name="κ = 1, sampled at .6", temperature=0.6),
+    "kappa_modes": replace(KAPPA, name="κ = 1 by modes", keys="mode"),
+    "kappa_modes_cold": replace(KAPPA, name="κ = 1 by modes, sampled at .6", keys="mode", temperature=0.6),
     "ips_modes": replace(_publish("IPS-GRPO", keys="mode"), name="IPS-GRPO by modes"),
-    "remax_modes": replace(_publish("Re:Max", keys="mode"), name="Re:Max by modes"),
+    "answer_keys": replace(KAPPA, name="κ = 1 by answers", keys="answer"),
 }
 WARM = "warm_start"
 """Where every method starts, which is measured as well."""

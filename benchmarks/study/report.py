@@ -15,7 +15,6 @@ from benchmarks.study.analysis import Difference, Runs, average_measures, compar
 from benchmarks.study.arms import ARMS, WARM
 from benchmarks.study.runs import Line
 from benchmarks.study.stages import (
-    LIKE,
     RECIPE,
     STAGES,
     average_areas,
@@ -59,24 +58,20 @@ def write_section(name: str, recipe: str = RECIPE) -> str:
     if not lines:
         return "Not measured yet."
     missing = len(list_runs(name, Path())) - sum(line["arm"] in ARMS for line in lines)
-    if stage.beside is not None:
-        beside = {*LIKE.values(), recipe}
-        lines = [*lines, *(line for line in read_stage(stage.beside) if line["arm"] in beside)]
     table = format_rates(name, lines) if stage.rates_of is None else format_stage(lines, recipe)
     return table + (f"\n\n{missing} runs of this stage are not made yet." if missing else "")
 
 
 def format_rates(name: str, lines: Sequence[Line]) -> str:
     """Return the table of a stage that chooses rates: each method's area at each rate, and who goes on."""
-    sizes, chosen = SIZES[STAGES[name].task], choose_rates(name)
-    rates = sorted([*sizes.rates, sizes.beyond])
-    validation, test = average_areas(lines, "validation"), average_areas(lines, "test")
+    chosen, rates = choose_rates(name), sorted({line["rate"] for line in lines if line["arm"] in ARMS})
+    areas = average_areas(lines, "validation")
     going = choose_best(name) if name == "countdown_rates" else tuple(chosen)
     rows = []
-    for arm in sorted(chosen, key=lambda arm: -test[arm, chosen[arm]]):
-        cells = [format_number(validation.get((arm, rate), math.nan)) for rate in rates]
-        rows.append([ARMS[arm].name, *cells, format_number(test[arm, chosen[arm]]), "yes" if arm in going else "no"])
-    head = ["method", *(f"area at {rate:g}" for rate in rates), "on test problems, at its best rate", "goes on"]
+    for arm in sorted(chosen, key=lambda arm: -areas[arm, chosen[arm]]):
+        cells = [format_number(areas.get((arm, rate), math.nan)) for rate in rates]
+        rows.append([ARMS[arm].name, *cells, "yes" if arm in going else "no"])
+    head = ["method", *(f"area at {rate:g}" for rate in rates), "goes on"]
     return format_table(head, rows)
 
 

@@ -17,7 +17,16 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.study import oracle
 from benchmarks.study.arms import ARMS, WARM
 from benchmarks.study.outcomes import KS, average_metrics, compute_outcomes
-from benchmarks.study.tasks import FAMILIES, SIZES, TEMPERATURES, Family, Sizes, load_problems
+from benchmarks.study.tasks import (
+    FAMILIES,
+    SIZES,
+    TEMPERATURES,
+    TESTED,
+    VALIDATED,
+    Family,
+    Sizes,
+    load_problems,
+)
 from maxent_grpo import answer_keys
 from maxent_grpo.bank import ExemplarBank
 from maxent_grpo.pipeline.tiny.evaluation import greedy_accuracy
@@ -72,7 +81,9 @@ class Run:
 
     def hash_settings(self) -> str:
         """Return a hash of what the run depends on beside its start."""
-        return hashlib.sha256(repr((ARMS.get(self.arm), self.sizes.training_sizes)).encode()).hexdigest()[:10]
+        measured = (TEMPERATURES, TESTED, VALIDATED)
+        settings = repr((ARMS.get(self.arm), self.sizes.training_sizes, measured))
+        return hashlib.sha256(settings.encode()).hexdigest()[:10]
 
     def describe(self) -> Line:
         """Return what its line begins with: a line that differs in any of it is of another run."""
@@ -143,6 +154,7 @@ def build_loop(run: Run) -> Reinforcement:
         entropy_bonus=arm.entropy_bonus,
         active_only=True,
         passes=arm.passes,
+        share_prompts=True,
         seed=run.seed,
     )
     told = oracle.NAME in arm.config.utility_transform

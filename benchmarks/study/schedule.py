@@ -36,7 +36,7 @@ def run_stage(
     left = [run for run in runs if not _is_there(run, kept)]
     console.print(f"{name}: {len(runs) - len(left)} of {len(runs)} runs are there.")
     _do(left, console, workers, Log(file).append)
-    if len(list_runs(name, root)) > len(runs):  # now it is known which methods are at the edge of the grid
+    if len(list_runs(name, root)) > len(runs):  # now it is known at which further rates
         run_stage(name, root, console, workers=workers, results=results)
 
 

@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 TUNED_WITH, PAIRED, FRESH = (100, 101), (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
 BEST = 8
 """How many methods go on by rank."""
-RIVALS = ("grpo", "dr_grpo", "maxrl", "tpo", "xdr_mild", "ips", "ucpo", "gapo", "remax", "redr", "kappa")
+RIVALS = ("grpo", "dr_grpo", "maxrl", "tpo", "xdr", "ips", "ucpo", "gapo", "remax", "redr", "kappa")
 """Who goes on in any case: the rivals by name, and today's recipe."""
 
 
@@ -30,9 +30,8 @@ class Stage:
     Attributes:
         arms: the methods.
         seeds: of warm starts, batches and samples.
-        rates_of: the stage that chooses each method's rate; None: this one tries the task's whole grid.
+        rates_of: the stage that chooses each method's rate; None: this one tries several.
         fresh: whether it is tested on problems that nothing was chosen by.
-        beside: a stage of the same seeds, whose methods `LIKE` stand in its table for comparison.
     """
 
     task: str
@@ -40,68 +39,52 @@ class Stage:
     seeds: tuple[int, ...]
     rates_of: str | None = None
     fresh: bool = False
-    beside: str | None = None
 
 
-CONTROL = "kappa_bank_idle"
-"""A bank whose rows count nothing: a test of the program, and no method."""
-LIKE = {
-    "answer_keys": "kappa",
-    "kappa_cold": "kappa",
-    "kappa_modes": "kappa",
-    "kappa_modes_cold": "kappa",
-    "ips_modes": "ips",
-    "remax_modes": "remax",
-}
-"""Methods that came later, each with the one whose rate it has: what is counted is another, or the temperature."""
 RECIPE = "kappa"
 """Today's `diverse()`."""
-FINALISTS = (
-    "grpo", "dr_grpo", "raft", "maxrl", "tpo", "xdr_mild", "ips", "ucpo", "gapo", "remax", "redr", "soft_quarter",
-    "soft_half", "kappa", "kappa_bank", "kappa_twice", "kappa_distinct_twice",
-)  # fmt: skip
-"""Who goes on from `countdown_rates`, by `choose_best`."""
-_FIRST = tuple(arm for arm in ARMS if arm not in LIKE)
+LIKE = {"answer_keys": "kappa"}
+"""Methods with the rate of another one: only what counts as the same answer differs."""
 STAGES = {
-    "countdown_rates": Stage("countdown", _FIRST, TUNED_WITH),
-    "graph_rates": Stage("graph", FINALISTS, TUNED_WITH),
-    "countdown": Stage("countdown", FINALISTS, PAIRED, rates_of="countdown_rates"),
-    "graph": Stage("graph", FINALISTS, PAIRED, rates_of="graph_rates"),
-    "ideas": Stage("countdown", tuple(LIKE)[1:], PAIRED, rates_of="countdown_rates", beside="countdown"),
-    "control": Stage("countdown", ("kappa", CONTROL), (0,), rates_of="countdown_rates"),
+    "countdown_rates": Stage("countdown", tuple(arm for arm in ARMS if arm not in LIKE), TUNED_WITH),
     "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),
     "noted": Stage("noted", ("dr_grpo", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"),
 }
 
 
 def list_runs(name: str, root: Path) -> list[Run]:
-    """Return the runs of a stage: all methods at a place of the grid, seed by seed, before the next place."""
+    """Return the runs of a stage as far as they are known: all methods at one rate, seed by seed, before the next."""
     stage = STAGES[name]
-    sizes = SIZES[stage.task]
     if stage.rates_of is None:
-        rounds = [dict.fromkeys(stage.arms, rate) for rate in sizes.rates]
-        rounds.append(dict.fromkeys(list_unbounded(name), sizes.beyond))
+        tried = {arm: list_rates(name, arm) for arm in stage.arms}
     else:
         expect_whole(stage.rates_of)
         chosen = choose_rates(stage.rates_of)
-        rounds = [{arm: chosen[LIKE.get(arm, arm)] for arm in stage.arms}]
+        tried = {arm: [chosen[LIKE.get(arm, arm)]] for arm in stage.arms}
     return [
-        Run(root, stage.task, arm, seed, rate, stage.fresh)
-        for rates in rounds
+        Run(root, stage.task, arm, seed, rates[place], stage.fresh)
+        for place in range(max(map(len, tried.values())))
         for seed in stage.seeds
-        for arm, rate in rates.items()
+        for arm, rates in tried.items()
+        if place < len(rates)
     ]
 
 
-def list_unbounded(name: str) -> list[str]:
-    """Return the methods of a stage whose best rate is the highest of the grid; none before the grid is whole."""
+def list_rates(name: str, arm: str) -> list[float]:
+    """Return the rates that a method is tried at: the task's two, then on in the better direction while it is better.
+
+    The next one is known once all runs at those before it are there.
+    """
     stage = STAGES[name]
-    grid = SIZES[stage.task].rates
-    lines = [line for line in read_stage(name) if line["arm"] in ARMS and line["rate"] in grid]
-    if len(lines) < len(stage.arms) * len(stage.seeds) * len(grid):
-        return []
-    best = _choose_rates(lines)
-    return [arm for arm in stage.arms if best[arm] == max(grid)]
+    lines = [line for line in read_stage(name) if line["arm"] == arm]
+    (low, high), rates = SIZES[stage.task].bounds, list(SIZES[stage.task].rates)
+    while sum(line["rate"] in rates for line in lines) == len(rates) * len(stage.seeds):
+        best = _choose_rates([line for line in lines if line["rate"] in rates])[arm]
+        further = {min(rates): min(rates) / 2, max(rates): max(rates) * 2}.get(best)
+        if further is None or not low <= further <= high:
+            break
+        rates.append(further)
+    return rates
 
 
 def expect_whole(name: str) -> None:
@@ -148,7 +131,7 @@ def _choose_rates(lines: Sequence[Line]) -> dict[str, float]:
 
 
 def choose_best(name: str) -> tuple[str, ...]:
-    """Return the methods that go on from a stage: the best by the area on test problems, and the rivals."""
-    areas, rates = average_areas(read_stage(name), "test"), choose_rates(name)
-    ranked = sorted(rates.keys() - {CONTROL}, key=lambda arm: -areas[arm, rates[arm]])
+    """Return the methods that go on from a stage: the best by the area on validation problems, and the rivals."""
+    areas, rates = average_areas(read_stage(name), "validation"), choose_rates(name)
+    ranked = sorted(rates, key=lambda arm: -areas[arm, rates[arm]])
     return tuple(arm for arm in ARMS if arm in {*ranked[:BEST], *RIVALS})

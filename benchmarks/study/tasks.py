@@ -16,8 +16,8 @@ from maxent_grpo.pipeline.tiny.model import build_tokenizer
 from maxent_grpo.pipeline.tiny.sampling import Task
 from maxent_grpo.pipeline.tiny.warm_start import PairSampler, build_skewed_sampler
 
-TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
-"""Sampling temperatures that a trained model is measured at."""
+TEMPERATURES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0)
+"""Sampling temperatures that a trained model is measured at, from nearly greedy on."""
 TESTED, VALIDATED = 512, 256
 """Problems that a model is tested on, and that learning rates are chosen by."""
 
@@ -88,14 +88,14 @@ class Sizes:
     """A task's model, its runs, and where methods are compared.
 
     Attributes:
-        rates: the grid of learning rates, the same for every method; the first ones are tried first.
-        beyond: a higher one, for methods whose best is the highest of the grid.
+        rates: two learning rates that every method is tried at first, a factor of two apart.
+        bounds: the lowest and the highest rate that a method is tried at.
         level: the mean@8 at which methods are compared.
         levels: first and last mean@8 of the area under a frontier.
     """
 
     rates: tuple[float, ...]
-    beyond: float
+    bounds: tuple[float, float]
     level: float
     levels: tuple[float, float]
     hidden_size: int = 96
@@ -111,10 +111,12 @@ class Sizes:
         return self.hidden_size, self.layers, self.warm_steps, self.updates, self.prompts, self.samples
 
 
-COUNTDOWN = Sizes(rates=(5e-5, 1e-4, 2.5e-5), beyond=2e-4, level=0.6, levels=(0.45, 0.65))
+COUNTDOWN = Sizes(rates=(5e-5, 1e-4), bounds=(1.25e-5, 4e-4), level=0.6, levels=(0.45, 0.65))
 SIZES = {
     "countdown": COUNTDOWN,
-    "graph": Sizes(rates=(1e-4, 2e-4, 5e-5), beyond=4e-4, level=0.4, levels=(0.3, 0.44), warm_steps=300, updates=240),
+    "graph": Sizes(
+        rates=(1e-4, 2e-4), bounds=(2.5e-5, 8e-4), level=0.4, levels=(0.3, 0.44), warm_steps=300, updates=240
+    ),
     "single": replace(COUNTDOWN, level=0.3, levels=(0.2, 0.35)),
     "noted": COUNTDOWN,
 }

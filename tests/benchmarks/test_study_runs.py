@@ -13,14 +13,14 @@ from benchmarks.study import oracle, runs, schedule, stages, tasks
 from benchmarks.study.arms import ARMS, WARM
 from benchmarks.study.runs import Run, build_loop, read_lines, work
 from benchmarks.study.schedule import run_stage
-from benchmarks.study.stages import RESULTS, STAGES, Stage, choose_rates, list_runs, list_unbounded
+from benchmarks.study.stages import RESULTS, STAGES, Stage, choose_rates, list_rates, list_runs
 from benchmarks.study.tasks import FAMILIES, SIZES, Sizes, load_problems
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.pipeline.tasks import graph_coloring
 
 TINY = Sizes(
-    rates=(1e-3, 2e-3), beyond=4e-3, level=0.01, levels=(0.0, 0.1), hidden_size=32, layers=1, warm_steps=4, updates=2,
-    prompts=4, samples=4,
+    rates=(1e-3, 2e-3), bounds=(1e-3, 4e-3), level=0.01, levels=(0.0, 0.1), hidden_size=32, layers=1, warm_steps=4,
+    updates=2, prompts=4, samples=4,
 )  # fmt: skip
 QUIET = Console(quiet=True)
 PROBLEMS = graph_coloring.problems(5, sample=100)
@@ -65,7 +65,7 @@ def test_a_stage_makes_what_is_missing_and_keeps_what_is_there(tmp_path: Path):
     assert [(line["arm"], line["seed"], line["rate"]) for line in lines] == [
         (WARM, 0, 0.0), (WARM, 1, 0.0),
         *((arm, seed, rate) for rate in TINY.rates for seed in (0, 1) for arm in ("dr_grpo", "kappa_bank")),
-        *((arm, seed, TINY.beyond) for seed in (0, 1) for arm in list_unbounded("test")),
+        *((arm, s, 4e-3) for s in (0, 1) for arm in ("dr_grpo", "kappa_bank") if 4e-3 in list_rates("test", arm)),
     ]  # fmt: skip
     file = tmp_path / "test.jsonl"
     whole = file.read_text()
@@ -97,20 +97,21 @@ def test_lines_of_other_settings_or_of_another_start_are_made_anew(tmp_path: Pat
 
 
 def test_a_rate_is_chosen_by_the_area_on_validation_problems(tmp_path: Path):
-    lines = [line for line in run_tiny(tmp_path) if line["rate"] != TINY.beyond]
+    lines = [line for line in run_tiny(tmp_path) if line["rate"] in (0.0, *TINY.rates)]
     for line in lines:
         best = line["rate"] == (2e-3 if line["arm"] == "dr_grpo" else 1e-3)
         line["validation"]["mean@8"], line["validation"]["coverage@8"] = [0.1, 0.0], [0.3 if best else 0.2] * 2
         line["test"]["coverage@8"] = [0.9 if not best else 0.1] * len(line["test"]["mean@8"])
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert choose_rates("test") == {"dr_grpo": 2e-3, "kappa_bank": 1e-3}
-    assert list_unbounded("test") == ["dr_grpo"]
-    assert [run for run in list_runs("test", tmp_path) if run.rate == TINY.beyond] == [
-        Run(tmp_path, "graph", "dr_grpo", seed, TINY.beyond) for seed in (0, 1)
+    assert list_rates("test", "dr_grpo") == [1e-3, 2e-3, 4e-3]  # on in the direction that is better
+    assert list_rates("test", "kappa_bank") == [1e-3, 2e-3]  # no lower than the bounds
+    assert [run for run in list_runs("test", tmp_path) if run.rate == 4e-3] == [
+        Run(tmp_path, "graph", "dr_grpo", seed, 4e-3) for seed in (0, 1)
     ]
     with pytest.raises(ValueError, match="2 missing"):
         stages.expect_whole("test")
-    lines += [line | {"rate": TINY.beyond} for line in lines if line["rate"] == 2e-3 and line["arm"] == "dr_grpo"]
+    lines += [line | {"rate": 4e-3} for line in lines if line["rate"] == 2e-3 and line["arm"] == "dr_grpo"]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     STAGES["next"] = Stage("graph", ("kappa_bank",), (3,), rates_of="test")
     assert list_runs("next", tmp_path) == [Run(tmp_path, "graph", "kappa_bank", 3, 1e-3)]
@@ -129,6 +130,7 @@ def test_a_runs_loop_is_its_method(tmp_path: Path):
         assert (loop.keys is None) == (arm.keys == "tokens")
         assert loop.keys is None or loop.keys.keywords["by_mode"] == (arm.keys == "mode")
         assert (loop.bank is not None) == ("bank" in name or name.startswith(("remax", "redr")))
+        assert loop.settings.share_prompts
         loop.update(load_problems("graph").train)
 
 
