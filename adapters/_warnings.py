@@ -36,7 +36,7 @@ class Tally:
 
 @dataclass
 class RolloutWarnings:
-    """Warns of rollouts that are skipped altogether, and of discounts that are idle or degenerate.
+    """Warns of rollouts that are skipped altogether, of discounts that are idle or degenerate, and of an idle bank.
 
     Each is said of the first such rollout, and then of one per `every`.
 
@@ -49,6 +49,7 @@ class RolloutWarnings:
     every: int = 100
     _said: dict[str, int] = field(default_factory=dict)
     _tallies: dict[str, Tally] = field(default_factory=dict)
+    _idle_rehearsals: int = 0
 
     def check_rollout(self, objective: MaxEntObjective, target: Target, utilities: Tensor) -> None:
         """Warn of what holds of a rollout. Reads the tensors, so once per rollout.
@@ -67,6 +68,15 @@ class RolloutWarnings:
             self._check_duplicates(target, target.counts, present)
         if config.soft_dedup > 0:
             self._check_soft_discount(target)
+
+    def check_bank(self, *, is_revisited: bool) -> None:
+        """Warn once of a bank that knows no more of a prompt than its own group did, after `every` rollouts of it."""
+        self._idle_rehearsals += 1
+        if self._idle_rehearsals == self.every and not is_revisited:
+            logger.warning(
+                f"The bank is idle so far: in {self.every} rollouts no prompt came twice, so of none does it know "
+                f"more than its own group. Train for several epochs, or leave out {self.prefix}bank_weight."
+            )
 
     def _warn_of_skips(self, config: MaxEntConfig, counted: Tensor) -> None:
         self._warn(

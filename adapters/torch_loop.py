@@ -280,6 +280,7 @@ class MaxEntLoss(nn.Module):
         expect(len(prompts) == len(mask), f"prompts of {len(mask)} completions", prompts=len(prompts))
         keys = completion_keys(ids, mask) if constants.keys is None else constants.keys
         admit_finds(bank, prompts, ids, mask, keys, constants.right, self._gather_finds)
+        self._warnings.check_bank(is_revisited=bank.is_revisited)
         rehearsal = bank.draw(self.objective.config.bank_prompts)
         if rehearsal is None:
             return None

@@ -5,6 +5,7 @@ Mitigating Solution Mode Collapse in RLVR". Nothing in it is drawn at random: ba
 the same order are the same on every rank, and in a run that is resumed.
 """
 
+import logging
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from maxent_grpo._checks import expect
+
+logger = logging.getLogger(__name__)
 
 MOST_TOKENS = 2**26
 """How many tokens a bank holds by default: 256 MiB of them."""
@@ -79,7 +82,7 @@ class ExemplarBank:
 
     Attributes:
         capacity: |B| at most, the answers of one prompt.
-        most_tokens: the most tokens held; a find that does not fit is not admitted.
+        most_tokens: the most tokens held; a find that does not fit is not admitted, and the log says so once.
         is_revisited: whether a prompt came again after it was banked. Until then the bank is idle: it knows no more
             of a prompt than the group did in which the prompt was sampled.
         tokens: how many are held.
@@ -96,6 +99,7 @@ class ExemplarBank:
     most_tokens: int = MOST_TOKENS
     is_revisited: bool = False
     tokens: int = 0
+    _is_full: bool = False
     _answers: dict[bytes, dict[int, bytes]] = field(default_factory=dict)  # by prompt, in the order of rehearsal
 
     def __post_init__(self) -> None:
@@ -125,11 +129,23 @@ class ExemplarBank:
             self.is_revisited |= prompt in known
             answers = self._answers.get(prompt, {})
             size = len(find.completion) + (0 if answers else len(find.prompt))
-            full = len(answers) >= self.capacity or self.tokens + size > self.most_tokens
-            if find.key not in answers and not full:
-                self._answers[prompt] = answers | {find.key: completion}
-                self.tokens, admitted = self.tokens + size, admitted + 1
+            if find.key in answers or len(answers) >= self.capacity:
+                continue
+            if self.tokens + size > self.most_tokens:
+                self._say_full(size)
+                continue
+            self._answers[prompt] = answers | {find.key: completion}
+            self.tokens, admitted = self.tokens + size, admitted + 1
         return admitted
+
+    def _say_full(self, size: int) -> None:
+        """Log, once, that what is found from now on is lost."""
+        if not self._is_full:
+            self._is_full = True
+            logger.warning(
+                f"The bank is full: it holds {self.tokens} tokens of most_tokens={self.most_tokens}, and an answer "
+                f"of {size} more was not kept."
+            )
 
     def draw(self, prompts: int, *, pad_id: int = 0) -> Rehearsal | None:
         """Return the answers of the next R prompts, which go to the end of the line; None while there are none.

@@ -81,7 +81,7 @@ METHODS: dict[str, Method] = {
     "DRA-GRPO": Method(
         "arXiv 2505.09655",
         {**_SURROGATE, "utility_transform": ("ips", "zscore")},
-        "its embeddings: keys are exact, or give `counts` = Σ_j S_ij",
+        "its embeddings: keys are exact; `counts` = Σ_j S_ij can be given in a loop of your own",
     ),
     "UCPO": Method(
         "arXiv 2605.00365",
@@ -117,8 +117,14 @@ METHODS: dict[str, Method] = {
     ),
     "GVPO": Method("arXiv 2504.19599", {**_REGRESSION, "anchor": "old", "beta": 0.1}, "β is an example"),
     "xDr.GRPO": Method("the author's repository", {**_SURROGATE, "surrogate_tau": 0.05}),
-    "Re:Max": Method("PyPI remax-rl", {**_MAXRL, "bank_weight": 0.1}),
-    "Re:Dr": Method("PyPI remax-rl", {**_SURROGATE, "bank_weight": 0.1}),
+    "Re:Max": Method(
+        "PyPI remax-rl",
+        {**_MAXRL, "nll_reduction": "max_length", "bank_weight": 0.1},
+        "its keys, the verifier's modes, which are yours to give",
+    ),
+    "Re:Dr": Method(
+        "PyPI remax-rl", {**_SURROGATE, "bank_weight": 0.1}, "its keys, the verifier's modes, which are yours to give"
+    ),
     "tempered DPG": Method(
         "arXiv 2112.00791; α-DPG",
         {

@@ -30,6 +30,21 @@ def read_warnings(
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
+@pytest.mark.parametrize("revisited", [False, True])
+def test_a_bank_that_never_sees_a_prompt_twice_is_said_to_be_idle(
+    revisited: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warnings = RolloutWarnings(prefix="", every=3)
+    for _ in range(2):
+        warnings.check_bank(is_revisited=False)
+    assert not caplog.records
+    for _ in range(5):
+        warnings.check_bank(is_revisited=revisited)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (0 if revisited else 1)
+    assert all("idle so far: in 3 rollouts no prompt came twice" in message for message in messages)
+
+
 @pytest.mark.parametrize("fields", [{"dedup": 0.5}, {"distinct_power": 1.0}, {"utility_transform": "gapo"}])
 def test_no_two_equal_answers_are_said_to_leave_keys_idle(
     fields: dict[str, Any], caplog: pytest.LogCaptureFixture

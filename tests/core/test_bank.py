@@ -73,6 +73,14 @@ class TestBank:
         held = sum(map(len, prompts)) + (int(rehearsal.completion_mask.sum()) if rehearsal else 0)
         assert held == bank.tokens <= 7
 
+    def test_a_find_that_does_not_fit_is_said_once(self, caplog):
+        bank = ExemplarBank(most_tokens=5)
+        assert bank.admit([Find([1, 2], 0, [3])]) == 1
+        assert not caplog.records
+        assert bank.admit([Find([4, 5], 0, [6]), Find([7, 8], 0, [9])]) == 0
+        (record,) = caplog.records
+        assert "holds 3 tokens of most_tokens=5, and an answer of 3 more was not kept" in record.getMessage()
+
     def test_is_revisited_once_a_prompt_comes_again(self):
         bank = ExemplarBank()
         bank.admit([Find([1], 0, [9]), Find([1], 1, [9])])

@@ -161,7 +161,7 @@ FORMULAS = {
     "MaxRL": maxrl,
     "Dr.GRPO": dr_grpo,
     "GRPO": lambda g: average_gains(g, standardize(g.r)),
-    "F-GRPO": lambda g: scale(g, math.sqrt(g.rate) * math.sqrt(1 - g.rate)),
+    "F-GRPO": lambda g: average_gains(g, [(1 - g.rate) * a for a in standardize(g.r)]),  # γ = 1
     "PKPO": lambda g: scale(
         g, g.rate * 4 * math.comb(max(g.size - 1 - g.wins, 0), 3) / math.comb(g.size - 1, 3)
     ),
@@ -246,13 +246,12 @@ def test_powers_of_the_success_rate_are_grpo_and_dr_grpo(group):
 
 @pytest.mark.parametrize("name", ["Re:Max", "Re:Dr"])
 def test_the_replays_rehearse_with_the_published_weight(name):
-    """λ(K−1)/K² times the mean per own token, beside a loss that is divided by the limit or summed."""
+    """λ(K−1)/K² times the mean per own token, beside fresh rows that are divided by the limit."""
     config = with_limit(METHODS[name].config)
-    reduction = LIMIT if config.projection == "surrogate" else 1
     shares, lengths = torch.tensor([1 / 2, 1 / 2], dtype=torch.float64), torch.tensor([2, 5])
     c = MaxEntObjective(config).rehearsal_coefficients(shares, lengths, group_size=16, num_groups=3)
     expected = 0.1 * 15 / 16**2 / 2 / lengths.double()
-    assert_close(c / 3 / reduction, expected, rtol=1e-14, atol=0.0)
+    assert_close(c / 3 / LIMIT, expected, rtol=1e-14, atol=0.0)
 
 
 class TestCommand:
