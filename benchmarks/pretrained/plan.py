@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.pretrained.arms import BASE
-from benchmarks.pretrained.runs import Line, Run, Sizes
+from benchmarks.pretrained.runs import TUNED_WITH, Line, Run, Sizes
 from benchmarks.study.runs import read_lines
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (1e-5, 3e-5)
 """The grid of learning rates, the same for every method."""
-TUNED_ON, TUNED_WITH, SEEDS = "name-one", 100, (0, 1, 2)
+TUNED_ON, SEEDS = "name-one", (0, 1, 2)
 """Each method's rate is chosen on one task with one seed, and holds for both tasks."""
 
 

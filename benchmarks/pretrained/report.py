@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pretrained.arms import ARMS, BASE
-from benchmarks.pretrained.plan import RESULTS, SEEDS, TUNED_WITH
-from benchmarks.pretrained.runs import Line
+from benchmarks.pretrained.plan import RESULTS, SEEDS
+from benchmarks.pretrained.runs import TUNED_WITH, Line
 from benchmarks.pretrained.tasks import TASKS
 from benchmarks.study.analysis import estimate_difference
 from benchmarks.study.report import format_difference, format_number
@@ -79,8 +79,8 @@ def _read_at_one(line: Line) -> dict[str, float]:
 
 
 def find_level(runs: Runs) -> float:
-    """Return the highest accuracy that every trained run reaches, rounded down to a multiple of `STEP`."""
-    reached = [max(line["test"]["mean@8"]) for name, seeds in runs.items() if name != BASE for line in seeds.values()]
+    """Return the highest accuracy that every run of `FIRST` reaches, rounded down to a multiple of `STEP`."""
+    reached = [max(line["test"]["mean@8"]) for line in runs[FIRST].values()]
     return STEP * math.floor(min(reached) / STEP + 1e-9)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -19,6 +20,8 @@ from maxent_grpo.pipeline.tiny.storage import load_state, save_state
 from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
 
 Line = dict[str, Any]
+TUNED_WITH = 100
+"""The seed that learning rates are chosen with, on problems of their own."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Sizes:
     prompts: int = 8
     samples: int = 8
     max_new_tokens: int = 10
-    measured_at: tuple[float, ...] = (0.4, 0.7, 1.0)
+    measured_at: tuple[float, ...] = (0.2, 0.6, 1.0, 1.3)
     drawn: int = 16
     drawn_most: int = 64
     save_every: int = 20
@@ -62,7 +65,8 @@ def make_line(run: Run, root: Path, sizes: Sizes) -> Line:
     line = run.describe(sizes)
     if run.arm != BASE:
         line |= _train(run, model, tokenizer, root, sizes)
-    return line | measure_model(run.task, model, tokenizer, sizes)
+    uses = ("validation",) if run.seed == TUNED_WITH else ("test",)
+    return line | measure_model(run.task, model, tokenizer, sizes, uses)
 
 
 def _train(
@@ -117,10 +121,13 @@ def _train(
     }
 
 
-def measure_model(task: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sizes: Sizes) -> Line:
+def measure_model(
+    task: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sizes: Sizes, uses: Sequence[str]
+) -> Line:
     """Return what a model knows of problems that it was not trained on, at each sampling temperature."""
     line: Line = {"temperatures": list(sizes.measured_at)}
-    for use, problems in list_held_out(task).items():
+    for use in uses:
+        problems = list_held_out(task)[use]
         modes = [len(problem.modes) for problem in problems]
         rows = []
         for temperature in sizes.measured_at:

@@ -76,10 +76,14 @@ def test_methods_are_paired_by_seed_from_one_start() -> None:
 
 
 def test_tables_and_a_picture_come_from_lines(tmp_path: Path) -> None:
-    lines = [write_line(arm, seed, 0.01 * seed) for arm in ("kappa", "dr_grpo") for seed in range(2)]
+    lines = [
+        write_line(arm, seed, shift + 0.01 * seed)
+        for arm, shift in (("kappa", 0.05), ("dr_grpo", 0.0))
+        for seed in (0, 1)
+    ]
     table = format_stage(lines, "kappa")
     assert [row.split(" | ")[0].strip("| ") for row in table.splitlines()[2:]] == ["κ = 1", "Dr.GRPO"]
-    assert "+0.0 [+0.0, +0.0]" in table
+    assert table.splitlines()[-1].endswith("| +5.0 [+5.0, +5.0] | +5.0 [+5.0, +5.0] |")
     save_picture(lines, "kappa", tmp_path / "frontier.png")
     assert matplotlib.image.imread(tmp_path / "frontier.png").std() > 0
 

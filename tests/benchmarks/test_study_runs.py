@@ -17,6 +17,8 @@ from benchmarks.study.stages import RESULTS, STAGES, Stage, choose_rates, list_r
 from benchmarks.study.tasks import FAMILIES, SIZES, Sizes, load_problems
 from maxent_grpo import MaxEntConfig
 from maxent_grpo.pipeline.tasks import graph_coloring
+from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
+from maxent_grpo.pipeline.tiny.sampling import Samples
 
 TINY = Sizes(
     rates=(1e-3, 2e-3), bounds=(1e-3, 4e-3), level=0.01, levels=(0.0, 0.1), hidden_size=32, layers=1, warm_steps=4,
@@ -132,6 +134,18 @@ def test_a_runs_loop_is_its_method(tmp_path: Path):
         assert (loop.bank is not None) == ("bank" in name or name.startswith(("remax", "redr")))
         assert loop.settings.share_prompts
         loop.update(load_problems("graph").train)
+
+
+def test_a_right_answer_has_one_key_in_all_its_texts_where_modes_count():
+    countdown = FAMILIES["countdown"]
+    texts = ["2*3-4", "3*2-4", "2*3+4", "2*3+4"]
+    right = Verdict(correct=True, mode="2*3-4")
+    nothing = torch.empty(4, 1)
+    samples = Samples(nothing, nothing, nothing, texts, [right, right, WRONG, WRONG])
+    by_text = runs.hash_answers(samples, countdown, by_mode=False)
+    by_mode = runs.hash_answers(samples, countdown, by_mode=True)
+    assert (len(set(by_text.tolist())), len(set(by_mode.tolist()))) == (3, 2)
+    assert by_mode[0] == by_mode[1] != by_mode[2] == by_mode[3]
 
 
 def test_todays_recipe_is_the_arm_that_the_others_are_compared_with():
