@@ -135,3 +135,19 @@ def choose_best(name: str) -> tuple[str, ...]:
     areas, rates = average_areas(read_stage(name), "validation"), choose_rates(name)
     ranked = sorted(rates, key=lambda arm: -areas[arm, rates[arm]])
     return tuple(arm for arm in ARMS if arm in {*ranked[:BEST], *RIVALS})
+
+
+def score_methods(names: Sequence[str]) -> dict[str, float]:
+    """Return each method's area over that of `RECIPE`, on test problems, summed over the tasks of these stages."""
+    scores: dict[str, float] = {}
+    for name in names:
+        areas = {arm: area for (arm, _), area in average_areas(read_stage(name), "test").items()}
+        for arm, area in areas.items():
+            scores[arm] = scores.get(arm, 0.0) + area / areas[RECIPE]
+    return scores
+
+
+def choose_winner(names: Sequence[str]) -> str:
+    """Return the best method of these stages that takes one step per batch and is told no modes, as in NOTES.md."""
+    scores = score_methods(names)
+    return max((arm for arm in scores if ARMS[arm].passes == 1 and ARMS[arm].keys != "mode"), key=scores.__getitem__)

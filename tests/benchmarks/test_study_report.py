@@ -19,6 +19,7 @@ from benchmarks.study.stages import (
     STAGES,
     choose_best,
     choose_rates,
+    choose_winner,
     list_rates,
     measure_area,
     read_stage,
@@ -99,6 +100,17 @@ def test_the_best_and_the_rivals_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(going) == {*arms[:BEST], *RIVALS}
     assert choose_rates("countdown_rates") == dict.fromkeys([*arms, *RIVALS], 1e-4)
     assert format_rates("countdown_rates", lines).count("| no |") == len(lines) - len(going)
+
+
+def test_the_winner_has_the_largest_areas_over_both_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    shifts = {
+        "countdown": {"kappa": 0.0, "raft": 0.02, "tpo": 0.01, "kappa_modes": 0.2, "kappa_twice": 0.2},
+        "graph": {"kappa": 0.0, "raft": -0.05, "tpo": 0.01, "kappa_modes": 0.2, "kappa_twice": 0.2},
+    }
+    lines = {name: [write_line(arm, 0, shift) for arm, shift in arms.items()] for name, arms in shifts.items()}
+    monkeypatch.setattr(stages, "read_stage", lines.__getitem__)
+    assert choose_winner(("countdown", "graph")) == "tpo"
+    assert stages.score_methods(("countdown", "graph"))["kappa"] == 2
 
 
 def test_committed_lines_are_runs_of_their_stages_at_the_rates_that_the_rule_says() -> None:
