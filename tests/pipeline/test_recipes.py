@@ -57,6 +57,7 @@ def test_there_are_recipes_for_each_model_and_those_of_ours_have_a_plain_one_bes
         "Qwen2.5-1.5B-Instruct",
         "Qwen2.5-7B-Instruct",
         "Llama-3.1-8B-Instruct",
+        "SmolLM2-135M-Instruct",
         "tiny-cpu",
         "tiny-served",
     }
@@ -227,7 +228,7 @@ def test_training_in_bfloat16_without_float32_copies_is_warned_of(monkeypatch: p
     assert list_precision_warnings(run) == []
 
 
-VLLM = [path for path in RECIPES if "tiny" not in str(path)]
+VLLM = [path for path in RECIPES if "use_vllm: true" in path.read_text() and "tiny" not in str(path)]
 
 
 @pytest.mark.parametrize("recipe", VLLM, ids=name_recipe)
