@@ -8,6 +8,7 @@ python -m benchmarks.pretrained --report                       # the page's tabl
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from benchmarks.pretrained.plan import RESULTS, list_runs
 from benchmarks.pretrained.report import write_report
 from benchmarks.pretrained.runs import Sizes, make_line
 from benchmarks.pretrained.tasks import TASKS
-from benchmarks.study.schedule import limit_time
+from benchmarks.study.schedule import run_for
 from maxent_grpo.pipeline.tiny.storage import Log
 
 
@@ -41,25 +42,22 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    options, console, sizes = parse_options(argv), Console(), Sizes()
+    options, console = parse_options(argv), Console()
     if options.report:
         write_report()
         return 0
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
-        with limit_time(options.minutes):
-            while runs := list_runs(options.tasks, options.arms, sizes):
-                console.log(f"{runs[0]}; {len(runs)} are missing")
-                line = make_line(runs[0], options.root, sizes)
-                Log(RESULTS / f"{runs[0].task}.jsonl").append(line)
-    except ValueError as error:
-        console.print(str(error))
-        return 2
-    except KeyboardInterrupt:
-        console.print("Interrupted: finished runs are kept, and the same call goes on.")
-        return 130
-    return 0
+    return run_for(options.minutes, console, partial(run_missing, options, console))
+
+
+def run_missing(options: argparse.Namespace, console: Console) -> None:
+    """Make the runs that are missing, each of them a line as soon as it is there."""
+    sizes = Sizes()
+    while runs := list_runs(options.tasks, options.arms, sizes):
+        console.log(f"{runs[0]}; {len(runs)} are missing")
+        line = make_line(runs[0], options.root, sizes)
+        Log(RESULTS / f"{runs[0].task}.jsonl").append(line)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ python -m benchmarks.study report                           # tables and picture
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.study.report import write_report
-from benchmarks.study.schedule import limit_time, run_stage
+from benchmarks.study.schedule import run_for, run_stage
 from benchmarks.study.stages import STAGES
 
 
@@ -39,16 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.stage == "report":
         write_report()
         return 0
-    try:
-        with limit_time(options.minutes):
-            run_stage(options.stage, options.root, console, workers=options.workers)
-    except ValueError as error:
-        console.print(str(error))
-        return 2
-    except KeyboardInterrupt:
-        console.print("Interrupted: finished runs are kept, and the same call goes on.")
-        return 130
-    return 0
+    make = partial(run_stage, options.stage, options.root, console, workers=options.workers)
+    return run_for(options.minutes, console, make)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import _thread
 import json
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,20 @@ def _do(runs: Sequence[Run], console: Console, workers: int | None, keep: Any) -
     if runs:
         run_jobs(work, runs, on_news=hear, workers=workers)
     return lines
+
+
+def run_for(minutes: float | None, console: Console, work_through: Callable[[], None]) -> int:
+    """Call a function for so long at most, say in a line what ended it, and return the exit code."""
+    try:
+        with limit_time(minutes):
+            work_through()
+    except ValueError as error:
+        console.print(str(error))
+        return 2
+    except KeyboardInterrupt:
+        console.print("Interrupted: finished runs are kept, and the same call goes on.")
+        return 130
+    return 0
 
 
 @contextmanager
