@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from maxent_grpo import answer_keys
+from maxent_grpo.pipeline.key_functions import name_modes
 from maxent_grpo.pipeline.starts import make_start
 from maxent_grpo.pipeline.tasks import geography
 from maxent_grpo.pipeline.tasks.catalog import split_problems
@@ -37,13 +38,7 @@ def load_problems(task: str) -> Split[Any]:
 
 def name_answers(samples: Samples) -> Tensor:
     """Return integers [N], equal for the same answer: a right one's place, a wrong one's name without its case."""
-    folded = [geography.fold(text.strip().split("\n", maxsplit=1)[0]) for text in samples.texts]
-    return answer_keys(
-        [
-            f"right: {verdict.mode}" if verdict.correct else name
-            for verdict, name in zip(samples.verdicts, folded, strict=True)
-        ]
-    )
+    return answer_keys(name_modes(samples.verdicts, [geography.read_name(text) for text in samples.texts]))
 
 
 def list_held_out(task: str) -> dict[str, Sequence[Any]]:

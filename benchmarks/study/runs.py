@@ -29,6 +29,7 @@ from benchmarks.study.tasks import (
 )
 from maxent_grpo import answer_keys
 from maxent_grpo.bank import ExemplarBank
+from maxent_grpo.pipeline.key_functions import name_modes
 from maxent_grpo.pipeline.tiny.evaluation import greedy_accuracy
 from maxent_grpo.pipeline.tiny.jobs import Report, Stopped
 from maxent_grpo.pipeline.tiny.model import build_model
@@ -172,12 +173,7 @@ def build_loop(run: Run) -> Reinforcement:
 def hash_answers(samples: Samples, family: Family, *, by_mode: bool) -> Tensor:
     """Return integers [N], equal where the judged part of the text is the same, or the mode of a right answer."""
     answers = [family.read_answer(text) for text in samples.texts]
-    if by_mode:
-        answers = [
-            f"right: {verdict.mode}" if verdict.correct else answer
-            for verdict, answer in zip(samples.verdicts, answers, strict=True)
-        ]
-    return answer_keys(answers)
+    return answer_keys(name_modes(samples.verdicts, answers) if by_mode else answers)
 
 
 def measure_model(run: Run, model: PreTrainedModel) -> Line:
@@ -211,6 +207,11 @@ def _measure_samples(run: Run, model: PreTrainedModel) -> dict[str, float]:
         "sampled mean@8": samples.rewards.mean().item(),
     }
     return {name: round(value, DIGITS) for name, value in measured.items()}
+
+
+def belongs_to(line: Line, described: Line) -> bool:
+    """Return whether a line is that of a run: what it begins with is what it would be now."""
+    return {name: line[name] for name in described} == described
 
 
 def read_lines(file: Path) -> list[Line]:

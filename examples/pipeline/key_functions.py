@@ -51,7 +51,7 @@ def countdown_mode(
     """
     problems = build_countdown_problems(numbers, target, whole_steps)
     verdicts = [countdown_task.verify(p, read_completion(c)) for p, c in zip(problems, completions, strict=True)]
-    return _name_modes(verdicts, completions)
+    return name_modes(verdicts, final_answer(completions))
 
 
 def graph_coloring_mode(
@@ -64,7 +64,7 @@ def graph_coloring_mode(
     """
     problems = build_coloring_problems(edges, partial)
     verdicts = [coloring_task.verify(p, read_completion(c)) for p, c in zip(problems, completions, strict=True)]
-    return _name_modes(verdicts, completions)
+    return name_modes(verdicts, final_answer(completions))
 
 
 def geography_mode(
@@ -79,10 +79,7 @@ def geography_mode(
     verdicts = [
         geography_task.verify(p, text) for p, text in zip(build_geography_problems(answers), texts, strict=True)
     ]
-    return [
-        f"right: {verdict.mode}" if verdict.correct else geography_task.fold(text.strip().split("\n", maxsplit=1)[0])
-        for verdict, text in zip(verdicts, texts, strict=True)
-    ]
+    return name_modes(verdicts, [geography_task.read_name(text) for text in texts])
 
 
 def equation_skeleton(completions: Sequence[Completion], **_: Any) -> list[str | None]:
@@ -101,11 +98,11 @@ def equation_skeleton(completions: Sequence[Completion], **_: Any) -> list[str |
     ]
 
 
-def _name_modes(verdicts: Sequence[Verdict], completions: Sequence[Completion]) -> list[str | None]:
-    """Return the verifier's mode of each right answer, and the final answer of each wrong one."""
+def name_modes(verdicts: Sequence[Verdict], answers: Sequence[str | None]) -> list[str | None]:
+    """Return the verifier's mode of each right answer, and a wrong one as it is named here."""
     return [
         f"right: {verdict.mode}" if verdict.correct else answer
-        for verdict, answer in zip(verdicts, final_answer(completions), strict=True)
+        for verdict, answer in zip(verdicts, answers, strict=True)
     ]
 
 

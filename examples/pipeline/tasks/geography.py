@@ -124,7 +124,7 @@ def verify(problem: Problem, text: object, *, boxed: bool = False) -> Verdict:
         answer = read_answer(text, boxed=boxed)
     except ValueError:
         return WRONG
-    folded = fold(answer.split("\n", maxsplit=1)[0])
+    folded = read_name(answer)
     mode = next((mode for mode, spellings in problem.answers if folded in spellings), None)
     return Verdict(correct=mode is not None, mode=mode)
 
@@ -142,6 +142,11 @@ def solutions(problem: Problem) -> dict[str, tuple[str, ...]]:
 def random_answer(problem: Problem, rng: random.Random) -> str:
     """Return a uniform draw from the countries: a guess of someone who knows no geography."""
     return rng.choice(sorted(names[0] for names in _name_countries().values()))
+
+
+def read_name(text: str) -> str:
+    """Return the name that a text gives, its first line, folded."""
+    return fold(text.strip().split("\n", maxsplit=1)[0])
 
 
 def fold(text: str) -> str:
