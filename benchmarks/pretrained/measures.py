@@ -9,12 +9,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.pretrained.tasks import TASK
+from benchmarks.study.outcomes import KS
+from benchmarks.study.runs import DIGITS
 from maxent_grpo.pipeline.tasks.answers import Verdict
 from maxent_grpo.pipeline.tasks.metrics import sample_metrics
 from maxent_grpo.pipeline.tiny.sampling import sample, shared_prompt_logits
 
-KS = (1, 2, 4, 8, 16, 32, 64)
-DIGITS = 5
 Verdicts = Sequence[Sequence[Verdict]]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.pretrained.arms import BASE
 from benchmarks.pretrained.runs import TUNED_WITH, Line, Run, Sizes
-from benchmarks.study.runs import read_lines
+from benchmarks.study.runs import belongs_to, read_lines
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (1e-5, 3e-5)
@@ -30,7 +30,7 @@ def list_runs(tasks: Sequence[str], arms: Sequence[str], sizes: Sizes) -> list[R
 def find_line(run: Run, lines: Sequence[Line], sizes: Sizes) -> Line | None:
     """Return the line of a run; None where it is not made yet, or was made with other settings."""
     described = run.describe(sizes)
-    return next((line for line in lines if {name: line[name] for name in described} == described), None)
+    return next((line for line in lines if belongs_to(line, described)), None)
 
 
 def choose_rate(arm: str, lines: Sequence[Line], sizes: Sizes) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,9 @@ from benchmarks.pretrained.arms import ARMS, BASE
 from benchmarks.pretrained.plan import RESULTS, SEEDS
 from benchmarks.pretrained.runs import TUNED_WITH, Line
 from benchmarks.pretrained.tasks import TASKS
-from benchmarks.study.analysis import estimate_difference
+from benchmarks.study.analysis import pair_seeds, read_at_level
 from benchmarks.study.report import format_difference, format_number
 from benchmarks.study.runs import read_lines
-from maxent_grpo.pipeline.frontiers import read_frontier
 from maxent_grpo.pipeline.markdown import format_table, replace_section
 
 PAGE = Path(__file__).parent / "RESULTS.md"
@@ -90,29 +90,19 @@ def format_matched(runs: Runs, level: float) -> str:
     for name, seeds in runs.items():
         cells = []
         for measure in ("coverage@8", "pass@8"):
-            values = [_read_at_level(line, level, measure) for line in seeds.values()]
+            values = [read_at_level(line["test"], level, measure) for line in seeds.values()]
             cells.append(format_number(float(np.mean(values))))
         for measure in ("coverage@8", "pass@8", "ceiling"):
-            pair = None
-            if name not in (FIRST, BASE):
-                both = sorted(seeds.keys() & runs[FIRST].keys())
-                gaps = [
-                    _read_at_level(seeds[seed], level, measure) - _read_at_level(runs[FIRST][seed], level, measure)
-                    for seed in both
-                ]
-                pair = estimate_difference([gap for gap in gaps if not math.isnan(gap)])
+            read = partial(_read_test, level=level, measure=measure)
+            pair = None if name in (FIRST, BASE) else pair_seeds(seeds, runs[FIRST], read)
             cells.append(format_difference(pair, len(SEEDS)))
         rows.append([_name(name), *cells])
     head = ["method", "coverage@8", "pass@8", "it minus Dr.GRPO: coverage@8", "pass@8", "highest mean@8"]
     return format_table(head, rows)
 
 
-def _read_at_level(line: Line, level: float, measure: str) -> float:
-    test = line["test"]
-    if measure == "ceiling":
-        return float(max(test["mean@8"]))
-    value = read_frontier(level, test["mean@8"], test[measure])
-    return math.nan if value is None else value
+def _read_test(line: Line, level: float, measure: str) -> float:
+    return read_at_level(line["test"], level, measure)
 
 
 def _name(arm: str) -> str:

@@ -1,7 +1,8 @@
 """From the lines of a stage to its numbers: each run at equal accuracy, and methods paired by seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -54,11 +55,14 @@ def group_lines(lines: Sequence[Line]) -> Runs:
 def read_measure(line: Line, name: str) -> float:
     """Return a measure of a run on its test problems; NaN where the level is reached at no temperature."""
     sizes, test = SIZES[line["task"]], line["test"]
-    if name == "area":
-        return measure_area(test, sizes)
+    return measure_area(test, sizes) if name == "area" else read_at_level(test, sizes.level, name)
+
+
+def read_at_level(test: Line, level: float, name: str) -> float:
+    """Return a measure where mean@8 is the level, NaN where it is at no temperature; the ceiling has no level."""
     if name == "ceiling":
-        return max(test["mean@8"])
-    value = read_frontier(sizes.level, test["mean@8"], test[name])
+        return float(max(test["mean@8"]))
+    value = read_frontier(level, test["mean@8"], test[name])
     return float("nan") if value is None else value
 
 
@@ -69,8 +73,14 @@ def average_measures(runs: Runs, arm: str) -> dict[str, float]:
 
 def compare_arms(runs: Runs, first: str, second: str, name: str) -> Difference | None:
     """Return the paired difference of a measure, or None with fewer than two seeds that have it."""
-    seeds = runs[first].keys() & runs[second].keys()
-    pairs = [read_measure(runs[first][seed], name) - read_measure(runs[second][seed], name) for seed in sorted(seeds)]
+    return pair_seeds(runs[first], runs[second], partial(read_measure, name=name))
+
+
+def pair_seeds(
+    first: Mapping[int, Line], second: Mapping[int, Line], read: Callable[[Line], float]
+) -> Difference | None:
+    """Return the difference of what is read of two methods' lines, paired by seed, where both have it."""
+    pairs = [read(first[seed]) - read(second[seed]) for seed in sorted(first.keys() & second.keys())]
     return estimate_difference([pair for pair in pairs if not np.isnan(pair)])
 
 

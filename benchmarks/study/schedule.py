@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.study.arms import WARM
-from benchmarks.study.runs import Line, Run, read_lines, work
+from benchmarks.study.runs import Line, Run, belongs_to, read_lines, work
 from benchmarks.study.stages import RESULTS, list_runs
 from maxent_grpo.pipeline.files import write_text
 from maxent_grpo.pipeline.tiny.jobs import run_jobs
@@ -46,8 +46,7 @@ def _is_there(run: Run, lines: Sequence[Line]) -> bool:
 
 def _belongs_to(line: Line, run: Run) -> bool:
     """Return whether a line is that of a run: its settings and its start are what they would be now."""
-    described = run.describe()
-    return {name: line[name] for name in described} == described
+    return belongs_to(line, run.describe())
 
 
 def _do(runs: Sequence[Run], console: Console, workers: int | None, keep: Any) -> list[Line]:

@@ -66,8 +66,10 @@ def sample(
     seen = encoded["attention_mask"].repeat_interleave(num_samples, dim=0)
     choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
     model.eval()
-    cache: dict[str, Any] = {"cache_implementation": "static"}
-    if not static_cache:
+    cache: dict[str, Any]
+    if static_cache:
+        cache = {"cache_implementation": "static"}
+    else:
         read = _read_prompts(model, encoded["input_ids"], encoded["attention_mask"], copies=num_samples)
         cache = {"past_key_values": read}
     generated = model.generate(
@@ -86,20 +88,18 @@ def sample(
     return Samples(prompts, ids, mask, texts, verdicts)
 
 
-def _read_prompts(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, *, copies: int
-) -> DynamicCache | None:
+def _read_prompts(model: PreTrainedModel, prompts: Tensor, seen: Tensor, *, copies: int) -> DynamicCache | None:
     """Return the keys and values of left-padded prompts [B, P] but their last token, `copies` rows for each prompt.
 
     A prompt is read once and not once for each of its completions. None where there is nothing to read.
     """
-    if input_ids.shape[1] < 2:
+    if prompts.shape[1] < 2:
         return None
-    positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    positions = (seen.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     model(
-        input_ids=input_ids[:, :-1],
-        attention_mask=attention_mask[:, :-1],
+        input_ids=prompts[:, :-1],
+        attention_mask=seen[:, :-1],
         position_ids=positions[:, :-1],
         past_key_values=cache,
         logits_to_keep=1,
