@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.pretrained.arms import ARMS, BASE
 from benchmarks.pretrained.measures import DIGITS, draw_verdicts, measure_curves, measure_samples, measure_verdicts
 from benchmarks.pretrained.tasks import TASK, list_held_out, load_problems, load_start, name_answers
-from maxent_grpo.bank import ExemplarBank
 from maxent_grpo.pipeline.tiny.evaluation import greedy_accuracy
 from maxent_grpo.pipeline.tiny.storage import load_state, save_state
 from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
@@ -93,7 +92,7 @@ def _train(
         arm.build_objective(sizes.max_new_tokens),
         settings,
         keys=name_answers if arm.keys == "answer" else None,
-        bank=ExemplarBank(capacity=arm.config.bank_capacity) if arm.rehearses else None,
+        bank=arm.build_bank(),
     )
     described = run.describe(sizes)
     file = root / "states" / f"{run.task}-{run.arm}-{run.seed}-{run.rate:g}-{described['settings']}.pt"

@@ -5,6 +5,7 @@ from typing import Literal
 
 from benchmarks.study import oracle
 from maxent_grpo import MaxEntConfig, MaxEntObjective
+from maxent_grpo.bank import ExemplarBank
 from maxent_grpo.methods import METHODS
 
 
@@ -34,6 +35,10 @@ class Arm:
     def build_objective(self, max_length: int) -> MaxEntObjective:
         """Return the loss of completions of at most `max_length` tokens."""
         return MaxEntObjective(replace(self.config, max_length=max_length))
+
+    def build_bank(self) -> ExemplarBank | None:
+        """Return an empty bank, if there is one."""
+        return ExemplarBank(capacity=self.config.bank_capacity) if self.rehearses else None
 
 
 def _publish(name: str, **others: object) -> Arm:

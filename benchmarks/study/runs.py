@@ -28,7 +28,6 @@ from benchmarks.study.tasks import (
     load_problems,
 )
 from maxent_grpo import answer_keys
-from maxent_grpo.bank import ExemplarBank
 from maxent_grpo.pipeline.key_functions import name_modes
 from maxent_grpo.pipeline.tiny.evaluation import greedy_accuracy
 from maxent_grpo.pipeline.tiny.jobs import Report, Stopped
@@ -166,7 +165,7 @@ def build_loop(run: Run) -> Reinforcement:
         arm.build_objective(family.max_new_tokens),
         settings,
         keys=None if arm.keys == "tokens" else partial(hash_answers, family=family, by_mode=arm.keys == "mode"),
-        bank=ExemplarBank(capacity=arm.config.bank_capacity) if arm.rehearses else None,
+        bank=arm.build_bank(),
     )
 
 
