@@ -38,7 +38,7 @@ class Tally:
 class RolloutWarnings:
     """Warns of rollouts that are skipped altogether, of discounts that are idle or degenerate, and of an idle bank.
 
-    Each is said of the first such rollout, and then of one per `every`.
+    Each is said of the first such rollout, and then of one per `every`; of the bank once, after that many.
 
     Attributes:
         prefix: what the names of the settings begin with in the framework's arguments.
