@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.study.arms import WARM
-from benchmarks.study.runs import Line, Run, belongs_to, read_lines, work
+from benchmarks.study.runs import Line, Run, belongs_to, is_same_start, read_lines, work
 from benchmarks.study.stages import RESULTS, list_runs
 from maxent_grpo.pipeline.files import write_text
 from maxent_grpo.pipeline.tiny.jobs import run_jobs
@@ -24,29 +24,29 @@ def run_stage(
 ) -> None:
     """Make the runs of a stage that its file lacks.
 
-    Lines of other settings, or of another machine's warm start, are dropped: methods are paired by seed from the same
-    start.
+    Lines of other settings, or of a start that is not the one that is made here, are dropped: methods are paired by
+    seed from the same start.
     """
     runs, file = list_runs(name, root), results / f"{name}.jsonl"
     starts = [*dict.fromkeys(Run(root, run.task, WARM, run.seed, fresh=run.fresh) for run in runs)]
-    lines = read_lines(file)
-    lines += _do([run for run in starts if not _is_there(run, lines)], console, workers, lambda line: None)
-    kept = [line for run in (*starts, *runs) for line in lines if _belongs_to(line, run)]
-    write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
-    left = [run for run in runs if not _is_there(run, kept)]
+    lines = _keep_seeds(read_lines(file), _do(starts, console, workers, lambda line: None))
+    lines = [line for run in (*starts, *runs) for line in lines if belongs_to(line, run.describe())]
+    write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
+    left = [run for run in runs if not any(belongs_to(line, run.describe()) for line in lines)]
     console.print(f"{name}: {len(runs) - len(left)} of {len(runs)} runs are there.")
     _do(left, console, workers, Log(file).append)
     if len(list_runs(name, root)) > len(runs):  # now it is known at which further rates
         run_stage(name, root, console, workers=workers, results=results)
 
 
-def _is_there(run: Run, lines: Sequence[Line]) -> bool:
-    return (run.warm / "config.json").exists() and any(_belongs_to(line, run) for line in lines)
-
-
-def _belongs_to(line: Line, run: Run) -> bool:
-    """Return whether a line is that of a run: its settings and its start are what they would be now."""
-    return belongs_to(line, run.describe())
+def _keep_seeds(lines: Sequence[Line], starts: Sequence[Line]) -> list[Line]:
+    """Return the lines of seeds that begin at these starts, and the starts where there are none yet."""
+    kept: list[Line] = []
+    for start in starts:
+        of_seed = [line for line in lines if line["seed"] == start["seed"]]
+        known = any(line["arm"] == WARM and is_same_start(line, start) for line in of_seed)
+        kept += of_seed if known else [start]
+    return kept
 
 
 def _do(runs: Sequence[Run], console: Console, workers: int | None, keep: Any) -> list[Line]:
