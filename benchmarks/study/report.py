@@ -11,7 +11,15 @@ mpl.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.study.analysis import Difference, Runs, average_measures, compare_arms, group_lines, rank_arms
+from benchmarks.study.analysis import (
+    MEASURES,
+    Difference,
+    Runs,
+    average_measures,
+    compare_arms,
+    group_lines,
+    rank_arms,
+)
 from benchmarks.study.arms import ARMS, WARM
 from benchmarks.study.runs import Line
 from benchmarks.study.stages import (
@@ -30,7 +38,6 @@ from maxent_grpo.pipeline.markdown import format_table, replace_section
 PAGE = Path(__file__).parent / "RESULTS.md"
 DRAWN = ("countdown", "graph")
 """Stages of which there is a picture."""
-COMPARED = ("area", "coverage@8")
 COLORS = ("#009e73", "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9")
 """Okabe and Ito's, told apart by everyone."""
 
@@ -76,23 +83,18 @@ def format_rates(name: str, lines: Sequence[Line]) -> str:
 
 
 def format_stage(lines: Sequence[Line], recipe: str) -> str:
-    """Return the table of a stage: every method's measures, and what the recipe has more."""
+    """Return the table of a stage: every method's measures, and under each what the recipe has more."""
     runs = group_lines(lines)
     seeds, level = max(map(len, runs.values())), SIZES[lines[0]["task"]].level
     rows = []
     for arm in rank_arms(runs):
-        means = average_measures(runs, arm)
-        title = "before training" if arm == WARM else ARMS[arm].name
-        cells = [format_number(value) for value in means.values()]
-        differences = ["–"] * len(COMPARED)
+        cells = [format_number(value) for value in average_measures(runs, arm).values()]
         if arm not in (recipe, WARM) and recipe in runs:
-            differences = [format_difference(compare_arms(runs, recipe, arm, name), seeds) for name in COMPARED]
-        rows.append([title, *cells, *differences])
-    head = [
-        "method", "area", f"coverage@8 at mean@8 = {level:g}", "pass@8 there", "PCMD there", "ceiling",
-        f"{ARMS[recipe].name} minus it: {COMPARED[0]}", *COMPARED[1:],
-    ]  # fmt: skip
-    return format_table(head, rows)
+            pairs = [compare_arms(runs, recipe, arm, name) for name in MEASURES]
+            cells = [f"{cell}<br>{format_difference(pair, seeds)}" for cell, pair in zip(cells, pairs, strict=True)]
+        rows.append(["before training" if arm == WARM else ARMS[arm].name, *cells])
+    head = ["method", "area", f"coverage@8 at mean@8 = {level:g}", "pass@8 there", "PCMD there", "ceiling"]
+    return f"Under each figure: {ARMS[recipe].name} minus it, in points.\n\n" + format_table(head, rows)
 
 
 def format_number(value: float) -> str:

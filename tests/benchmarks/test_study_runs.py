@@ -144,6 +144,22 @@ def test_a_runs_loop_is_its_method(tmp_path: Path):
         loop.update(load_problems("graph").train)
 
 
+def test_banked_rows_of_weight_zero_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The control: what a bank adds is its rows' coefficients, and not that more rows are computed."""
+    idle = replace(ARMS["kappa_bank"], config=replace(ARMS["kappa_bank"].config, bank_weight=0.0))
+    monkeypatch.setitem(ARMS, "idle_bank", idle)
+    monkeypatch.setattr(graph_coloring, "verify", lambda problem, text: Verdict(len(text) % 2 == 0, text))
+    work(Run(tmp_path, "graph", WARM, 0), ignore_news, never_stop)
+    trained = {}
+    for arm in ("kappa", "idle_bank", "kappa_bank"):
+        loop = build_loop(Run(tmp_path, "graph", arm, 0, 1e-3))
+        for _ in range(4):
+            loop.update(load_problems("graph").train)
+        trained[arm] = torch.cat([weight.flatten() for weight in loop.model.parameters()])
+    assert_close(trained["idle_bank"], trained["kappa"], rtol=0, atol=1e-5)
+    assert (trained["kappa_bank"] - trained["kappa"]).abs().max() > 1e-4
+
+
 def test_a_right_answer_has_one_key_in_all_its_texts_where_modes_count():
     countdown = FAMILIES["countdown"]
     texts = ["2*3-4", "3*2-4", "2*3+4", "2*3+4"]
