@@ -1,8 +1,8 @@
-"""Run what is missing of the study of a pretrained model, one run at a time on all cores; each is a line.
+"""Run what is missing of the study of a pretrained model; each run is a line.
 
 python -m benchmarks.pretrained                                # what is missing, in the order of the plan
 python -m benchmarks.pretrained --minutes 50                   # the same call goes on
-python -m benchmarks.pretrained --tasks capitals --arms kappa  # a part of it
+python -m benchmarks.pretrained --tasks countdown --arms kappa # a part of it, or what takes a GPU
 python -m benchmarks.pretrained --report                       # the page's tables, from the committed lines
 """
 
@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from transformers.utils import logging as transformers_logging
 
 from benchmarks.pretrained.arms import ARMS
 from benchmarks.pretrained.plan import RESULTS, list_runs
 from benchmarks.pretrained.report import write_report
-from benchmarks.pretrained.runs import Sizes, make_line
-from benchmarks.pretrained.tasks import TASKS
+from benchmarks.pretrained.runs import Line, work
+from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS
 from benchmarks.study.schedule import run_for
+from maxent_grpo.pipeline.tiny.jobs import run_jobs
 from maxent_grpo.pipeline.tiny.storage import Log
 
 
@@ -29,14 +29,17 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--tasks", nargs="+", choices=TASKS, default=TASKS, help="what to ask")
-    add("--arms", nargs="+", choices=ARMS, default=[*ARMS], help="methods")
+    add("--tasks", nargs="+", choices=QUESTIONS, default=ON_CPU, help="what to ask (name-one and capitals)")
+    add("--arms", nargs="*", choices=ARMS, default=[*ARMS], help="methods; none of them: the start alone")
     add("--root", type=Path, default=Path("runs/pretrained"), help="where the start and states go (%(default)s)")
     add("--report", action="store_true", help="write the page's tables and run nothing")
+    add("--workers", type=int, default=1, help="runs at once, on a GPU all of them on one (%(default)s)")
     add("--minutes", type=float, help="stop after so long")
     options = parser.parse_args(argv)
-    if options.minutes is not None and options.minutes <= 0:
-        parser.error(f"Expected --minutes > 0, got minutes={options.minutes}.")
+    for name in ("workers", "minutes"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            parser.error(f"Expected --{name} > 0, got {name}={value}.")
     return options
 
 
@@ -46,18 +49,19 @@ def main(argv: list[str] | None = None) -> int:
     if options.report:
         write_report()
         return 0
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     return run_for(options.minutes, console, partial(run_missing, options, console))
 
 
 def run_missing(options: argparse.Namespace, console: Console) -> None:
     """Make the runs that are missing, each of them a line as soon as it is there."""
-    sizes = Sizes()
-    while runs := list_runs(options.tasks, options.arms, sizes):
-        console.log(f"{runs[0]}; {len(runs)} are missing")
-        line = make_line(runs[0], options.root, sizes)
-        Log(RESULTS / f"{runs[0].task}.jsonl").append(line)
+
+    def keep(line: Line) -> None:
+        Log(RESULTS / f"{line['task']}.jsonl").append(line)
+
+    while runs := list_runs(options.tasks, options.arms):
+        now = runs[: options.workers]
+        console.log(f"{', '.join(map(str, now))}; {len(runs)} are missing")
+        run_jobs(work, [(run, options.root) for run in now], on_news=keep, workers=options.workers)
 
 
 if __name__ == "__main__":

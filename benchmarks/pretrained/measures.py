@@ -8,40 +8,36 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.pretrained.tasks import TASK
 from benchmarks.study.outcomes import KS
 from benchmarks.study.runs import DIGITS
 from maxent_grpo.pipeline.tasks.answers import Verdict
 from maxent_grpo.pipeline.tasks.metrics import sample_metrics
-from maxent_grpo.pipeline.tiny.sampling import sample, shared_prompt_logits
+from maxent_grpo.pipeline.tiny.sampling import Task, sample, shared_prompt_logits
 
 Verdicts = Sequence[Sequence[Verdict]]
+PROMPTS_AT_ONCE = {"cpu": 16, "cuda": 160}
+"""How many prompts are sampled at once: a GPU takes as long for one token of many as of few."""
+SCORED_AT_ONCE = 16
+"""How many are scored at once: their logits are as many numbers as the vocabulary has tokens, for each token."""
 
 
 def draw_verdicts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    task: Task,
     problems: Sequence[Any],
     *,
     num_samples: int,
     temperature: float,
     max_new_tokens: int,
-    prompts_at_once: int = 16,
 ) -> Verdicts:
     """Return [P][n] verdicts on fresh samples, the same ones at every call for the same model."""
-    verdicts: list[list[Verdict]] = []
+    limits = {"num_samples": num_samples, "max_new_tokens": max_new_tokens, "temperature": temperature}
+    at_once = PROMPTS_AT_ONCE[model.device.type]
     torch.manual_seed(0)
-    for start in range(0, len(problems), prompts_at_once):
-        batch = problems[start : start + prompts_at_once]
-        drawn = sample(
-            model,
-            tokenizer,
-            TASK,
-            batch,
-            num_samples=num_samples,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-        ).verdicts
+    verdicts: list[list[Verdict]] = []
+    for start in range(0, len(problems), at_once):
+        drawn = sample(model, tokenizer, task, problems[start : start + at_once], **limits).verdicts
         verdicts += [drawn[at : at + num_samples] for at in range(0, len(drawn), num_samples)]
     return verdicts
 
@@ -50,18 +46,25 @@ def draw_verdicts(
 def measure_samples(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    task: Task,
     problems: Sequence[Any],
     *,
     num_samples: int,
     max_new_tokens: int,
 ) -> dict[str, float]:
     """Return the entropy of an answer in nats and its length in tokens, at temperature 1."""
+    limits = {"num_samples": num_samples, "max_new_tokens": max_new_tokens}
     torch.manual_seed(0)
-    drawn = sample(model, tokenizer, TASK, problems, num_samples=num_samples, max_new_tokens=max_new_tokens)
-    owners = torch.arange(len(drawn.ids)) // num_samples
-    logits = shared_prompt_logits(model, drawn.prompts[::num_samples], drawn.ids, owners)
-    logps = logits.log_softmax(-1).gather(-1, drawn.ids.unsqueeze(-1)).squeeze(-1).masked_fill(~drawn.mask, 0.0)
-    return {"entropy": -logps.sum(-1).mean().item(), "tokens": drawn.mask.sum(-1).float().mean().item()}
+    entropy = tokens = 0.0
+    for start in range(0, len(problems), SCORED_AT_ONCE):
+        drawn = sample(model, tokenizer, task, problems[start : start + SCORED_AT_ONCE], **limits)
+        owners = torch.arange(len(drawn.ids), device=model.device) // num_samples
+        logits = shared_prompt_logits(model, drawn.prompts[::num_samples], drawn.ids, owners)
+        logps = logits.log_softmax(-1).gather(-1, drawn.ids.unsqueeze(-1)).squeeze(-1)
+        entropy -= logps.masked_fill(~drawn.mask, 0.0).sum().item()
+        tokens += drawn.mask.sum().item()
+    answers = len(problems) * num_samples
+    return {"entropy": entropy / answers, "tokens": tokens / answers}
 
 
 def measure_verdicts(verdicts: Verdicts, total_modes: Sequence[int], *, k: int = 8) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.pretrained.arms import ARMS, BASE
 from benchmarks.pretrained.plan import RESULTS, SEEDS
 from benchmarks.pretrained.runs import TUNED_WITH, Line
-from benchmarks.pretrained.tasks import TASKS
+from benchmarks.pretrained.tasks import QUESTIONS
 from benchmarks.study.analysis import pair_seeds, read_at_level
 from benchmarks.study.report import format_difference, format_number
 from benchmarks.study.runs import read_lines
@@ -27,7 +27,7 @@ Runs = Mapping[str, Mapping[int, Line]]
 def write_report(page: Path = PAGE) -> None:
     """Put the table of each task into its marked section of the page."""
     text = page.read_text()
-    for task in TASKS:
+    for task in QUESTIONS:
         text = replace_section(text, task, f"\n{write_section(task)}\n")
     page.write_text(text)
 

