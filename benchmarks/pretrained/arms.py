@@ -6,6 +6,9 @@ from benchmarks.study.arms import ARMS as KNOWN
 from benchmarks.study.arms import Arm
 
 BASE = "before training"
+BY_TRL = "kappa_trl"
+TRL_TASK = "name-one"
+"""κ by answers once more on one task, with TRL's trainer and our recipe instead of the plain loop."""
 
 
 def _key(name: str) -> Arm:
@@ -22,5 +25,6 @@ ARMS = {
     "soft": KNOWN["soft_quarter"],
     "dr_grpo_cold": KNOWN["dr_grpo_cold"],
     "maxrl": KNOWN["maxrl"],
+    BY_TRL: replace(_key("kappa"), name="κ = 1, through TRL"),
 }
 """In the order in which they run, each with all of its seeds before the next."""

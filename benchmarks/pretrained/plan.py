@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.pretrained.arms import BASE
+from benchmarks.pretrained.arms import BASE, BY_TRL, TRL_TASK
 from benchmarks.pretrained.runs import TUNED_WITH, Line, Run
 from benchmarks.study.runs import belongs_to, read_lines
 
@@ -11,7 +11,7 @@ RESULTS = Path(__file__).parent / "results"
 RATES = (1e-5, 3e-5)
 """The grid of learning rates, the same for every method."""
 SEEDS = (0, 1, 2)
-TUNED_ON = {"capitals": "name-one"}
+TUNED_ON, TUNED_AS = {"capitals": "name-one"}, {BY_TRL: "kappa"}
 """Each method's rate is chosen with one seed, for the control on the task that it is the control of."""
 
 
@@ -20,6 +20,8 @@ def list_runs(tasks: Sequence[str], arms: Sequence[str]) -> list[Run]:
     wanted = [Run(task, BASE, 0) for task in tasks]
     for arm in arms:
         for task in tasks:
+            if arm == BY_TRL and task != TRL_TASK:
+                continue
             tuned = list_tuning_runs(task, arm)
             wanted += tuned
             if all(map(find_line, tuned)):
@@ -29,7 +31,7 @@ def list_runs(tasks: Sequence[str], arms: Sequence[str]) -> list[Run]:
 
 def list_tuning_runs(task: str, arm: str) -> list[Run]:
     """Return the runs that a method's rate on a task is chosen by."""
-    return [Run(TUNED_ON.get(task, task), arm, TUNED_WITH, rate) for rate in RATES]
+    return [Run(TUNED_ON.get(task, task), TUNED_AS.get(arm, arm), TUNED_WITH, rate) for rate in RATES]
 
 
 def find_line(run: Run) -> Line | None:

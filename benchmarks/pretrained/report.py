@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pretrained.arms import ARMS, BASE
+from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL, TRL_TASK
 from benchmarks.pretrained.plan import RESULTS, SEEDS
 from benchmarks.pretrained.runs import TUNED_WITH, Line
 from benchmarks.pretrained.tasks import QUESTIONS
@@ -37,7 +37,8 @@ def write_section(task: str, results: Path = RESULTS) -> str:
     runs = group_lines(read_lines(results / f"{task}.jsonl"))
     if FIRST not in runs:
         return "Not measured yet."
-    missing = [arm.name for name, arm in ARMS.items() if len(runs.get(name, {})) < len(SEEDS)]
+    asked = {name: arm.name for name, arm in ARMS.items() if name != BY_TRL or task == TRL_TASK}
+    missing = [title for name, title in asked.items() if len(runs.get(name, {})) < len(SEEDS)]
     notes = f"\n\nNot measured yet, or not with all seeds: {', '.join(missing)}." if missing else ""
     level = find_level(runs)
     return f"""At a sampling temperature of 1:

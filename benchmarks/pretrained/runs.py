@@ -11,9 +11,10 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.pretrained.arms import ARMS, BASE
+from benchmarks.pretrained import by_trl
+from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL
 from benchmarks.pretrained.measures import DIGITS, draw_verdicts, measure_curves, measure_samples, measure_verdicts
-from benchmarks.pretrained.tasks import DEVICE, QUESTIONS, Question, load_start
+from benchmarks.pretrained.tasks import DEVICE, QUESTIONS, START, Question, load_start
 from maxent_grpo.pipeline.tiny.evaluation import greedy_accuracy
 from maxent_grpo.pipeline.tiny.jobs import Report, Stopped
 from maxent_grpo.pipeline.tiny.storage import load_state, save_state
@@ -56,7 +57,11 @@ def make_line(run: Run, root: Path, stopped: Stopped = lambda: False) -> Line | 
     """Make a run and return its line, None if it was stopped; one that was cut off goes on from its last state."""
     model, tokenizer = load_start(root, run.task)
     line = run.describe()
-    if run.arm != BASE:
+    if run.arm == BY_TRL:
+        chosen = {"task": run.task, "seed": run.seed, "rate": run.rate, "updates": run.question.sizes.updates}
+        model, rewards = by_trl.train(root.resolve() / START, root.resolve() / "by_trl", **chosen)
+        line["rewards"] = [round(reward, DIGITS) for reward in rewards]
+    elif run.arm != BASE:
         trained = _train(run, model, tokenizer, root, stopped)
         if trained is None:
             return None

@@ -25,6 +25,8 @@ START = "smollm2-135m"
 VALIDATED, TESTED = 40, 160
 """Held-out problems that learning rates are chosen by, and, of the Countdown problems, those that are tested on."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cuda":
+    torch.set_float32_matmul_precision("high")
 Sides = Mapping[str, Sequence[Any]]
 
 

@@ -1,6 +1,7 @@
 """The study of a pretrained model: what is measured, and runs that go on where they stopped."""
 
 import doctest
+import json
 import random
 import re
 from dataclasses import replace
@@ -11,16 +12,19 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks.pretrained import measures, plan, report, runs, speed, tasks, thoughts
-from benchmarks.pretrained.arms import ARMS, BASE
+from benchmarks.pretrained import by_trl, measures, plan, report, runs, speed, tasks, thoughts
+from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL
 from benchmarks.pretrained.measures import measure_difference, measure_verdicts
 from benchmarks.pretrained.plan import RATES, RESULTS, list_runs
 from benchmarks.pretrained.runs import Run, make_line
 from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS, Sizes
 from benchmarks.study.runs import read_lines
+from maxent_grpo.pipeline.run import Run as PipelineRun
+from maxent_grpo.pipeline.run import parse_run
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
+from maxent_grpo.pipeline.tiny.model import build_model, build_tokenizer
 from maxent_grpo.pipeline.tiny.sampling import Samples
-from maxent_grpo.pipeline.tiny.storage import Log
+from maxent_grpo.pipeline.tiny.storage import Log, save_checkpoint
 
 SMALL = Sizes(
     updates=2, prompts=2, samples=4, max_new_tokens=4, measured_at=(0.5, 1.0), drawn=8, drawn_most=16, save_every=1
@@ -198,6 +202,33 @@ def test_committed_lines_are_those_of_the_methods_as_they_are_now() -> None:
         for line in read_lines(file):
             run = Run(line["task"], line["arm"], line["seed"], line["rate"])
             assert line.items() >= run.describe().items(), (file.name, line["arm"], line["seed"])
+
+
+def test_the_run_through_trl_is_the_recipe_with_the_same_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[PipelineRun] = []
+
+    def train(command: list[str], **options: object) -> None:
+        run = parse_run(command[2:])
+        seen.append(run)
+        save_checkpoint(build_model(build_tokenizer()), build_tokenizer(), Path(run.training.output_dir))
+        log = [{"reward": 0.25}, {"loss": 1.0}, {"reward": 0.5}]
+        (Path(run.training.output_dir) / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+
+    monkeypatch.setattr(by_trl.subprocess, "run", train)
+    monkeypatch.chdir(by_trl.ROOT)
+    chosen = {"task": "name-one", "seed": 2, "rate": 3e-5, "updates": 60}
+    _, rewards = by_trl.train(tmp_path / "start", tmp_path / "trained", **chosen)
+    assert rewards == [0.25, 0.5]
+    assert not (tmp_path / "trained").exists()
+    (run,), sizes = seen, Sizes()
+    arguments = run.training
+    assert (arguments.max_steps, arguments.seed, arguments.learning_rate) == (sizes.updates, 2, 3e-5)
+    assert arguments.per_device_train_batch_size == sizes.prompts * sizes.samples
+    assert (arguments.num_generations, arguments.max_completion_length) == (sizes.samples, sizes.max_new_tokens)
+    ours = ARMS[BY_TRL].build_objective(sizes.max_new_tokens).config
+    assert arguments.maxent_config() == ours
 
 
 def test_methods_differ_in_what_is_the_same_answer() -> None:
