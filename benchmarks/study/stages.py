@@ -45,8 +45,16 @@ RECIPE = "kappa"
 """Today's `diverse()`."""
 LIKE = {"answer_keys": "kappa"}
 """Methods with the rate of another one: only what counts as the same answer differs."""
+FINALISTS = (
+    "grpo", "dr_grpo", "maxrl", "tpo", "xdr", "ips", "ucpo", "gapo", "remax", "redr", "soft_quarter", "kappa",
+    "kappa_distinct", "kappa_bank", "kappa_twice", "kappa_distinct_twice", "kappa_modes", "kappa_modes_cold",
+)  # fmt: skip
+"""What `choose_best` says of the rates of Countdown."""
 STAGES = {
     "countdown_rates": Stage("countdown", tuple(arm for arm in ARMS if arm not in LIKE), TUNED_WITH),
+    "countdown": Stage("countdown", FINALISTS, PAIRED, rates_of="countdown_rates"),
+    "graph_rates": Stage("graph", FINALISTS, TUNED_WITH),
+    "graph": Stage("graph", FINALISTS, PAIRED, rates_of="graph_rates"),
     "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),
     "noted": Stage("noted", ("dr_grpo", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"),
 }

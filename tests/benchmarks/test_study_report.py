@@ -14,6 +14,7 @@ from benchmarks.study.arms import ARMS
 from benchmarks.study.report import format_rates, format_stage, save_picture
 from benchmarks.study.stages import (
     BEST,
+    FINALISTS,
     LIKE,
     RIVALS,
     STAGES,
@@ -100,6 +101,11 @@ def test_the_best_and_the_rivals_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(going) == {*arms[:BEST], *RIVALS}
     assert choose_rates("countdown_rates") == dict.fromkeys([*arms, *RIVALS], 1e-4)
     assert format_rates("countdown_rates", lines).count("| no |") == len(lines) - len(going)
+
+
+def test_who_goes_on_is_what_the_committed_rates_say() -> None:
+    stages.expect_whole("countdown_rates")
+    assert choose_best("countdown_rates") == FINALISTS
 
 
 def test_the_winner_has_the_largest_areas_over_both_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
