@@ -37,12 +37,19 @@ fi
 export PYTHONUNBUFFERED=1 PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 python3 -c 'import torch; assert torch.cuda.is_available(), "No GPU."; print(torch.cuda.get_device_name(), torch.__version__)'
 
-trap '[ -z "${OUT:-}" ] || cp "$results"/countdown.jsonl "$results"/speed-cuda.json "$OUT/" 2> /dev/null || true' EXIT
+keep() { # what is there of this study, for the next call and for whoever called
+  for folder in "$kept" ${OUT:+"$OUT"}; do
+    mkdir -p "$folder"
+    cp "$results"/countdown.jsonl "$results"/speed-cuda.json "$folder/" 2> /dev/null || true
+  done
+}
+trap keep EXIT
+[ ! -e "$kept/countdown.jsonl" ] || cp "$kept/countdown.jsonl" "$results/"
 left() { echo $((${LIMIT:-540} - SECONDS)); }
 study() { timeout --signal INT --kill-after 20 "$(($(left) - 25))" python3 -m benchmarks.pretrained --root "$kept" "$@"; }
-study --tasks countdown --arms || true # the start is taught once, before runs share it
-study --tasks countdown --arms dr_grpo kappa kappa_text --workers 6 || true
-[ "$(left)" -lt 90 ] || study --tasks countdown --workers 6 || true
+study --tasks countdown --arms || true # the start is taught once, before runs share it; one takes up to 33 GB
+study --tasks countdown --arms dr_grpo kappa kappa_text --workers 4 || true
+[ "$(left)" -lt 90 ] || study --tasks countdown --workers 4 || true
 [ "$(left)" -lt 60 ] || timeout "$(left)" python3 -m benchmarks.pretrained.speed --root "$kept" || true
 python3 -m benchmarks.pretrained --report
 cat benchmarks/pretrained/RESULTS.md

@@ -24,7 +24,8 @@ from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny.sampling import Samples, sample
 from maxent_grpo.pipeline.tiny.training import LoopSettings, Reinforcement
 
-ASKED = QUESTIONS["name-one"]
+NAME = "countdown" if DEVICE == "cuda" else "name-one"
+ASKED = QUESTIONS[NAME]
 LEARNING = {
     "learning": {},
     "learning, prompts read once": {"share_prompts": True},
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    result = measure(*load_start(options.root, "name-one"), Sizes(), options.rounds)
+    result = measure(*load_start(options.root, NAME), ASKED.sizes, options.rounds)
     write_text(RESULTS / f"speed-{DEVICE}.json", json.dumps(result, indent=2) + "\n")
     return 0
 
