@@ -28,15 +28,14 @@ BEFORE = 20
 """Updates that come first: a bank has its prompts then."""
 
 
-def measure(root: Path, rounds: int, *, before: int = BEFORE) -> dict[str, object]:
-    """Return the time of an update of each method on Countdown, as a multiple of Dr.GRPO's."""
-    start = Run(root, "countdown", WARM, TUNED_WITH[0])
+def measure(root: Path, rounds: int, *, task: str = "countdown", before: int = BEFORE) -> dict[str, object]:
+    """Return the time of an update of each method, as a multiple of Dr.GRPO's."""
+    start = Run(root, task, WARM, TUNED_WITH[0])
     if not (start.warm / "config.json").exists():
         work(start, lambda entry: None, lambda: False)
-    torch.set_num_threads(1)  # as in the study's runs
-    problems, steps = load_problems("countdown").train, {}
+    problems, steps = load_problems(task).train, {}
     for arm in COSTED:
-        loop = build_loop(Run(root, "countdown", arm, TUNED_WITH[0], RATE))
+        loop = build_loop(Run(root, task, arm, TUNED_WITH[0], RATE))
         for _ in range(before):
             loop.update(problems)
         steps[ARMS[arm].name] = partial(loop.update, problems)
@@ -60,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path("runs/study"), help="where warm starts are (%(default)s)")
     parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args(argv)
+    torch.set_num_threads(1)  # as in the study's runs
     write_text(FILE, json.dumps(measure(options.root, options.rounds), indent=2) + "\n")
     Console().print(format_costs())
     return 0

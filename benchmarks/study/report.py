@@ -21,6 +21,7 @@ from benchmarks.study.analysis import (
     rank_arms,
 )
 from benchmarks.study.arms import ARMS, WARM
+from benchmarks.study.cost import format_costs
 from benchmarks.study.runs import Line
 from benchmarks.study.stages import (
     RECIPE,
@@ -53,6 +54,7 @@ def write_report(page: Path = PAGE, *, recipe: str = RECIPE) -> None:
     for name in STAGES:
         if f"<!-- {name}:begin" in text:
             text = replace_section(text, name, f"\n{write_section(name, recipe)}\n")
+    text = replace_section(text, "cost", f"\n{format_costs()}\n")
     for name in DRAWN:
         if lines := read_stage(name):
             save_picture(lines, recipe, page.parent / "results" / f"{name}.png")

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch.testing import assert_close
 
-from benchmarks.study import oracle, runs, schedule, stages, tasks
+from benchmarks.study import cost, oracle, runs, schedule, stages, tasks
 from benchmarks.study.arms import ARMS, WARM
 from benchmarks.study.runs import Run, build_loop, read_lines, work
 from benchmarks.study.schedule import run_stage
@@ -188,6 +188,17 @@ def test_gapo_is_told_the_number_of_right_answers():
     expected = [1 - (2 / 3 - share)] * 2 + [1 - (1 / 3 - share)]
     assert_close(rewarded[0, :3], torch.tensor(expected).double())
     assert rewarded[0, 3] == -1
+
+
+def test_what_an_update_costs_is_a_multiple_of_dr_grpos(tmp_path: Path):
+    measured = cost.measure(tmp_path, rounds=5, task="graph", before=1)
+    names = [ARMS[arm].name for arm in cost.COSTED]
+    assert list(measured) == ["machine", *names]
+    assert measured[names[0]]["ratio"] == 1
+    assert measured["κ = 1, two passes"]["ratio"] > 1.1
+    (tmp_path / "cost.json").write_text(json.dumps(measured))
+    table = cost.format_costs(tmp_path / "cost.json")
+    assert [line.split(" | ")[0].strip("| ") for line in table.splitlines()[2:]] == names
 
 
 def test_committed_lines_are_those_of_the_arms_as_they_are_now():
