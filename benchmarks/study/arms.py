@@ -99,6 +99,9 @@ ARMS = {
     "kappa_cold": replace(KAPPA, name="κ = 1, sampled at .6", temperature=0.6),
     "kappa_modes": replace(KAPPA, name="κ = 1 by modes", keys="mode"),
     "kappa_modes_cold": replace(KAPPA, name="κ = 1 by modes, sampled at .6", keys="mode", temperature=0.6),
+    "kappa_joined": replace(
+        KAPPA, name="κ = 1 by modes, sampled at .6, two passes", keys="mode", temperature=0.6, passes=2
+    ),
     "ips_modes": replace(_publish("IPS-GRPO", keys="mode"), name="IPS-GRPO by modes"),
     "answer_keys": replace(KAPPA, name="κ = 1 by answers", keys="answer"),
 }
