@@ -37,6 +37,8 @@ from maxent_grpo.pipeline.frontiers import read_frontier
 from maxent_grpo.pipeline.markdown import format_table, replace_section
 
 PAGE = Path(__file__).parent / "RESULTS.md"
+SHOWN = ("kappa_modes_cold", "kappa_twice", "ips", "remax", "dr_grpo")
+"""The methods of a picture, beside the recipe."""
 DRAWN = ("countdown", "graph")
 """Stages of which there is a picture."""
 COLORS = ("#009e73", "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9")
@@ -124,10 +126,9 @@ def save_picture(lines: Sequence[Line], recipe: str, file: Path) -> None:
     """Save coverage and pass@8 against accuracy: means over seeds where all reach it, with bands of ± 1 s.e."""
     runs = group_lines(lines)
     sizes = SIZES[lines[0]["task"]]
-    shown = [arm for arm in (recipe, "kappa", "ips", "remax", "maxrl", "dr_grpo") if arm in runs]
-    shown = list(dict.fromkeys(shown))
+    shown = [arm for arm in dict.fromkeys((recipe, *SHOWN)) if arm in runs]
     levels = np.linspace(sizes.levels[0], sizes.levels[1] + 0.05, 61)
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     for panel, measure in zip(panels, ("coverage@8", "pass@8"), strict=True):
         for arm, color in zip(shown, COLORS, strict=False):
             curves = _read_curves(runs, arm, measure, levels)
@@ -139,7 +140,7 @@ def save_picture(lines: Sequence[Line], recipe: str, file: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("coverage@8: right answers found by 8 samples")
     panels[1].set_ylabel("pass@8: problems solved by 8 samples")
-    panels[0].legend(fontsize=9, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(file, dpi=80)
     plt.close(figure)
 
