@@ -47,7 +47,8 @@ trap keep EXIT
 [ ! -e "$kept/countdown.jsonl" ] || cp "$kept/countdown.jsonl" "$results/"
 left() { echo $((${LIMIT:-540} - SECONDS)); }
 study() { timeout --signal INT --kill-after 20 "$(($(left) - 25))" python3 -m benchmarks.pretrained --root "$kept" "$@"; }
-study --tasks countdown --arms || true # the start is taught once, before runs share it; one takes up to 33 GB
+study --tasks countdown --arms || true # the start is taught once, before runs share it
+# Four at once: by count, not by measurement, a run may hold 33 GB.
 study --tasks countdown --arms dr_grpo kappa kappa_text --workers 4 || true
 [ "$(left)" -lt 90 ] || study --tasks countdown --workers 4 || true
 [ "$(left)" -lt 60 ] || timeout "$(left)" python3 -m benchmarks.pretrained.speed --root "$kept" || true
