@@ -50,8 +50,8 @@ FINALISTS = (
     "kappa_distinct", "kappa_bank", "kappa_twice", "kappa_distinct_twice", "kappa_modes", "kappa_modes_cold",
 )  # fmt: skip
 """What `choose_best` says of the rates of Countdown."""
-LATER = ("kappa_joined",)
-"""Put together from what did best on the five seeds of Countdown, so that fresh seeds alone speak of it."""
+LATER = ("kappa_cold", "kappa_joined")
+"""Parts and sum of what did best on the five seeds of Countdown: fresh seeds alone speak of them."""
 STAGES = {
     "countdown_rates": Stage("countdown", tuple(arm for arm in ARMS if arm not in LIKE), TUNED_WITH),
     "countdown": Stage("countdown", FINALISTS, PAIRED, rates_of="countdown_rates"),
