@@ -209,7 +209,7 @@ $(PEERS): $(INSTALLED)
 lint: $(INSTALLED)  ## ruff, shellcheck, what breaks the house style, code that is written twice
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck $$(git ls-files '*.sh') .ci/run
+	$(BIN)/shellcheck --external-sources $$(git ls-files '*.sh') .ci/run
 	$(BIN)/python docs/tools/find_duplicates.py
 	$(BIN)/python docs/tools/house_style.py
 

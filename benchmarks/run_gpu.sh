@@ -14,22 +14,12 @@ results=benchmarks/results
 out="${OUT:-$results}"
 site="$(mktemp -d)"
 trap 'rm -rf "$site"' EXIT
-# A GPU machine without a network has no environment to install into: wheels are laid into a folder, which Python is shown here.
 export PYTHONUNBUFFERED=1 PYTHONPATH="$site:$site/nvidia_cutlass_dsl/dsl_packages:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$out"
 
-# The package as an installation lays it out, since the report imports maxent_grpo.pipeline.
-mkdir "$site/maxent_grpo"
-ln -s "$PWD"/maxent_grpo/* "$site/maxent_grpo/"
-ln -s "$PWD/adapters" "$site/maxent_grpo/adapters"
-ln -s "$PWD/examples/pipeline" "$site/maxent_grpo/pipeline"
-
-if [ $# -ge 1 ]; then
-  for wheel in "$1"/*.whl; do # one by one: pip installs none of a list with one that does not fit
-    python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$site" "$wheel" ||
-      echo "$wheel could not be installed."
-  done
-fi
+# shellcheck source=benchmarks/lay_out.sh
+. benchmarks/lay_out.sh
+lay_out "$site" "$@"
 python3 - << 'CHECK' || exit 1
 import sys
 import torch

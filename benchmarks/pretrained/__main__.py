@@ -18,7 +18,7 @@ from benchmarks.pretrained.plan import RESULTS, list_runs
 from benchmarks.pretrained.report import write_report
 from benchmarks.pretrained.runs import Line, work
 from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS
-from benchmarks.study.schedule import run_for
+from benchmarks.study.schedule import expect_limits, run_for
 from maxent_grpo.pipeline.tiny.jobs import run_jobs
 from maxent_grpo.pipeline.tiny.storage import Log
 
@@ -36,10 +36,7 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     add("--workers", type=int, default=1, help="runs at once, on a GPU all of them on one (%(default)s)")
     add("--minutes", type=float, help="stop after so long")
     options = parser.parse_args(argv)
-    for name in ("workers", "minutes"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            parser.error(f"Expected --{name} > 0, got {name}={value}.")
+    expect_limits(parser, options)
     return options
 
 

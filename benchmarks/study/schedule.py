@@ -1,6 +1,7 @@
 """What is missing of a stage, run on all cores; each finished run is a line of the stage's file."""
 
 import _thread
+import argparse
 import json
 import signal
 import threading
@@ -63,6 +64,14 @@ def _do(runs: Sequence[Run], console: Console, workers: int | None, keep: Any) -
     if runs:
         run_jobs(work, runs, on_news=hear, workers=workers)
     return lines
+
+
+def expect_limits(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End a command line that asks for no workers, or for no minutes."""
+    for name in ("workers", "minutes"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            parser.error(f"Expected --{name} > 0, got {name}={value}.")
 
 
 def run_for(minutes: float | None, console: Console, work_through: Callable[[], None]) -> int:
