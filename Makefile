@@ -14,7 +14,7 @@ NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightl
 
 .PHONY: help setup docs demo test test-fast test-numerical fuzz test-openrlhf test-verl agreement wheel rehearse \
 	venv-local conda-local nightly $(NIGHTLY) newest-trl newest-transformers newest-openrlhf newest-verl bench study \
-	study-smoke lint types clean
+	lint types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -117,7 +117,7 @@ conda-local:  ## the same by conda, in openr1
 	$(CACHES) bash examples/constraints/install.sh openr1/bin/python $(CONSTRAINTS)
 	$(CACHES) openr1/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 
-# Parts of at most an hour, each to be made alone, and each file, set and preset of it where it stopped: what the
+# Parts of at most an hour, each to be made alone, and each file, set and stage of it where it stopped: what the
 # commit has passed is not run again. `make -k nightly` goes on after a part that fails, or whose hour is over.
 NIGHT := build/nightly/$(shell git rev-parse --short HEAD)
 SETS := $(foreach aten,default avx2 native,$(foreach others,old avx2 native,$(aten)-$(others)-1 $(aten)-$(others)-2))
@@ -126,10 +126,10 @@ ATEN_avx2 := ATEN_CPU_CAPABILITY=avx2
 OTHERS_old := MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
 OTHERS_avx2 := MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 settings = $(ATEN_$(word 1,$1)) $(OTHERS_$(word 2,$1)) OMP_NUM_THREADS=$(word 3,$1)
-PRESETS := cpu graph confirm graph_confirm graph_long single noted hard small large
+STAGES := countdown_rates countdown graph_rates graph single noted countdown_fresh graph_fresh
 PROPERTIES := $(shell grep --files-with-matches --recursive @given tests)
 
-nightly: $(NIGHTLY) $(PRESETS:%=nightly-study-%)  ## what a change need not wait for
+nightly: $(NIGHTLY) $(STAGES:%=nightly-study-%)  ## what a change need not wait for
 
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
@@ -172,8 +172,8 @@ $(NIGHT)/verl_runs.json: build/verl/.complete
 	@mkdir -p $(@D)
 	cd tests && $(CURDIR)/build/verl/bin/python -m support.verl_runs $(CURDIR)/$@
 
-nightly-study-%: $(INSTALLED)  ## a preset of the study, an hour at a time
-	$(BIN)/python -m benchmarks.diversity --preset $* --minutes 55
+nightly-study-%: $(INSTALLED)  ## a stage of the study, an hour at a time
+	$(BIN)/python -m benchmarks.study $* --minutes 55
 
 nightly-graders: $(INSTALLED)  ## the table of answers, judged by ours and by the graders of other libraries
 	$(BIN)/python benchmarks/graders.py
@@ -196,11 +196,8 @@ newest-openrlhf newest-verl: newest-%: build/%/.complete
 bench: $(PEERS)  ## time the kernels against their peers; JSON, table and chart in benchmarks/results
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
 
-study: $(INSTALLED)  ## the diversity study, resumable (hours on 2 cores); tables in benchmarks/diversity/results
-	$(BIN)/python -m benchmarks.diversity $(ARGS)
-
-study-smoke: $(INSTALLED)  ## the same with 3 methods and one seed, in minutes
-	$(BIN)/python -m benchmarks.diversity --preset smoke --results runs/diversity/smoke/results $(ARGS)
+study: $(INSTALLED)  ## a stage of the study of all methods, ARGS=countdown, resumable (up to 2 hours on 2 cores)
+	$(BIN)/python -m benchmarks.study $(ARGS)
 
 $(PEERS): $(INSTALLED)
 	$(BIN)/pip install --quiet --editable ".[bench]"

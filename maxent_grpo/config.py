@@ -155,7 +155,7 @@ class MaxEntConfig:
         skipped, and NLLs divided by the constant `max_length` (the generation limit; the adapters of trainers fill
         it in). Up to a positive factor per group, κ = 1 is IPS-GRPO (arXiv 2601.21669).
 
-        Measured in benchmarks/diversity, on answers short enough to be sampled twice: where reasoning makes every
+        Measured in benchmarks/study, on answers short enough to be sampled twice: where reasoning makes every
         text different, answers are the same only by keys of your own (`answer_keys`, TRL's `key_func`).
 
         >>> MaxEntConfig.diverse(max_length=256).dedup

@@ -5,10 +5,6 @@ probability p_m of each mode at every temperature. With p = Σ_m p_m, k fresh sa
 
     mean@k = p    pass@k = 1 − (1 − p)^k    coverage@k = (1/modes) Σ_m 1 − (1 − p_m)^k
 
-Were the right answers of each problem equally likely, its p as it is, coverage@k would be
-
-    even@k = 1 − (1 − p/modes)^k
-
 PCMD asks how different right answers are from one another, whatever their number: the chance that two right samples
 give different ones, 1 − Σ_m (p_m/p)². It is averaged over the problems of which k samples hold two right answers
 (remax-rl, "Measuring and Mitigating Solution Mode Collapse in RLVR").
@@ -73,7 +69,7 @@ def _make_empty(problems: Sequence[Any], temperatures: int) -> np.ndarray:
 
 
 def measure_problems(outcomes: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """Return mean, pass, coverage and even coverage of k samples for every problem.
+    """Return mean, pass and coverage of k samples for every problem.
 
     Args:
         outcomes: [..., problems, modes] probabilities, NaN beyond a problem's last mode.
@@ -84,7 +80,6 @@ def measure_problems(outcomes: np.ndarray, k: int) -> dict[str, np.ndarray]:
         "mean": right,
         "pass": _find_chance(right, k),
         "coverage": np.nanmean(_find_chance(outcomes, k), axis=-1),
-        "even": _find_chance(right / np.isfinite(outcomes).sum(-1), k),
     }
 
 

@@ -52,6 +52,8 @@ FINALISTS = (
 """What `choose_best` says of the rates of Countdown."""
 LATER = ("kappa_cold", "kappa_joined")
 """Parts and sum of what did best on the five seeds of Countdown: fresh seeds alone speak of them."""
+FINAL = ("dr_grpo", "ips", "remax", "kappa", "kappa_modes_cold", "kappa_twice", *LATER)
+"""Who meets fresh seeds."""
 STAGES = {
     "countdown_rates": Stage("countdown", tuple(arm for arm in ARMS if arm not in LIKE), TUNED_WITH),
     "countdown": Stage("countdown", FINALISTS, PAIRED, rates_of="countdown_rates"),
@@ -59,6 +61,8 @@ STAGES = {
     "graph": Stage("graph", FINALISTS, PAIRED, rates_of="graph_rates"),
     "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),
     "noted": Stage("noted", ("dr_grpo", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"),
+    "countdown_fresh": Stage("countdown", ("dr_grpo_cold", *FINAL), FRESH, rates_of="countdown_rates", fresh=True),
+    "graph_fresh": Stage("graph", FINAL, FRESH, rates_of="graph_rates", fresh=True),
 }
 
 

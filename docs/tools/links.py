@@ -18,8 +18,8 @@ PAGES = {
     "tests/README.md": "tests.md",
     "tests/golden/agreement.md": "adapters/agreement.md",
     "benchmarks/NOTES.md": "kernel_notes.md",
-    "benchmarks/diversity/NOTES.md": "study_notes.md",
-    "benchmarks/diversity/RESULTS.md": "results.md",
+    "benchmarks/study/NOTES.md": "study_notes.md",
+    "benchmarks/study/RESULTS.md": "results.md",
 }
 """Files of the repository that pages of the site include."""
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")

@@ -1,50 +1,60 @@
-"""Sections on the diversity study for the README and the pages, from its committed JSON."""
+"""Sections on the study of all methods for the README and the pages, from its committed lines."""
 
-import json
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from benchmarks.diversity.arms import RECIPE
-from benchmarks.diversity.report import COUNTDOWN, GRAPH, choose_level, format_difference, format_differences
-from benchmarks.diversity.study import RESULTS
+from benchmarks.study.analysis import Runs, average_measures, compare_arms, group_lines
+from benchmarks.study.arms import ARMS, WARM
+from benchmarks.study.outcomes import KS
+from benchmarks.study.report import format_difference, format_number
+from benchmarks.study.stages import RECIPE, STAGES, choose_rates, read_stage
+from benchmarks.study.tasks import SIZES
 from maxent_grpo.pipeline.markdown import format_table
 
-Summary = dict[str, Any]
-README_ROWS = (
-    ("confirm", "dr_grpo"), ("confirm", "raft_cool"), ("confirm", "xdr_mild"),
-    ("graph_confirm", "dr_grpo"), ("graph_confirm", "tpo"),
-)  # fmt: skip
-"""The most telling ones, where the recipe is not ahead among them."""
+TASKS = {"countdown_fresh": "Countdown", "graph_fresh": "graph coloring"}
+"""The stages on fresh seeds, which the README shows."""
+NOT_YET = "not measured yet"
+RIVALS = ("dr_grpo", "ips", "remax")
+SHOWN = ("coverage@8", "pass@8", "ceiling")
 FIGURES = ("coverage@8", "pass@8", "best mean@8")
 
 
-def load_study(name: str) -> Summary:
-    """Return the results of a study of the package `benchmarks.diversity`."""
-    summary: Summary = json.loads((RESULTS / f"{name}.json").read_text())
-    return summary
+def load_runs(stage: str) -> Runs:
+    """Return the test lines of a stage by method and seed."""
+    return group_lines(read_stage(stage))
+
+
+def find_level(stage: str) -> float:
+    """Return the accuracy at which methods are compared in a stage."""
+    return SIZES[STAGES[stage].task].level
+
+
+def format_leads(stage: str, first: str, second: str) -> list[str]:
+    """Return what one method has more than another, in points with intervals: coverage, pass@8, best mean@8."""
+    runs = load_runs(stage)
+    if not {first, second} <= runs.keys():
+        return [NOT_YET] * len(SHOWN)
+    seeds = len(runs[first])
+    return [format_difference(compare_arms(runs, first, second, name), seeds) for name in SHOWN]
 
 
 def write_study_section() -> str:
-    """Return the README's rows of the two confirming studies."""
-    results = {name: load_study(name) for name in ("confirm", "graph_confirm")}
-    tasks = {"confirm": ("Countdown", COUNTDOWN), "graph_confirm": ("graph coloring", GRAPH)}
-    levels, rows = {}, []
-    for name, arm in README_ROWS:
-        result, (task, shown) = results[name], tasks[name]
-        at = choose_level(result, shown)
-        levels[task] = f"{result['levels'][at]:.3f} on {task}"
-        rows.append([task, result["arms"][arm]["name"], *format_differences(result, RECIPE, arm, at)])
+    """Return the README's rows: the recipe against the strongest and the best known rivals, on fresh seeds."""
+    rows = [
+        [task, ARMS[rival].name, *format_leads(stage, RECIPE, rival)]
+        for stage, task in TASKS.items()
+        for rival in RIVALS
+    ]
+    levels = " and ".join(f"{find_level(stage):g} on {task}" for stage, task in TASKS.items())
+    seeds = len(STAGES["countdown_fresh"].seeds)
     head = ["task", "`MaxEntConfig.diverse()` minus", *FIGURES]
-    seeds = len(results["confirm"]["preset"]["seeds"])
     return f"""
-Differences in points, with 95 % intervals over {seeds} fresh seeds, at equal accuracy: each method at the sampling
-temperature where *mean@8*, the chance that one sample is right, is {" and ".join(levels.values())}.
+Differences in points, with 95 % intervals over {seeds} fresh seeds. Each method is read at the sampling temperature
+where *mean@8*, the chance that one sample is right, is {levels}.
 *coverage@8* is the share of a problem's right answers that 8 samples find, *pass@8* the chance that they hold one,
-*best mean@8* the highest accuracy at any sampling temperature.
-Models of 0.3 million parameters, no pretrained one yet. [All results](benchmarks/diversity/RESULTS.md), [the demo and
-the recipes](docs/measured.md), [kernels against their peers](docs/kernels.md).
+*best mean@8* the highest accuracy at any sampling temperature. Models of 0.3 million parameters, none pretrained.
+[All results](benchmarks/study/RESULTS.md), [the demo](docs/measured.md), [kernels and their peers](docs/kernels.md).
 
 {format_table(head, rows, text_columns=(0, 1))}
 """
@@ -52,107 +62,87 @@ the recipes](docs/measured.md), [kernels against their peers](docs/kernels.md).
 
 def write_choosing_section() -> str:
     """Return the table of tasks, what to take for each, and what that has more than Dr.GRPO."""
-    keys = "`diverse()` with a key function"
-    rows = [
-        _write_choice("several right answers in short texts", "`diverse()`", "confirm", RECIPE),
-        _write_choice("the same, and two updates per batch", "`diverse()`, two passes", "confirm", "two_passes"),
-        _write_choice("the same, almost even already", "`diverse()`, RAFT or TPO", "graph_confirm", RECIPE),
-        _write_choice("several right answers, no two texts alike", keys, "noted", "answer_keys"),
-        _write_choice("the same, nobody can name an answer", "`diverse()` by texts", "noted", RECIPE),
-        _write_choice("no change of method", "Dr.GRPO, sampled at .6", "confirm", "dr_grpo_cold"),
-        _write_choice("one right answer, for pass@k", "`diverse()`", "single", RECIPE),
-        _write_choice("several right answers, for pass@k alone", "xDr.GRPO, τ = .25", "confirm", "xdr_mild"),
-        _write_choice("pass@1 alone", "RAFT", "confirm", "raft"),
-    ]
-    rates = load_study("confirm")["arms"]
-    chosen = ", ".join(
-        f"{rates[arm]['learning_rate']:g} for {rates[arm]['name']}"
-        for arm in (RECIPE, "two_passes", "dr_grpo", "raft")
+    choices = (
+        ("several right answers in short texts", "`diverse()`", "countdown", RECIPE),
+        (
+            "the same, and code names each right answer",
+            "`diverse()` with that key function, sampled at .6",
+            "countdown",
+            "kappa_modes_cold",
+        ),
+        ("the same, and two updates per batch", "`diverse()`, two passes", "countdown", "kappa_twice"),
+        ("several right answers, almost even already", "`diverse()`", "graph", RECIPE),
+        ("several right answers, no two texts alike", "`diverse()` with a key function", "noted", "answer_keys"),
+        ("the same, nobody can name an answer", "soft κ = ¼", "noted", "soft_quarter"),
+        ("no change of method", "Dr.GRPO, sampled at .6", "countdown_fresh", "dr_grpo_cold"),
+        ("one right answer, for pass@k", "`diverse()`", "single", RECIPE),
+        ("several right answers, for pass@8 alone", "xDr.GRPO", "countdown", "xdr"),
     )
+    rows = [[task, choice, *_format_choice(stage, arm)] for task, choice, stage, arm in choices]
+    rates = choose_rates("countdown_rates")
+    chosen = ", ".join(f"{rates[arm]:g} for {ARMS[arm].name}" for arm in (RECIPE, "kappa_twice", "dr_grpo", "xdr"))
     return f"""
 Differences from Dr.GRPO in points, at equal accuracy (mean@8), with 95 % intervals over seeds, paired by seed.
 *coverage@8* is the share of a problem's right answers that 8 samples find, *pass@8* the chance that they hold one,
 *best mean@8* the highest accuracy at any sampling temperature. n: seeds that reach the level, where not all do.
 
-{format_table(["your task", "take", *FIGURES, "study, mean@8"], rows, text_columns=(0, 1, 5))}
+{format_table(["your task", "take", *FIGURES, "stage, mean@8"], rows, text_columns=(0, 1, 5))}
 
-On the third row RAFT, TPO and xDr.GRPO do as well as `diverse()`. The study chose these learning rates on Countdown:
-{chosen}. [What the study says](../benchmarks/diversity/RESULTS.md) has all methods, [the study](diversity.md) the
-presets.
+`diverse()` is κ = 1. The study chose these learning rates on Countdown: {chosen}.
+[What the study says](../benchmarks/study/RESULTS.md) has all methods.
 """
 
 
-def _write_choice(task: str, choice: str, study: str, arm: str) -> list[str]:
-    """Return a row: what an arm of a study has more than Dr.GRPO."""
-    result = load_study(study)
-    at = choose_level(result, (arm, "dr_grpo"))
-    seeds = len(result["arms"][arm]["per_seed"])
-    names = (f"coverage@8 at {at}", f"pass@8 at {at}", "best mean@8")
-    differences = [format_difference(pair_seeds(result, arm, "dr_grpo", name), seeds) for name in names]
-    cells = [difference.replace(" [", "<br>[") for difference in differences]
-    return [task, choice, *cells, f"`{study}`, {result['levels'][at]:.3f}"]
-
-
-def pair_seeds(result: Summary, first: str, second: str, name: str) -> Summary:
-    """Return the mean difference of two arms paired by seed, and Student's interval, as the study's JSON has them."""
-    rows = zip(result["arms"][first]["per_seed"], result["arms"][second]["per_seed"], strict=True)
-    pairs = [(one[name], other[name]) for one, other in rows]
-    differences = np.array([one - other for one, other in pairs if one is not None and other is not None])
-    mean, error = differences.mean(), stats.sem(differences)
-    low, high = stats.t.interval(0.95, len(differences) - 1, mean, error)
-    # The bootstrap's ends are not printed where this is used.
-    return {
-        "mean": mean,
-        "seed_low": low,
-        "seed_high": high,
-        "both_low": low,
-        "both_high": high,
-        "seeds": len(differences),
-    }
+def _format_choice(stage: str, arm: str) -> list[str]:
+    """Return what a method has more than Dr.GRPO, and where that was measured."""
+    leads = [lead.replace(" [", "<br>[") for lead in format_leads(stage, arm, "dr_grpo")]
+    return [*leads, f"`{stage}`, {find_level(stage):g}"]
 
 
 def write_keys_section() -> str:
     """Return what keys are worth where texts never repeat."""
-    noted = load_study("noted")
-    rows = [_write_choice(noted["arms"][arm]["name"], "", "noted", arm) for arm in (RECIPE, "answer_keys")]
-    cells = [[row[0], *row[2:]] for row in rows]
+    rows = [
+        [ARMS[arm].name, *format_leads("noted", arm, "dr_grpo")] for arm in (RECIPE, "soft_quarter", "answer_keys")
+    ]
     return f"""
-In the preset `noted` of the [study](diversity.md), two random numbers stand behind each answer, so that hardly two
-texts are equal. Differences from Dr.GRPO in points, at equal accuracy:
+In the stage `noted` of the [study](../benchmarks/study/RESULTS.md), two random numbers stand behind each answer, so
+that hardly two texts are equal. κ = 1 is `diverse()`; soft κ needs no keys. Differences from Dr.GRPO in points, at a
+mean@8 of {find_level("noted"):g}:
 
-{format_table(["method", *FIGURES, "study, mean@8"], cells)}
+{format_table(["method", *FIGURES], rows)}
 """
 
 
 def write_temperature_section() -> str:
     """Return what sampling colder in training is worth, and what is left to win."""
-    result = load_study("confirm")
-    names = ("coverage@8 at level", "pass@8 at level", "best mean@8")
-    arms = ("dr_grpo", "dr_grpo_cool", "dr_grpo_cold", "entropy_high", RECIPE)
-    rows = [
-        [result["arms"][arm]["name"], *(f"{result['arms'][arm]['mean'][name]:.3f}" for name in names)] for arm in arms
-    ]
-    head = ["method", f"coverage@8 at mean@8 = {result['levels']['level']:.3f}", "pass@8 there", "best mean@8"]
+    stage = "countdown_fresh"
+    runs, level = load_runs(stage), find_level(stage)
+    head = ["method", f"coverage@8 at mean@8 = {level:g}", "pass@8 there", "best mean@8"]
+    rows = []
+    for arm in ("dr_grpo", "dr_grpo_cold", RECIPE, "kappa_cold"):
+        measured = average_measures(runs, arm) if arm in runs else None
+        cells = [NOT_YET if measured is None else format_number(measured[name]) for name in SHOWN]
+        rows.append([ARMS[arm].name, *cells])
     return f"""
-Countdown, fresh seeds, means:
+Countdown, fresh seeds, means; κ = 1 is `diverse()`:
 
 {format_table(head, rows)}
-
-Most of the gap in coverage is closed, not all of it. On graph coloring a colder temperature does not help Dr.GRPO.
 """
 
 
-def write_positives_section(demo: Summary) -> str:
+def write_positives_section(demo: dict[str, Any]) -> str:
     """Return what methods do to pass@k up to 64, of the evaluation of the demo and of the study.
 
     Args:
         demo: the results of `evaluate.py` on the demo's models.
     """
-    shown, result = (1, 8, 64), load_study("confirm")
-    study = [
-        [result["arms"][arm]["name"], *(f"{result['arms'][arm]['pass@k'][str(k)]:.3f}" for k in shown)]
-        for arm in ("warm_start", "dr_grpo", "raft", RECIPE)
-    ]
+    shown, stage = (1, 8, 64), "countdown_rates"
+    lines, rates = read_stage(stage), choose_rates(stage) | {WARM: 0.0}
+    study = []
+    for arm in (WARM, "dr_grpo", "raft", RECIPE):
+        curves = [line["pass@k"] for line in lines if (line["arm"], line["rate"]) == (arm, rates[arm])]
+        values = [np.mean([curve[KS.index(k)] for curve in curves]) for k in shown]
+        study.append(["before training" if arm == WARM else ARMS[arm].name, *(f"{value:.3f}" for value in values)])
     places = [demo["results"][0]["k"].index(k) for k in shown]
     single = [
         [each["model"].rsplit("/", 1)[-1], *(f"{each['pass@k']['value'][place]:.3f}" for place in places)]
@@ -160,14 +150,12 @@ def write_positives_section(demo: Summary) -> str:
     ]
     head = [f"pass@{k}" for k in shown]
     return f"""
-RAFT trains on successes alone, `diverse()` pushes failures down as well. On Countdown, means over five seeds, at a
-sampling temperature of 1:
+RAFT trains on successes alone, `diverse()`, which is κ = 1, pushes failures down as well. On Countdown, means over
+the study's two tuning seeds, each method at its best rate, at a sampling temperature of 1:
 
 {format_table(["method", *head], study)}
 
-At k = 8 both keep more than Dr.GRPO. **At k = 64 every method has lost to the model it started from**, the warm
-start: training moves probability to what was sampled. `diverse()` loses less than Dr.GRPO. The demo's models, one
-seed, say the same:
+The demo's models, one seed:
 
 {format_table(["model", *head], single)}
 """

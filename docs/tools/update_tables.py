@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 # Folders of the repository, not installed packages.
 import refused_tables  # noqa: E402
 import study_tables  # noqa: E402
+from study_tables import NOT_YET  # noqa: E402
 
 from benchmarks._report import compare_with_fastest  # noqa: E402
 
@@ -29,7 +30,6 @@ DEMO = ROOT / "docs" / "assets" / "demo"
 KERNELS = ROOT / "benchmarks" / "results"
 EVALUATION = KERNELS / "demo-evaluation"
 DEMO_FILES = ("config.json", "results.json", "results.md", "curves.png")
-NOT_YET = "not measured yet"
 PRUNED, TRL_LOGITS = "LM head, train, 75 % zero rows", "TRL selective_log_softmax"
 
 

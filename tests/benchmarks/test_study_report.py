@@ -16,6 +16,7 @@ from benchmarks.study.stages import (
     BEST,
     FINALISTS,
     LIKE,
+    RECIPE,
     RIVALS,
     STAGES,
     choose_best,
@@ -129,6 +130,22 @@ def test_committed_lines_are_runs_of_their_stages_at_the_rates_that_the_rule_say
             chosen = choose_rates(stage.rates_of)
             rates = {arm: [chosen[LIKE.get(arm, arm)]] for arm in stage.arms}
         assert set(made) <= {(arm, seed, rate) for arm in stage.arms for seed in stage.seeds for rate in rates[arm]}
+
+
+def test_make_nightly_has_every_stage() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    listed = next(line for line in makefile.splitlines() if line.startswith("STAGES := "))
+    assert listed.split()[2:] == list(STAGES)
+
+
+@pytest.mark.parametrize("stage", ["countdown"])
+def test_no_method_of_the_same_effort_covers_more_than_the_recipe_that_is_advised(stage: str) -> None:
+    """`maxent-preview` and pages advise κ = 1. Modes, colder samples and a second pass are named beside it."""
+    runs = group_lines(read_stage(stage))
+    alike = [arm for arm in runs if arm in ARMS and ARMS[arm].passes == 1 and ARMS[arm].keys != "mode"]
+    assert len(alike) > 10
+    leads = {arm: compare_arms(runs, arm, RECIPE, "coverage@8") for arm in alike if arm != RECIPE}
+    assert [arm for arm, lead in leads.items() if lead is None or lead.low > 0] == []
 
 
 @pytest.mark.parametrize("module", [analysis, report, noted], ids=lambda module: module.__name__)

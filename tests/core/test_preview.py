@@ -194,19 +194,6 @@ def test_duplicates_are_discounted_where_that_is_asked_for(
     assert "Expected keys or counts with dedup=1.0" in capsys.readouterr().err
 
 
-STUDY = Path(__file__).parents[2] / "benchmarks/diversity/results/confirm.json"
-
-
-def test_the_advice_is_that_of_the_study() -> None:
-    """Of all methods that the confirming study compares, the recipe that is advised covers most at equal accuracy."""
-    arms = json.loads(STUDY.read_text())["arms"]
-    values = {name: [seed["coverage@8 at level"] for seed in arm["per_seed"]] for name, arm in arms.items()}
-    coverage = {name: sum(seeds) / len(seeds) for name, seeds in values.items() if None not in seeds}
-    assert len(coverage) >= 10
-    best = max((name for name in coverage if name != "two_passes"), key=coverage.__getitem__)
-    assert best == "diverse"
-
-
 VERL = [
     {"input": "a", "output": "6*7", "score": 1, "step": 1},
     {"input": "b", "output": "x", "score": 0, "step": 1},

@@ -103,7 +103,7 @@ def test_every_module_imports_from_its_own_layer_and_below() -> None:
         ("maxent_grpo.adapters.torch_loop", "from transformers import PreTrainedModel"),
         ("maxent_grpo.adapters.trl.trainer", "from maxent_grpo.pipeline.rewards import REWARDS"),
         ("maxent_grpo.adapters.verl", "from trl import GRPOConfig"),
-        ("maxent_grpo.pipeline.train", "from benchmarks.diversity import arms"),
+        ("maxent_grpo.pipeline.train", "from benchmarks.study import arms"),
         ("maxent_grpo.pipeline.train", "from .rewards import REWARDS"),
     ],
 )

@@ -193,9 +193,9 @@ def test_a_public_name_that_no_page_documents_is_found() -> None:
 
 
 def test_links_of_an_included_page_lead_from_the_page_that_includes_it() -> None:
-    written_in, read_in = ROOT / "benchmarks" / "diversity", ROOT / "docs" / "api"
-    text = "[a](NOTES.md#the-tasks) ![b](results/confirm.png) [c](results/confirm.md) [d](../diversity) [e](https://x.org)"
+    written_in, read_in = ROOT / "benchmarks" / "study", ROOT / "docs" / "api"
+    text = "[a](NOTES.md#the-tasks) ![b](results/graph.png) [c](results/graph.md) [d](../study) [e](https://x.org)"
     assert rewrite_links(text, written_in, read_in) == (
-        "[a](../study_notes.md#the-tasks) ![b](../../benchmarks/diversity/results/confirm.png) "
-        "[c](path:../../benchmarks/diversity/results/confirm.md) d [e](https://x.org)"
+        "[a](../study_notes.md#the-tasks) ![b](../../benchmarks/study/results/graph.png) "
+        "[c](path:../../benchmarks/study/results/graph.md) d [e](https://x.org)"
     )

@@ -1,1 +1,0 @@
-"""The diversity study: accuracy and variety of training methods at equal samples, with statistics."""
