@@ -52,8 +52,10 @@ FINALISTS = (
 """What `choose_best` says of the rates of Countdown."""
 LATER = ("kappa_cold", "kappa_joined")
 """Parts and sum of what did best on the five seeds of Countdown: fresh seeds alone speak of them."""
-FINAL = ("dr_grpo", "ips", "remax", "kappa", "kappa_modes_cold", "kappa_twice", *LATER)
-"""Who meets fresh seeds."""
+FINAL = (
+    "dr_grpo", "ucpo", "ips", "remax", "soft_quarter", "kappa", "kappa_modes_cold", "kappa_twice", *LATER,
+)  # fmt: skip
+"""Who meets fresh seeds: the winner by `choose_winner`, the rivals by `score_methods`, and what NOTES.md adds."""
 STAGES = {
     "countdown_rates": Stage("countdown", tuple(arm for arm in ARMS if arm not in LIKE), TUNED_WITH),
     "countdown": Stage("countdown", FINALISTS, PAIRED, rates_of="countdown_rates"),
