@@ -172,11 +172,16 @@ class ExemplarBank:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on, of plain types, for a checkpoint."""
-        return {"is_revisited": self.is_revisited, "answers": list(self._answers.items())}
+        return {
+            "is_revisited": self.is_revisited,
+            "is_full": self._is_full,
+            "answers": list(self._answers.items()),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state, whose answers are those of this bank's bounds or of others."""
-        self.is_revisited, self._answers = state["is_revisited"], {prompt: dict(a) for prompt, a in state["answers"]}
+        self.is_revisited, self._is_full = state["is_revisited"], state["is_full"]
+        self._answers = {prompt: dict(answers) for prompt, answers in state["answers"]}
         sizes = [len(prompt) + sum(map(len, answers.values())) for prompt, answers in self._answers.items()]
         self.tokens = sum(sizes) // array("i").itemsize
 

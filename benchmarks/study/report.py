@@ -33,12 +33,15 @@ from benchmarks.study.stages import (
     read_stage,
 )
 from benchmarks.study.tasks import SIZES
+from benchmarks.study.verdict import BASELINE, BEATEN, CANDIDATES, judge
 from maxent_grpo.pipeline.frontiers import read_frontier
 from maxent_grpo.pipeline.markdown import format_table, replace_section
 
 PAGE = Path(__file__).parent / "RESULTS.md"
-SHOWN = ("kappa_modes_cold", "kappa_twice", "ips", "remax", "dr_grpo")
+SHOWN = ("kappa_modes_cold", "kappa_twice", "ucpo", "remax", "dr_grpo")
 """The methods of a picture, beside the recipe."""
+NOT_YET = "Not measured yet."
+FRESH_STAGES = {"countdown_fresh": "Countdown", "graph_fresh": "graph coloring"}
 DRAWN = ("countdown", "graph")
 """Stages of which there is a picture."""
 COLORS = ("#009e73", "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9")
@@ -54,8 +57,8 @@ def write_report(page: Path = PAGE, *, recipe: str = RECIPE) -> None:
     """
     text = page.read_text()
     for name in STAGES:
-        if f"<!-- {name}:begin" in text:
-            text = replace_section(text, name, f"\n{write_section(name, recipe)}\n")
+        text = replace_section(text, name, f"\n{write_section(name, recipe)}\n")
+    text = replace_section(text, "verdict", f"\n{format_verdicts()}\n")
     text = replace_section(text, "cost", f"\n{format_costs()}\n")
     for name in DRAWN:
         if lines := read_stage(name):
@@ -67,7 +70,7 @@ def write_section(name: str, recipe: str = RECIPE) -> str:
     """Return the table of a stage, and how much of it there is."""
     stage, lines = STAGES[name], read_stage(name)
     if not lines:
-        return "Not measured yet."
+        return NOT_YET
     missing = len(list_runs(name, Path())) - sum(line["arm"] in ARMS for line in lines)
     table = format_rates(name, lines) if stage.rates_of is None else format_stage(lines, recipe)
     return table + (f"\n\n{missing} runs of this stage are not made yet." if missing else "")
@@ -87,18 +90,37 @@ def format_rates(name: str, lines: Sequence[Line]) -> str:
 
 
 def format_stage(lines: Sequence[Line], recipe: str) -> str:
-    """Return the table of a stage: every method's measures, and under each what the recipe has more."""
+    """Return the table of a stage: every method's measures, and under each its lead over the recipe."""
     runs = group_lines(lines)
     seeds, level = max(map(len, runs.values())), SIZES[lines[0]["task"]].level
     rows = []
     for arm in rank_arms(runs):
         cells = [format_number(value) for value in average_measures(runs, arm).values()]
         if arm not in (recipe, WARM) and recipe in runs:
-            pairs = [compare_arms(runs, recipe, arm, name) for name in MEASURES]
+            pairs = [compare_arms(runs, arm, recipe, name) for name in MEASURES]
             cells = [f"{cell}<br>{format_difference(pair, seeds)}" for cell, pair in zip(cells, pairs, strict=True)]
         rows.append(["before training" if arm == WARM else ARMS[arm].name, *cells])
     head = ["method", "area", f"coverage@8 at mean@8 = {level:g}", "pass@8 there", "PCMD there", "ceiling"]
-    return f"Under each figure: {ARMS[recipe].name} minus it, in points.\n\n" + format_table(head, rows)
+    return f"Under each figure: its lead over {ARMS[recipe].name}, in points.\n\n" + format_table(head, rows)
+
+
+def format_verdicts() -> str:
+    """Return the table of candidates on fresh seeds, criterion by criterion."""
+    rows = []
+    for name, task in FRESH_STAGES.items():
+        runs = group_lines(read_stage(name))
+        for arm in CANDIDATES:
+            if not {arm, *BEATEN, BASELINE} <= runs.keys():
+                continue
+            verdict, seeds = judge(runs, arm), len(runs[arm])
+            leads = [*verdict.above, verdict.passed, verdict.ceiling]
+            cells = [format_difference(lead, seeds).replace(" [", "<br>[") for lead in leads]
+            rows.append([ARMS[arm].name, task, *cells, "yes" if verdict.holds else "no"])
+    if not rows:
+        return NOT_YET
+    above = [f"coverage@8 above {ARMS[other].name}" for other in BEATEN]
+    head = ["method", "task", *above, "pass@8 above the best other", "ceiling above Dr.GRPO", "all criteria"]
+    return format_table(head, rows, text_columns=(0, 1, 7))
 
 
 def format_number(value: float) -> str:

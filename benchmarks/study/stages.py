@@ -63,7 +63,9 @@ STAGES = {
     "graph": Stage("graph", FINALISTS, PAIRED, rates_of="graph_rates"),
     "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),
     "noted": Stage("noted", ("dr_grpo", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"),
-    "countdown_fresh": Stage("countdown", ("dr_grpo_cold", *FINAL), FRESH, rates_of="countdown_rates", fresh=True),
+    "countdown_fresh": Stage(
+        "countdown", ("dr_grpo_cold", "xdr", *FINAL), FRESH, rates_of="countdown_rates", fresh=True
+    ),
     "graph_fresh": Stage("graph", FINAL, FRESH, rates_of="graph_rates", fresh=True),
 }
 

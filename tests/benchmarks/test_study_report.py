@@ -12,6 +12,7 @@ from benchmarks.study import analysis, noted, report, stages
 from benchmarks.study.analysis import average_measures, compare_arms, estimate_difference, group_lines, rank_arms
 from benchmarks.study.arms import ARMS
 from benchmarks.study.report import format_rates, format_stage, save_picture
+from benchmarks.study.runs import Run
 from benchmarks.study.stages import (
     BEST,
     FINAL,
@@ -29,6 +30,7 @@ from benchmarks.study.stages import (
     read_stage,
 )
 from benchmarks.study.tasks import SIZES
+from benchmarks.study.verdict import judge
 
 PAIRED_STAGES = ("countdown", "graph")
 
@@ -89,7 +91,7 @@ def test_tables_and_a_picture_come_from_lines(tmp_path: Path) -> None:
     table = format_stage(lines, "kappa")
     assert [row.split(" | ")[0].strip("| ") for row in table.splitlines()[4:]] == ["κ = 1", "Dr.GRPO"]
     assert [cell.split("<br>")[1] for cell in table.splitlines()[-1].strip("| ").split(" | ")[1:]] == [
-        *["+5.0 [+5.0, +5.0]"] * 2, *["+0.0 [+0.0, +0.0]"] * 3,
+        *["-5.0 [-5.0, -5.0]"] * 2, *["+0.0 [+0.0, +0.0]"] * 3,
     ]  # fmt: skip
     save_picture(lines, "kappa", tmp_path / "frontier.png")
     assert matplotlib.image.imread(tmp_path / "frontier.png").std() > 0
@@ -144,6 +146,31 @@ def test_committed_lines_are_runs_of_their_stages_at_the_rates_that_the_rule_say
         assert set(made) <= {(arm, seed, rate) for arm in stage.arms for seed in stage.seeds for rate in rates[arm]}
 
 
+@pytest.mark.parametrize(
+    ("arm", "measure", "by", "holds"),
+    [
+        ("kappa_twice", "coverage@8", 0.0, True),
+        ("kappa", "coverage@8", 0.06, False),  # not ahead of the recipe any more
+        ("ips", "coverage@8", 0.06, False),
+        ("xdr", "pass@8", 0.005, True),
+        ("xdr", "pass@8", 0.02, False),  # more than a point below the best
+        ("dr_grpo", "mean@8", 0.02, False),  # so is its ceiling
+    ],
+)
+def test_a_candidate_is_judged_by_every_criterion(arm: str, measure: str, by: float, holds: bool) -> None:
+    shifts = {"kappa_twice": 0.05, "kappa": 0.0, "remax": 0.0, "ips": 0.0, "dr_grpo": -0.1, "xdr": 0.0}
+    lines = [write_line(each, seed, shift + 0.001 * seed) for each, shift in shifts.items() for seed in range(3)]
+    for line in lines:
+        if line["arm"] == arm:
+            line["test"] = line["test"] | {measure: [value + by for value in line["test"][measure]]}
+    assert judge(group_lines(lines), "kappa_twice").holds == holds
+
+
+def test_a_criterion_that_nothing_speaks_of_is_not_met() -> None:
+    lines = [write_line(arm, 0, 0.1) for arm in ("kappa_twice", "kappa", "remax", "ips", "dr_grpo")]
+    assert not judge(group_lines(lines), "kappa_twice").holds
+
+
 def test_make_nightly_has_every_stage() -> None:
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     listed = next(line for line in makefile.splitlines() if line.startswith("STAGES := "))
@@ -160,6 +187,13 @@ def test_who_covers_more_than_the_recipe_for_the_same_effort_is_what_the_page_sa
     assert len(alike) > 10
     leads = {arm: compare_arms(runs, arm, RECIPE, "coverage@8") for arm in alike if arm != RECIPE}
     assert [arm for arm, lead in leads.items() if lead is None or lead.low > 0] == ahead
+
+
+def test_committed_lines_are_those_of_the_settings_as_they_are_now() -> None:
+    for name in STAGES:
+        for line in read_stage(name):
+            run = Run(Path(), line["task"], line["arm"], line["seed"], line["rate"], line["fresh"])
+            assert line["settings"] == run.hash_settings(), (name, line["arm"])
 
 
 @pytest.mark.parametrize("module", [analysis, report, noted], ids=lambda module: module.__name__)

@@ -93,7 +93,7 @@ class TestBank:
 
     @given(FINDS, FINDS, st.integers(0, 3))
     def test_a_saved_bank_goes_on_as_if_it_had_not_been(self, first, second, draws):
-        bank, resumed = ExemplarBank(capacity=2, most_tokens=30), ExemplarBank(capacity=2, most_tokens=30)
+        bank, resumed = ExemplarBank(capacity=2, most_tokens=12), ExemplarBank(capacity=2, most_tokens=12)
         bank.admit(first)
         for _ in range(draws):
             bank.draw(1)
