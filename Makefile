@@ -126,7 +126,7 @@ ATEN_avx2 := ATEN_CPU_CAPABILITY=avx2
 OTHERS_old := MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
 OTHERS_avx2 := MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 settings = $(ATEN_$(word 1,$1)) $(OTHERS_$(word 2,$1)) OMP_NUM_THREADS=$(word 3,$1)
-STAGES := countdown_rates countdown graph_rates graph single noted countdown_fresh graph_fresh
+STAGES := countdown_rates countdown graph_rates graph single noted recurring countdown_fresh graph_fresh
 PROPERTIES := $(shell grep --files-with-matches --recursive @given tests)
 
 nightly: $(NIGHTLY) $(STAGES:%=nightly-study-%)  ## what a change need not wait for

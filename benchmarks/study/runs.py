@@ -122,7 +122,7 @@ def _warm_up(run: Run, report: Report, stopped: Stopped) -> Line | None:
 
 
 def _train(run: Run, report: Report, stopped: Stopped) -> Line | None:
-    problems, loop = load_problems(run.task, fresh=run.fresh).train, build_loop(run)
+    problems, loop = load_problems(run.task, fresh=run.fresh).train[: run.sizes.recurring], build_loop(run)
     while loop.step < run.sizes.updates:
         if stopped():
             return None

@@ -56,6 +56,8 @@ FINAL = (
     "dr_grpo", "ucpo", "ips", "remax", "soft_quarter", "kappa", "kappa_modes_cold", "kappa_twice", *LATER,
 )  # fmt: skip
 """Who meets fresh seeds: the winner by `choose_winner`, the rivals by `score_methods`, and what NOTES.md adds."""
+BANKS = ("maxrl", "remax", "remax_strong", "kappa", "kappa_bank")
+"""Methods with a bank, and without, where prompts come back."""
 STAGES = {
     "countdown_rates": Stage("countdown", tuple(arm for arm in ARMS if arm not in LIKE), TUNED_WITH),
     "countdown": Stage("countdown", FINALISTS, PAIRED, rates_of="countdown_rates"),
@@ -63,6 +65,7 @@ STAGES = {
     "graph": Stage("graph", FINALISTS, PAIRED, rates_of="graph_rates"),
     "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),
     "noted": Stage("noted", ("dr_grpo", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"),
+    "recurring": Stage("recurring", BANKS, PAIRED, rates_of="countdown_rates"),
     "countdown_fresh": Stage(
         "countdown", ("dr_grpo_cold", "xdr", *FINAL), FRESH, rates_of="countdown_rates", fresh=True
     ),

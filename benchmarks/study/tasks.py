@@ -63,8 +63,10 @@ class Family:
 
 
 ONE_ANSWER = replace(countdown.WIDE, min_modes=1, max_modes=1)
+COUNTDOWN_FAMILY = Family(countdown, lambda: countdown.problems(countdown.WIDE))
 FAMILIES = {
-    "countdown": Family(countdown, lambda: countdown.problems(countdown.WIDE)),
+    "countdown": COUNTDOWN_FAMILY,
+    "recurring": COUNTDOWN_FAMILY,
     "graph": Family(
         graph_coloring,
         lambda: graph_coloring.problems(5, sample=8000),
@@ -92,6 +94,7 @@ class Sizes:
         bounds: the lowest and the highest rate that a method is tried at.
         level: the mean@8 at which methods are compared.
         levels: first and last mean@8 of the area under a frontier.
+        recurring: how many problems are trained on, if not all: few come back often.
     """
 
     rates: tuple[float, ...]
@@ -104,21 +107,24 @@ class Sizes:
     updates: int = 300
     prompts: int = 32
     samples: int = 8
+    recurring: int | None = None
 
     @property
     def training_sizes(self) -> tuple[int, ...]:
         """What a run depends on."""
-        return self.hidden_size, self.layers, self.warm_steps, self.updates, self.prompts, self.samples
+        sizes = self.hidden_size, self.layers, self.warm_steps, self.updates, self.prompts, self.samples
+        return sizes if self.recurring is None else (*sizes, self.recurring)
 
 
 COUNTDOWN = Sizes(rates=(5e-5, 1e-4), bounds=(1.25e-5, 4e-4), level=0.6, levels=(0.45, 0.65))
 SIZES = {
     "countdown": COUNTDOWN,
     "graph": Sizes(
-        rates=(1e-4, 2e-4), bounds=(2.5e-5, 8e-4), level=0.4, levels=(0.3, 0.44), warm_steps=300, updates=240
+        rates=(1e-4, 2e-4), bounds=(6.25e-6, 8e-4), level=0.4, levels=(0.3, 0.44), warm_steps=300, updates=240
     ),
     "single": replace(COUNTDOWN, level=0.3, levels=(0.2, 0.35)),
     "noted": COUNTDOWN,
+    "recurring": replace(COUNTDOWN, recurring=512),
 }
 
 

@@ -199,3 +199,17 @@ def test_what_an_update_costs_is_a_multiple_of_dr_grpos(tmp_path: Path):
     (tmp_path / "cost.json").write_text(json.dumps(measured))
     table = cost.format_costs(tmp_path / "cost.json")
     assert [line.split(" | ")[0].strip("| ") for line in table.splitlines()[2:]] == names
+
+
+def test_few_problems_to_train_on_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setitem(SIZES, "graph", replace(TINY, recurring=5))
+    update = runs.Reinforcement.update
+    monkeypatch.setattr(runs.Reinforcement, "update", lambda loop, given: seen.append(given) or update(loop, given))
+    warm, run = Run(tmp_path, "graph", WARM, 0), Run(tmp_path, "graph", "dr_grpo", 0, 1e-3)
+    for each in (warm, run):
+        work(each, ignore_news, never_stop)
+    assert seen == [load_problems("graph").train[:5]] * TINY.updates
+    limited = run.hash_settings()
+    monkeypatch.setitem(SIZES, "graph", TINY)
+    assert run.hash_settings() != limited
