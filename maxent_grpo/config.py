@@ -153,7 +153,7 @@ class MaxEntConfig:
 
         Centred weights, the sampling frequency taken back from identical answers, groups without any success
         skipped, and NLLs divided by the constant `max_length` (the generation limit; the adapters of trainers fill
-        it in). Up to a positive factor per group, κ = 1 is IPS-GRPO (arXiv 2601.21669).
+        it in). As τ → 0, κ = 1 is IPS-GRPO (arXiv 2601.21669) up to a positive factor per group.
 
         Measured in benchmarks/study, on answers short enough to be sampled twice: where reasoning makes every
         text different, answers are the same only by keys of your own (`answer_keys`, TRL's `key_func`).

@@ -41,6 +41,10 @@ _MAXRL = {"tau": 0.0, "center": True, "skip": "all_min"}
 _SURROGATE = {"projection": "surrogate"}
 _REGRESSION = {"projection": "regression", "tau": 0.0, "q_eps": 0.0}
 _LISTWISE = {"anchor": "old", "tau": 0.0, "projection": "listwise", "q_eps": 0.0}
+_REMAX = "'Measuring and Mitigating Solution Mode Collapse in RLVR', PyPI remax-rl 0.1.1"
+_MODES = (
+    "its keys, the verifier's modes, which are yours to give; its K = 16 and limit of 192 tokens, which λ goes with"
+)
 
 METHODS: dict[str, Method] = {
     "RAFT": Method("arXiv 2304.06767", {"tau": 0.0, "skip": "all_min"}, "its ranking over prompts"),
@@ -116,15 +120,11 @@ METHODS: dict[str, Method] = {
         "its replay of earlier samples; β is an example",
     ),
     "GVPO": Method("arXiv 2504.19599", {**_REGRESSION, "anchor": "old", "beta": 0.1}, "β is an example"),
-    "xDr.GRPO": Method("the author's repository", {**_SURROGATE, "surrogate_tau": 0.05}),
-    "Re:Max": Method(
-        "PyPI remax-rl",
-        {**_MAXRL, "nll_reduction": "max_length", "bank_weight": 0.1},
-        "its keys, the verifier's modes, which are yours to give",
+    "xDr.GRPO": Method(
+        "'Exploration Should Act at the Group Level in RL LLM Fine-Tuning'", {**_SURROGATE, "surrogate_tau": 0.05}
     ),
-    "Re:Dr": Method(
-        "PyPI remax-rl", {**_SURROGATE, "bank_weight": 0.1}, "its keys, the verifier's modes, which are yours to give"
-    ),
+    "Re:Max": Method(_REMAX, {**_MAXRL, "nll_reduction": "max_length", "bank_weight": 0.1}, _MODES),
+    "Re:Dr": Method(_REMAX, {**_SURROGATE, "bank_weight": 0.1}, _MODES),
     "tempered DPG": Method(
         "arXiv 2112.00791; α-DPG",
         {
