@@ -20,6 +20,7 @@ from benchmarks.study.tasks import load_problems
 from maxent_grpo.pipeline.files import write_text
 from maxent_grpo.pipeline.markdown import format_table
 
+NOT_YET = "Not measured yet."
 FILE = RESULTS / "cost.json"
 COSTED = ("dr_grpo", "kappa", "kappa_modes", "remax", "remax_strong", "kappa_bank", "kappa_twice")
 RATE = 1e-12
@@ -45,7 +46,7 @@ def measure(root: Path, rounds: int, *, task: str = "countdown", before: int = B
 def format_costs(file: Path = FILE) -> str:
     """Return the table of what was measured."""
     if not file.exists():
-        return "Not measured yet."
+        return NOT_YET
     measured = json.loads(file.read_text())
     rows = [[name, f"{row['ratio']:.2f}"] for name, row in measured.items() if name != "machine"]
     return format_table(["method", "seconds per update, of Dr.GRPO's"], rows)
