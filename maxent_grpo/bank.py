@@ -20,7 +20,7 @@ from maxent_grpo._checks import expect
 logger = logging.getLogger(__name__)
 
 MOST_TOKENS = 2**26
-"""How many tokens a bank holds by default: 256 MiB of them, and some 140 bytes for each answer beside them."""
+"""How many tokens a bank holds by default: 256 MiB of them, beside what Python takes for each answer."""
 
 
 @dataclass(frozen=True)
