@@ -340,7 +340,8 @@ def test_prompts_can_be_streamed(tmp_path: Any) -> None:
     )
     run.train()
     streamed.train()
-    assert streamed.state.log_history[0]["loss"] == run.state.log_history[0]["loss"]
+    expected = run.state.log_history[0]["loss"]  # but for the last bits of float32: threads add in any order
+    assert streamed.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_chats_are_prompts_too(tmp_path: Any) -> None:
