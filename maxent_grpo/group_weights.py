@@ -98,8 +98,8 @@ def pass_at_k_weights(
     weight = mean(values, mask) * k * _choose_ratio(total - 1 - successes, total - 1, k - 1)
     if normalize:
         failure = _choose_ratio(total - successes, total, k)
-        deviation = (failure * (1 - failure)).sqrt()
-        weight = (weight / (k * deviation)).masked_fill(deviation == 0, 0.0)
+        certain = (successes == 0) | (total - successes < k)  # k draws pass always, or never
+        weight = (weight / (k * (failure * (1 - failure)).sqrt())).masked_fill(certain, 0.0)
     return _mark_outside(weight.masked_fill(total <= k, 0.0).squeeze(-1), values, mask)
 
 

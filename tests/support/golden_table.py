@@ -116,7 +116,8 @@ def read_row(entry: dict[str, Any], length: int) -> GoldenRow:
     """Return a row from its entry in the file, padded to the generation limit."""
     numbers = {key: torch.tensor(entry[key], dtype=torch.float64) for key in ("coefficients", "loss")}
     gradient = _padded(entry["gradient"], length)
-    return GoldenRow(config=MaxEntConfig(**entry["config"]), clipped=entry["clipped"], gradient=gradient, **numbers)
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in entry["config"].items()}
+    return GoldenRow(config=MaxEntConfig(**fields), clipped=entry["clipped"], gradient=gradient, **numbers)
 
 
 def _padded(rows: list[Any], length: int) -> Tensor:

@@ -242,13 +242,9 @@ def _count_along(terms: Tensor, dim: int) -> Tensor:
 
 def _count_for_logsumexp(output: Tensor, logits: Tensor, dim: list[int], *_: Any) -> Tensor:
     """Count the roundings of top + log Σ."""
-    top = logits.amax(dim)
-    return (
-        (top - output).abs() * FUNCTION
-        + FUNCTION
-        + _count_along(logits.softmax(dim[0]), dim[0]).amax(dim)
-        + output.abs()
-    )
+    top = logits.amax(dim).reshape(output.shape)
+    along = _count_along(logits.softmax(dim[0]), dim[0]).reshape(output.shape)
+    return FUNCTION * ((top - output).abs() + 1) + along + output.abs()
 
 
 _OF_SOFTMAX = {

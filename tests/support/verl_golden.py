@@ -64,13 +64,20 @@ class Batch:
         return values[[row for _, row in order]]
 
 
+def write(value: Any) -> str:
+    """Return a value as Hydra's command line has it."""
+    return f"[{','.join(value)}]" if isinstance(value, tuple) else str(value)
+
+
 def list_overrides(config: MaxEntConfig, *, clipped: bool) -> list[str]:
     """Return the command line of a setting: a plain GRPO one, the trainer's mode, and the method's fields."""
     default = MaxEntConfig()
     changed = {
         field.name for field in fields(MaxEntConfig) if getattr(config, field.name) != getattr(default, field.name)
     }
-    method = [f"+algorithm.maxent.{name}={getattr(config, name)}" for name in sorted(changed | {"nll_reduction"})]
+    method = [
+        f"+algorithm.maxent.{name}={write(getattr(config, name))}" for name in sorted(changed | {"nll_reduction"})
+    ]
     return [*ONE_CHANGE, *method, *(["actor_rollout_ref.actor.ppo_epochs=2"] if clipped else [])]
 
 

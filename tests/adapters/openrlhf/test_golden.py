@@ -72,7 +72,11 @@ class TabledActor(nn.Module):
 
 def list_options(config: MaxEntConfig, *, clipped: bool) -> list[Any]:
     """Return the command line of a setting: all golden candidates are one optimizer step's."""
-    settings = {f"--maxent.{name}": value for name, value in vars(config).items() if value is not None}
+    settings = {
+        f"--maxent.{name}": ",".join(value) if isinstance(value, tuple) else value
+        for name, value in vars(config).items()
+        if value is not None
+    }
     sizes = {
         "--rollout.n_samples_per_prompt": K,
         "--rollout.batch_size": GOLDEN.num_groups,

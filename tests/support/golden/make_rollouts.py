@@ -75,6 +75,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "xDr.GRPO": {"projection": "surrogate", "surrogate_tau": 0.2, "max_length": MAX_LENGTH},
     "Dr.GRPO": {"projection": "surrogate", "max_length": MAX_LENGTH},
+    "softly discounted": {
+        "center": True, "soft_dedup": 0.25, "skip": "all_min", "nll_reduction": "max_length",
+        "max_length": MAX_LENGTH,
+    },
+    "scaled by distinct successes": {"tau": 0.0, "center": True, "dedup": 1.0, "distinct_power": 1.0},
+    "pass@2": {"tau": 0.0, "center": True, "pass_k": 2},
+    "pass@2, normalized": {"tau": 0.0, "center": True, "pass_k": 2, "pass_k_normalize": True},
+    "no baseline": {"projection": "surrogate", "baseline": "none", "max_length": MAX_LENGTH},
+    **{
+        "+".join(transforms): {
+            "projection": "surrogate", "utility_transform": transforms, "max_length": MAX_LENGTH,
+        }
+        for transforms in (
+            ("ips", "zscore"), ("zscore", "ucpo"), ("gapo", "zscore"), ("darling",), ("unlikeliness", "zscore"),
+        )
+    },
 }  # fmt: skip
 CLIPPED = ("diverse", "listwise by length", "published", "xDr.GRPO", "Dr.GRPO")
 
@@ -134,7 +150,8 @@ def compute_coefficients(config: MaxEntConfig, rows: list[dict[str, Any]]) -> np
             beta=config.beta, keys=keys[at], dedup=config.dedup, projection=config.projection, center=config.center,
             policy_scores=scores[at], lengths=lengths[at], max_length=config.max_length or 1,
             surrogate_tau=config.surrogate_tau, success_power=config.success_power, skip=config.skip,
-            min_utility=config.min_utility,
+            min_utility=config.min_utility, soft_dedup=config.soft_dedup, distinct_power=config.distinct_power,
+            pass_k=config.pass_k, pass_k_normalize=config.pass_k_normalize, baseline=config.baseline,
         )  # fmt: skip
     if config.keep_fraction is None:
         return coefficients
