@@ -126,7 +126,7 @@ METHODS: dict[str, Method] = {
     "Re:Max": Method(_REMAX, {**_MAXRL, "nll_reduction": "max_length", "bank_weight": 0.1}, _MODES),
     "Re:Dr": Method(_REMAX, {**_SURROGATE, "bank_weight": 0.1}, _MODES),
     "tempered DPG": Method(
-        "arXiv 2112.00791; α-DPG",
+        "arXiv 2112.00791; α-DPG: arXiv 2512.05962",
         {
             "tau": 0.5, "beta": 0.5, "length_normalize_ref": False, "q_temperature": 1e-3, "q_eps": 0.0,
             "soft_dedup": 0.5, "skip": "all_min",
