@@ -1,5 +1,6 @@
 """Tables of the study of a pretrained model, from the committed lines alone, for its page of results."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -29,7 +30,7 @@ def write_report(page: Path = PAGE) -> None:
     text = page.read_text()
     for task in QUESTIONS:
         text = replace_section(text, task, f"\n{write_section(task)}\n")
-    page.write_text(text)
+    page.write_text(replace_section(text, "speed", f"\n{format_speed()}\n"))
 
 
 def write_section(task: str, results: Path = RESULTS) -> str:
@@ -104,6 +105,26 @@ def format_matched(runs: Runs, level: float) -> str:
 
 def _read_test(line: Line, level: float, measure: str) -> float:
     return read_at_level(line["test"], level, measure)
+
+
+def format_speed(results: Path = RESULTS) -> str:
+    """Return what `benchmarks.pretrained.speed` measured: on a CPU, and on a GPU."""
+    tables = []
+    for device in ("cpu", "cuda"):
+        file = results / f"speed-{device}.json"
+        if not file.exists():
+            tables.append("On a GPU: not measured yet." if device == "cuda" else "On a CPU: not measured yet.")
+            continue
+        measured = json.loads(file.read_text())
+        rows = [
+            [name, f"{row['ratio']:.2f}", f"{row['tokens per second']:.0f}", f"{row['peak_mib']:.0f}"]
+            for name, row in measured.items()
+            if isinstance(row, dict) and "ratio" in row
+        ]
+        where = f"{measured['machine']['hardware']}, a batch of {measured['tokens of a batch']} tokens:"
+        table = format_table(["step", "time, of the first way's", "tokens per second", "MiB at the peak"], rows)
+        tables.append(f"{where}\n\n{table}")
+    return "\n\n".join(tables)
 
 
 def _name(arm: str) -> str:

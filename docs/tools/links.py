@@ -18,6 +18,8 @@ PAGES = {
     "tests/README.md": "tests.md",
     "tests/golden/agreement.md": "adapters/agreement.md",
     "benchmarks/NOTES.md": "kernel_notes.md",
+    "benchmarks/pretrained/NOTES.md": "pretrained_notes.md",
+    "benchmarks/pretrained/RESULTS.md": "pretrained.md",
     "benchmarks/study/NOTES.md": "study_notes.md",
     "benchmarks/study/RESULTS.md": "results.md",
 }

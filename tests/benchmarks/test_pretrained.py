@@ -197,6 +197,14 @@ def test_tables_pair_methods_by_seed_and_say_what_is_missing(tmp_path: Path) -> 
     assert "before training | 1 |" in section
 
 
+def test_the_page_says_what_the_committed_lines_say(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(report.PAGE.read_text())
+    report.write_report(page)
+    assert page.read_text() == report.PAGE.read_text()
+    assert "On a CPU: not measured yet." in report.format_speed(tmp_path)
+
+
 def test_committed_lines_are_those_of_the_methods_as_they_are_now() -> None:
     for file in RESULTS.glob("*.jsonl"):
         for line in read_lines(file):
