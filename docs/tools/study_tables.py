@@ -66,7 +66,7 @@ def write_choosing_section() -> str:
         ("the same, and code names each right answer", joined, "countdown_fresh", "kappa_joined"),
         ("the same, almost even already", "`diverse()`, UCPO or TPO", "graph_fresh", RECIPE),
         ("several right answers, no two texts alike", "`diverse()` with a key function", "noted", "answer_keys"),
-        ("the same, nobody can name an answer", "soft κ = ¼", "noted", "soft_quarter"),
+        ("the same, nobody can name an answer", "`diverse()`, whose κ is idle", "noted", RECIPE),
         ("no change of method", "Dr.GRPO, sampled at .6", "countdown_fresh", "dr_grpo_cold"),
         ("one right answer, for pass@k", "`diverse()`", "single", RECIPE),
     )
