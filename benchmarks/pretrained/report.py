@@ -99,7 +99,7 @@ def format_matched(runs: Runs, level: float) -> str:
             pair = None if name in (FIRST, BASE) else pair_seeds(seeds, runs[FIRST], read)
             cells.append(format_difference(pair, len(SEEDS)))
         rows.append([_name(name), *cells])
-    head = ["method", "coverage@8", "pass@8", "it minus Dr.GRPO: coverage@8", "pass@8", "highest mean@8"]
+    head = ["method", "coverage@8", "pass@8", "it minus Dr.GRPO: coverage@8", "pass@8", "best mean@8"]
     return format_table(head, rows)
 
 

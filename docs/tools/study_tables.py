@@ -64,11 +64,11 @@ def write_choosing_section() -> str:
     choices = (
         ("several right answers in short texts", "`diverse()`", "countdown_fresh", RECIPE),
         ("the same, and code names each right answer", joined, "countdown_fresh", "kappa_joined"),
-        ("the same, almost even already", "`diverse()`, UCPO or TPO", "graph_fresh", RECIPE),
+        ("the same, almost even already", "`diverse()` or UCPO", "graph_fresh", RECIPE),
         ("several right answers, no two texts alike", "`diverse()` with a key function", "noted", "answer_keys"),
         ("the same, nobody can name an answer", "`diverse()`, whose κ is idle", "noted", RECIPE),
         ("no change of method", "Dr.GRPO, sampled at .6", "countdown_fresh", "dr_grpo_cold"),
-        ("one right answer, for pass@k", "`diverse()`", "single", RECIPE),
+        ("one right answer, for pass@k", "MaxRL", "single", "maxrl"),
     )
     rows = [[task, choice, *_format_choice(stage, arm)] for task, choice, stage, arm in choices]
     rates = choose_rates("countdown_rates")
