@@ -137,12 +137,12 @@ class BonusWarning:
     Args:
         weights: [F] of the functions.
         names: those of the functions.
-        config: says whether it matters who has failed, and up to which utility.
+        config: says whether it matters who is right, and above which utility.
     """
 
     def __init__(self, weights: Tensor, names: Sequence[str], config: MaxEntConfig) -> None:
         self.min_utility = config.min_utility
-        self.is_due = config.skip == "all_min" and int((weights != 0).sum()) > 1
+        self.is_due = config.needs_right and int((weights != 0).sum()) > 1
         if self.is_due:
             self.verifier = int(weights.argmax())
             self.weight, self.name = float(weights[self.verifier]), names[self.verifier]

@@ -175,7 +175,7 @@ class ExemplarBank:
         return {
             "is_revisited": self.is_revisited,
             "is_full": self._is_full,
-            "answers": list(self._answers.items()),
+            "answers": [(prompt, dict(answers)) for prompt, answers in self._answers.items()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

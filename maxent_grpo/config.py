@@ -134,6 +134,12 @@ class MaxEntConfig:
         return self.dedup > 0 or self.distinct_power != 0 or self._reads("counts")
 
     @property
+    def needs_right(self) -> bool:
+        """Whether it matters which candidates are right: above `min_utility`, if nobody says otherwise."""
+        by_group = self.skip == "all_min" or self.distinct_power != 0 or self.pass_k is not None
+        return by_group or self.soft_dedup > 0 or self.bank_weight > 0 or self._reads("right")
+
+    @property
     def moves_equal_groups(self) -> bool:
         """Whether centred weights of candidates that are equally good can differ."""
         return self.dedup > 0 or self.soft_dedup > 0 or self.beta > 0

@@ -80,8 +80,8 @@ def pass_at_k_weights(
         mask: [..., K] bool, True where a candidate counts.
 
     Returns:
-        weights [...]: 0 where n₊ > K − k, or masking leaves no more than k candidates; NaN where a utility is outside
-        [0, 1].
+        weights [...]: 0 where k > 1 and n₊ > K − k, or masking leaves no more than k candidates; NaN where a
+        utility is outside [0, 1].
 
     Raises:
         ValueError: on k outside [1, K).

@@ -131,10 +131,15 @@ BONUSES = [0.0, 1.0, 0.0, 1.0]
 
 
 def warn_of_bonuses(
-    weights: list[float], *, verdicts: list[float] = VERDICTS, skip: Any = "all_min", min_utility: float = 0.0
+    weights: list[float],
+    *,
+    verdicts: list[float] = VERDICTS,
+    skip: Any = "all_min",
+    min_utility: float = 0.0,
+    **rest: Any,
 ) -> BonusWarning:
     """Return what has seen a rollout twice: the verdicts of a verifier beside a bonus for the format."""
-    config = MaxEntConfig(skip=skip, min_utility=min_utility)
+    config = MaxEntConfig(skip=skip, min_utility=min_utility, **rest)
     rewards, weighed_by = torch.tensor([verdicts, BONUSES]).T, torch.tensor(weights)
     warning = BonusWarning(weighed_by, ["right", "format"], config)
     for _ in range(2):
@@ -142,8 +147,21 @@ def warn_of_bonuses(
     return warning
 
 
-def test_a_bonus_that_makes_failures_count_as_right_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    warn_of_bonuses([1.0, 0.5])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"skip": "none", "bank_weight": 0.1},
+        {"skip": "none", "soft_dedup": 0.25},
+        {"skip": "none", "distinct_power": 1.0},
+        {"skip": "none", "pass_k": 2},
+        {"skip": "none", "projection": "surrogate", "utility_transform": ("gapo", "zscore")},
+    ],
+)
+def test_a_bonus_that_makes_failures_count_as_right_is_warned_of_once(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_bonuses([1.0, 0.5], **settings)
     (message,) = caplog.messages
     assert message == (
         "1 of 4 candidates count as right, with a utility over maxent_min_utility=0, though right alone leaves them "
