@@ -53,7 +53,8 @@ FINALISTS = (
 LATER = ("kappa_cold", "kappa_joined")
 """Parts and sum of what did best on the five seeds of Countdown: fresh seeds alone speak of them."""
 FINAL = (
-    "dr_grpo", "ucpo", "ips", "remax", "soft_quarter", "kappa", "kappa_modes_cold", "kappa_twice", *LATER,
+    "dr_grpo", "dr_grpo_cold", "ucpo", "ips", "remax", "soft_quarter", "kappa", "kappa_modes_cold", "kappa_twice",
+    *LATER,
 )  # fmt: skip
 """Who meets fresh seeds: the winner by `choose_winner`, the rivals by `score_methods`, and what NOTES.md adds."""
 BANKS = ("maxrl", "remax", "remax_strong", "kappa", "kappa_bank")
@@ -61,15 +62,15 @@ BANKS = ("maxrl", "remax", "remax_strong", "kappa", "kappa_bank")
 STAGES = {
     "countdown_rates": Stage("countdown", tuple(arm for arm in ARMS if arm not in LIKE), TUNED_WITH),
     "countdown": Stage("countdown", FINALISTS, PAIRED, rates_of="countdown_rates"),
-    "graph_rates": Stage("graph", (*FINALISTS, *LATER), TUNED_WITH),
+    "graph_rates": Stage("graph", (*FINALISTS, "dr_grpo_cold", *LATER), TUNED_WITH),
     "graph": Stage("graph", FINALISTS, PAIRED, rates_of="graph_rates"),
     "single": Stage("single", ("dr_grpo", "dr_grpo_cold", "maxrl", "kappa"), PAIRED, rates_of="countdown_rates"),
-    "noted": Stage("noted", ("dr_grpo", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"),
-    "recurring": Stage("recurring", BANKS, PAIRED, rates_of="countdown_rates"),
-    "countdown_fresh": Stage(
-        "countdown", ("dr_grpo_cold", "xdr", *FINAL), FRESH, rates_of="countdown_rates", fresh=True
+    "noted": Stage(
+        "noted", ("dr_grpo", "maxrl", "soft_quarter", "kappa", "answer_keys"), PAIRED, rates_of="countdown_rates"
     ),
-    "graph_fresh": Stage("graph", FINAL, FRESH, rates_of="graph_rates", fresh=True),
+    "recurring": Stage("recurring", BANKS, PAIRED, rates_of="countdown_rates"),
+    "countdown_fresh": Stage("countdown", ("xdr", *FINAL), FRESH, rates_of="countdown_rates", fresh=True),
+    "graph_fresh": Stage("graph", ("grpo", *FINAL), FRESH, rates_of="graph_rates", fresh=True),
 }
 
 

@@ -124,7 +124,7 @@ SIZES = {
     ),
     "single": replace(COUNTDOWN, level=0.3, levels=(0.2, 0.35)),
     "noted": COUNTDOWN,
-    "recurring": replace(COUNTDOWN, recurring=512),
+    "recurring": replace(COUNTDOWN, level=0.5, levels=(0.45, 0.55), recurring=512),
 }
 
 

@@ -1,4 +1,4 @@
-"""What the fresh seeds say of each criterion of NOTES.md, which were written before any of them ran."""
+"""What the fresh seeds say of each criterion of NOTES.md."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from benchmarks.study.stages import RECIPE
 BEATEN = (RECIPE, "remax", "ips")
 """Whose coverage@8 a new recipe has to be above, with an interval that excludes 0."""
 BASELINE = "dr_grpo"
-"""Whose ceiling it may fall below by a point."""
+"""Whose best mean@8 it may fall below by a point."""
 MARGIN = 0.01
 CANDIDATES = ("soft_quarter", "kappa_cold", "kappa_modes_cold", "kappa_twice", "kappa_joined")
 """The winner of both tasks, and what NOTES.md adds."""

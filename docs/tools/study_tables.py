@@ -62,11 +62,11 @@ def write_choosing_section() -> str:
     """Return the table of tasks, what to take for each, and what that has more than Dr.GRPO."""
     joined = "`diverse()` with that key function, sampled at .6, two passes"
     choices = (
-        ("several right answers in short texts", "`diverse()`", "countdown_fresh", RECIPE),
+        ("2 to 8 right answers in short texts (Countdown)", "`diverse()`", "countdown_fresh", RECIPE),
         ("the same, and code names each right answer", joined, "countdown_fresh", "kappa_joined"),
-        ("the same, almost even already", "`diverse()` or UCPO", "graph_fresh", RECIPE),
+        ("the same with 4 to 24 right answers (graph coloring)", "`diverse()` or UCPO", "graph_fresh", RECIPE),
         ("several right answers, no two texts alike", "`diverse()` with a key function", "noted", "answer_keys"),
-        ("the same, nobody can name an answer", "`diverse()`, whose κ is idle", "noted", RECIPE),
+        ("the same, nobody can name an answer", "MaxRL", "noted", "maxrl"),
         ("no change of method", "Dr.GRPO, sampled at .6", "countdown_fresh", "dr_grpo_cold"),
         ("one right answer, for pass@k", "MaxRL", "single", "maxrl"),
     )
@@ -95,12 +95,13 @@ def _format_choice(stage: str, arm: str) -> list[str]:
 def write_keys_section() -> str:
     """Return what keys are worth where texts never repeat."""
     rows = [
-        [ARMS[arm].name, *format_leads("noted", arm, "dr_grpo")] for arm in (RECIPE, "soft_quarter", "answer_keys")
+        [ARMS[arm].name, *format_leads("noted", arm, "dr_grpo")]
+        for arm in (RECIPE, "soft_quarter", "maxrl", "answer_keys")
     ]
     return f"""
 In the stage `noted` of the [study](../benchmarks/study/RESULTS.md), two random numbers stand behind each answer, so
-that hardly two texts are equal. κ = 1 is `diverse()`; soft κ needs no keys. Differences from Dr.GRPO in points, at a
-mean@8 of {find_level("noted"):g}:
+that hardly two texts are equal. κ = 1 is `diverse()`; soft κ and MaxRL need no keys. Differences from Dr.GRPO in
+points, at a mean@8 of {find_level("noted"):g}:
 
 {format_table(["method", *FIGURES], rows)}
 """
