@@ -34,10 +34,9 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options, console = parse_options(argv), Console()
-    if options.stage == "report":
-        write_report()
-        return 0
     make = partial(run_stage, options.stage, options.root, console, workers=options.workers)
+    if options.stage == "report":
+        make = write_report
     return run_for(options.minutes, console, make)
 
 

@@ -9,6 +9,7 @@ import matplotlib.image
 import pytest
 
 from benchmarks.study import analysis, noted, report, stages
+from benchmarks.study.__main__ import main
 from benchmarks.study.analysis import average_measures, compare_arms, estimate_difference, group_lines, rank_arms
 from benchmarks.study.arms import ARMS
 from benchmarks.study.report import format_rates, format_stage, save_picture
@@ -201,3 +202,12 @@ def test_examples(module: ModuleType) -> None:
     failed, tried = doctest.testmod(module)
     assert tried > 0
     assert failed == 0
+
+
+def test_a_report_on_rates_that_are_not_all_there_says_what_to_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = stages.read_stage
+    monkeypatch.setattr(stages, "read_stage", lambda name: whole(name)[: -1 if name == "graph_rates" else None])
+    assert main(["report"]) == 2
+    assert "Expected all runs of the stage graph_rates, got 1 missing: run it first." in capsys.readouterr().out
