@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -21,10 +22,11 @@ from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS, Sizes
 from benchmarks.study.runs import read_lines
 from maxent_grpo.pipeline.run import Run as PipelineRun
 from maxent_grpo.pipeline.run import parse_run
+from maxent_grpo.pipeline.starts import make_start
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny.model import build_model, build_tokenizer
 from maxent_grpo.pipeline.tiny.sampling import Samples
-from maxent_grpo.pipeline.tiny.storage import Log, save_checkpoint
+from maxent_grpo.pipeline.tiny.storage import Log, load_checkpoint, save_checkpoint
 
 SMALL = Sizes(
     updates=2, prompts=2, samples=4, max_new_tokens=4, measured_at=(0.5, 1.0), drawn=8, drawn_most=16, save_every=1
@@ -90,16 +92,33 @@ def test_thoughts_end_in_a_right_answer_after_tries_that_fail() -> None:
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory):
-    """Return a folder with the pretrained model; few problems are held out."""
-    patch = pytest.MonkeyPatch()
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the first two layers of the pretrained model."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    start = make_start(tasks.START, folder)
+    model = load_checkpoint(Path(start))
+    model.model.layers = model.model.layers[:2]
+    model.config.num_hidden_layers = 2
+    model.save_pretrained(start)
+    return folder
+
+
+def find_every_second_right(problem: Any, text: str) -> Verdict:
+    return Verdict(True, problem.modes[0]) if len(text) % 2 else WRONG
+
+
+@pytest.fixture
+def few(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return that folder; few problems are held out, and two layers find every second answer of geography right."""
+    geography = replace(tasks.GEOGRAPHY, verify=find_every_second_right)
     for name, question in QUESTIONS.items():
         sides = question.list_sides()
         few = {"train": sides["train"], "validation": sides["validation"][:2], "test": sides["test"][:3]}
-        sizes = replace(SMALL, taught=(2, 2)) if name == "countdown" else SMALL
-        patch.setitem(QUESTIONS, name, replace(question, list_sides=lambda few=few: few, sizes=sizes))
-    yield tmp_path_factory.mktemp("pretrained")
-    patch.undo()
+        changes = (
+            {"sizes": replace(SMALL, taught=(2, 2))} if name == "countdown" else {"sizes": SMALL, "task": geography}
+        )
+        monkeypatch.setitem(QUESTIONS, name, replace(question, list_sides=lambda few=few: few, **changes))
+    return root
 
 
 @pytest.mark.slow
