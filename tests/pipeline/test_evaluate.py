@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,9 +20,11 @@ from maxent_grpo.pipeline.evaluation.generation import Sampling, Transformers, c
 from maxent_grpo.pipeline.launch.options import parse_options as parse_launch
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tasks.metrics import hit_probability
+from maxent_grpo.pipeline.tiny import evaluation
 from maxent_grpo.pipeline.tiny.model import build_model
 from maxent_grpo.pipeline.tiny.options import parse_options
 from maxent_grpo.pipeline.tiny.runs import Job, warm_up
+from maxent_grpo.pipeline.tiny.sampling import sample
 from maxent_grpo.pipeline.tiny.storage import save_checkpoint
 from maxent_grpo.pipeline.tiny.wide_countdown import MAX_NEW_TOKENS, TOKENIZER
 
@@ -35,11 +38,13 @@ def ignore(entry: object) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A warm start of the demo, evaluated by the demo."""
+    """A warm start of the demo, evaluated by the demo on what `generate` draws, as evaluate.py does."""
     folder = tmp_path_factory.mktemp("demo")
     small = ["--warm-steps", "110", "--eval-prompts", str(PROMPTS), "--eval-samples", str(SAMPLES), "--seed", "3"]
     job = Job(parse_options([*small, "--output", str(folder)], None), "warm_start", seed=3)
-    warm_up(job, ignore, lambda: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "sample", partial(sample, static_cache=True))
+        warm_up(job, ignore, lambda: False)
     return job
 
 
@@ -189,9 +194,9 @@ def test_a_samples_tokens_are_those_of_its_text_with_the_one_that_ends_it(demo: 
     sampler = Transformers(str(demo.folder), None, "float32")
     (drawn,) = sampler.draw_samples(["2 3 5 = 10 :"], Sampling(16, 1.0, 8, 0))
     end = sampler.tokenizer.eos_token_id
-    for sample in drawn:
-        assert sampler.tokenizer.decode(sample.ids, skip_special_tokens=True) == sample.text
-        assert end not in sample.ids[:-1]
+    for one in drawn:
+        assert sampler.tokenizer.decode(one.ids, skip_special_tokens=True) == one.text
+        assert end not in one.ids[:-1]
         assert len(sample.ids) == 8 or sample.ids[-1] == end
     assert len({len(sample.ids) for sample in drawn}) > 1
 

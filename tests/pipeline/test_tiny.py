@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib import image
+from scipy.stats import chisquare
 from transformers import PreTrainedModel
 
 from maxent_grpo import MaxEntConfig
@@ -73,7 +75,8 @@ def scripted_samples(**settings: float) -> tuple[Samples, Scripted]:
         [*tokens("5 5 5")],  # wrong, cut off
         [*tokens("3"), END, PAD],  # right for the second problem alone
     )
-    return sample(model, TOKENIZER, SUM, [(2, 3), (1, 2)], num_samples=2, max_new_tokens=3, **settings), model
+    limits = {"num_samples": 2, "max_new_tokens": 3, "static_cache": True}  # with one the model's own loop writes
+    return sample(model, TOKENIZER, SUM, [(2, 3), (1, 2)], **limits, **settings), model
 
 
 def test_every_completion_is_judged_by_its_own_problem_and_rewarded_by_the_verdict() -> None:
@@ -95,17 +98,45 @@ def test_sampling_is_from_the_whole_distribution_at_the_temperature_and_greedy_a
     assert model.settings["do_sample"] is False
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_prompts_that_are_read_once_are_answered_as_if_read_for_each_completion(temperature: float) -> None:
-    model, problems = build_model(TOKENIZER, seed=0), [(2, 3), (11, 2), (1, 10)]  # the first is padded
+def test_prompts_that_are_read_once_are_answered_as_if_read_for_each_completion() -> None:
+    problems = [(2, 3), (11, 2), (1, 10)]  # the first is padded
+    for seed in range(4):  # some completions end before others do
+        model = build_model(TOKENIZER, seed=seed)
+        samples = sample(model, TOKENIZER, SUM, problems, num_samples=2, max_new_tokens=6, temperature=0.0)
+        expected = model.generate(
+            input_ids=samples.prompts,
+            attention_mask=(samples.prompts != PAD).long(),
+            max_new_tokens=6,
+            do_sample=False,
+            pad_token_id=PAD,
+        )
+        assert samples.ids.tolist() == expected[:, samples.prompts.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_completions_are_as_frequent_as_they_are_likely(temperature: float) -> None:
+    """Those of two tokens, the first of which may be the end, by a chi-squared test at 1 in 10,000."""
+    model, drawn = build_model(TOKENIZER, seed=0), 40_000
+    with torch.no_grad():  # some tokens are likelier than others
+        model.get_output_embeddings().weight.mul_(2.0)
     torch.manual_seed(0)
-    samples = sample(model, TOKENIZER, SUM, problems, num_samples=4, max_new_tokens=6, temperature=temperature)
-    torch.manual_seed(0)
-    choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    expected = model.generate(
-        input_ids=samples.prompts, attention_mask=(samples.prompts != PAD).long(), max_new_tokens=6, **choice
-    )
-    assert samples.ids.tolist() == expected[:, samples.prompts.shape[1] :].tolist()
+    samples = sample(model, TOKENIZER, SUM, [(2, 3)], num_samples=drawn, max_new_tokens=2, temperature=temperature)
+    counts = Counter(map(tuple, samples.ids.tolist()))
+    vocabulary = range(len(TOKENIZER))
+    pairs = torch.tensor([(first, second) for first in vocabulary for second in vocabulary if first != END])
+    prompt = samples.prompts[:1]
+    with torch.no_grad():
+        logits = completion_logits(model, prompt.expand(len(pairs), -1), pairs)
+    logps = (logits / temperature).log_softmax(-1).gather(-1, pairs.unsqueeze(-1)).squeeze(-1)
+    chances = dict(zip(map(tuple, pairs.tolist()), logps.sum(-1).exp().tolist(), strict=True))
+    chances[END, PAD] = 1 - sum(chances.values())
+    assert counts.keys() <= chances.keys()
+    likely = [pair for pair, chance in chances.items() if chance * drawn >= 5]
+    observed = [counts[pair] for pair in likely] + [drawn - sum(counts[pair] for pair in likely)]
+    expected = [chances[pair] * drawn for pair in likely] + [drawn * (1 - sum(chances[pair] for pair in likely))]
+    assert (END, PAD) in likely
+    assert len(likely) > 20
+    assert chisquare(observed, expected).pvalue > 1e-4
 
 
 def alone(model: PreTrainedModel, prompt: list[int], completion: list[int], temperature: float = 1.0) -> torch.Tensor:

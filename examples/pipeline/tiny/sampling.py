@@ -57,30 +57,33 @@ def sample(
 ) -> Samples:
     """Return `num_samples` completions of each problem; temperature 0 is greedy.
 
-    With a static cache every completion reads its prompt, and on a GPU transformers compiles the step that makes a
-    token, which then costs a fraction.
+    A prompt is read once for all of its completions, and one that has ended is not computed any further. With a
+    static cache both are done by transformers' `generate`, for every row to the end: on a GPU it compiles the step
+    that makes a token, which then costs a fraction.
     """
     texts = [task.prompt(problem) for problem in problems]
     encoded = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
     prompts = encoded["input_ids"].repeat_interleave(num_samples, dim=0)
     seen = encoded["attention_mask"].repeat_interleave(num_samples, dim=0)
-    choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
     model.eval()
-    cache: dict[str, Any]
     if static_cache:
-        cache = {"cache_implementation": "static"}
+        choice = (
+            {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+        )
+        generated = model.generate(
+            input_ids=prompts,
+            attention_mask=seen,
+            cache_implementation="static",
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            **choice,
+        )
+        ids = generated[:, prompts.shape[1] :]
     else:
-        read = _read_prompts(model, encoded["input_ids"], encoded["attention_mask"], copies=num_samples)
-        cache = {"past_key_values": read}
-    generated = model.generate(
-        input_ids=prompts,
-        attention_mask=seen,
-        **cache,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        **choice,
-    )
-    ids = generated[:, prompts.shape[1] :]
+        cache = _read_prompts(model, encoded["input_ids"], encoded["attention_mask"], copies=num_samples)
+        ids = _complete(
+            model, prompts[:, -1:], seen, cache, tokenizer, max_new_tokens=max_new_tokens, temperature=temperature
+        )
     mask = ((ids == tokenizer.eos_token_id).cumsum(-1) - (ids == tokenizer.eos_token_id).long()) == 0
     texts = tokenizer.batch_decode(ids.masked_fill(~mask, tokenizer.pad_token_id), skip_special_tokens=True)
     owners = [problem for problem in problems for _ in range(num_samples)]
@@ -88,15 +91,49 @@ def sample(
     return Samples(prompts, ids, mask, texts, verdicts)
 
 
-def _read_prompts(model: PreTrainedModel, prompts: Tensor, seen: Tensor, *, copies: int) -> DynamicCache | None:
-    """Return the keys and values of left-padded prompts [B, P] but their last token, `copies` rows for each prompt.
+def _complete(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    seen: Tensor,
+    cache: DynamicCache,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+) -> Tensor:
+    """Return completions [N, T] of prompts whose last tokens [N, 1] the cache lacks; rows that end drop out."""
+    ids = tokens.new_full((len(tokens), max_new_tokens), tokenizer.pad_token_id)
+    rows = torch.arange(len(tokens), device=tokens.device)
+    for place in range(max_new_tokens):
+        positions = seen.sum(-1, keepdim=True) - 1
+        output = model(
+            input_ids=tokens, attention_mask=seen, position_ids=positions, past_key_values=cache, logits_to_keep=1
+        )
+        tokens = _choose(output.logits[:, -1].float(), temperature)
+        ids[rows, place] = tokens.squeeze(-1)
+        going = (tokens != tokenizer.eos_token_id).squeeze(-1).nonzero().squeeze(-1)
+        if len(going) == 0:
+            return ids[:, : place + 1]
+        if len(going) < len(rows):
+            rows, tokens, seen = rows[going], tokens[going], seen[going]
+            cache.batch_select_indices(going)
+        seen = torch.cat([seen, torch.ones_like(tokens)], dim=1)
+    return ids
 
-    A prompt is read once and not once for each of its completions. None where there is nothing to read.
-    """
-    if prompts.shape[1] < 2:
-        return None
-    positions = (seen.cumsum(-1) - 1).clamp(min=0)
+
+def _choose(logits: Tensor, temperature: float) -> Tensor:
+    """Return a token for each row of logits [n, V], [n, 1]."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    return torch.multinomial((logits / temperature).softmax(-1), 1)
+
+
+def _read_prompts(model: PreTrainedModel, prompts: Tensor, seen: Tensor, *, copies: int) -> DynamicCache:
+    """Return keys and values of left-padded prompts [B, P] but their last token, `copies` rows for each."""
     cache = DynamicCache(config=model.config)
+    if prompts.shape[1] < 2:
+        return cache
+    positions = (seen.cumsum(-1) - 1).clamp(min=0)
     model(
         input_ids=prompts[:, :-1],
         attention_mask=seen[:, :-1],
