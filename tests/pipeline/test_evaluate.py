@@ -197,8 +197,8 @@ def test_a_samples_tokens_are_those_of_its_text_with_the_one_that_ends_it(demo: 
     for one in drawn:
         assert sampler.tokenizer.decode(one.ids, skip_special_tokens=True) == one.text
         assert end not in one.ids[:-1]
-        assert len(sample.ids) == 8 or sample.ids[-1] == end
-    assert len({len(sample.ids) for sample in drawn}) > 1
+        assert len(one.ids) == 8 or one.ids[-1] == end
+    assert len({len(one.ids) for one in drawn}) > 1
 
 
 def test_what_a_checkpoint_prefers_does_not_change_its_samples(tmp_path: Path) -> None:
