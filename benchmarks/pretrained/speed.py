@@ -3,7 +3,8 @@
 python -m benchmarks.pretrained.speed                # benchmarks/pretrained/results/speed-cpu.json or speed-cuda.json
 python -m benchmarks.pretrained.speed --rounds 9
 
-Every step is timed once per round, in turns, so that figures are ratios within one process.
+Every step is timed once per round, in turns, so that figures are ratios within one process. Tokens are those of
+answers up to their end: what a batch computes after it is not counted.
 """
 
 import argparse
@@ -59,15 +60,15 @@ def draw_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, siz
 
 
 def list_steps(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sizes: Sizes
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sizes: Sizes, samples: Samples
 ) -> tuple[dict[str, Callable[[], object]], dict[str, Callable[[], object]]]:
-    """Return what is timed: ways to sample a batch, and ways to learn from it."""
+    """Return what is timed: ways to sample a batch, and ways to learn from one."""
     problems = ASKED.list_sides()["train"][: sizes.prompts]
     encoded = tokenizer([ASKED.task.prompt(each) for each in problems], return_tensors="pt", padding=True).to(
         model.device
     )
-    limits = {"max_new_tokens": sizes.max_new_tokens, "min_new_tokens": sizes.max_new_tokens}
     choice = {"do_sample": True, "top_k": 0, "num_return_sequences": sizes.samples}
+    limits = {"max_new_tokens": sizes.max_new_tokens}
 
     def draw(*, static_cache: bool) -> Samples:
         return sample(
@@ -82,10 +83,9 @@ def list_steps(
 
     sampling = {
         "sampling by generate": lambda: model.generate(**encoded, **limits, **choice),
-        "sampling, prompts read once": lambda: draw(static_cache=False),
+        "sampling, prompts read once, no row after its end": lambda: draw(static_cache=False),
         "sampling, static cache": lambda: draw(static_cache=True),
     }
-    samples = draw_samples(model, tokenizer, sizes)
     loops = {name: build_loop(model, tokenizer, sizes, **settings) for name, settings in LEARNING.items()}
     return sampling, {name: lambda loop=loop: loop.learn(samples) for name, loop in loops.items()}
 
@@ -94,9 +94,10 @@ def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sizes: Sizes, rounds: int
 ) -> dict[str, object]:
     """Return timings of sampling and of learning, each as multiples of its first way."""
-    tokens = sizes.prompts * sizes.samples * sizes.max_new_tokens
+    samples = draw_samples(model, tokenizer, sizes)
+    tokens = int(samples.mask.sum())
     result: dict[str, object] = {"machine": describe_machine(model.device.type), "tokens of a batch": tokens}
-    for steps in list_steps(model, tokenizer, sizes):
+    for steps in list_steps(model, tokenizer, sizes, samples):
         for step in steps.values():
             step()
         timings = time_in_turns(steps, rounds, model.device.type)

@@ -153,10 +153,11 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(few: Path, monkeypatch:
 def test_every_way_to_sample_and_to_learn_is_timed(few: Path) -> None:
     timed = speed.measure(*tasks.load_start(few, "name-one"), SMALL, rounds=1)
     assert timed.keys() >= speed.LEARNING.keys()
-    assert timed["tokens of a batch"] == 32
+    tokens = timed["tokens of a batch"]
+    assert 8 <= tokens <= 32
     for name, row in timed.items():
         if name not in ("machine", "tokens of a batch"):
-            assert row["tokens per second"] == pytest.approx(32e3 / row["median_ms"], rel=0.01)
+            assert row["tokens per second"] == pytest.approx(1e3 * tokens / row["median_ms"], rel=0.01)
     peaks = [timed[name]["peak_mib"] for name in speed.LEARNING]
     assert peaks[2] < peaks[1] < peaks[0]
 
