@@ -110,10 +110,10 @@ def _read_test(line: Line, level: float, measure: str) -> float:
 def format_speed(results: Path = RESULTS) -> str:
     """Return what `benchmarks.pretrained.speed` measured: on a CPU, and on a GPU."""
     tables = []
-    for device in ("cpu", "cuda"):
+    for device, name in (("cpu", "a CPU"), ("cuda", "a GPU")):
         file = results / f"speed-{device}.json"
         if not file.exists():
-            tables.append("On a GPU: not measured yet." if device == "cuda" else "On a CPU: not measured yet.")
+            tables.append(f"On {name}: not measured yet.")
             continue
         measured = json.loads(file.read_text())
         rows = [

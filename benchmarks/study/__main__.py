@@ -34,9 +34,9 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options, console = parse_options(argv), Console()
-    make = partial(run_stage, options.stage, options.root, console, workers=options.workers)
     if options.stage == "report":
-        make = write_report
+        return run_for(None, console, write_report)
+    make = partial(run_stage, options.stage, options.root, console, workers=options.workers)
     return run_for(options.minutes, console, make)
 
 

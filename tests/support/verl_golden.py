@@ -64,7 +64,7 @@ class Batch:
         return values[[row for _, row in order]]
 
 
-def write(value: Any) -> str:
+def write_override(value: Any) -> str:
     """Return a value as Hydra's command line has it."""
     return f"[{','.join(value)}]" if isinstance(value, tuple) else str(value)
 
@@ -76,7 +76,8 @@ def list_overrides(config: MaxEntConfig, *, clipped: bool) -> list[str]:
         field.name for field in fields(MaxEntConfig) if getattr(config, field.name) != getattr(default, field.name)
     }
     method = [
-        f"+algorithm.maxent.{name}={write(getattr(config, name))}" for name in sorted(changed | {"nll_reduction"})
+        f"+algorithm.maxent.{name}={write_override(getattr(config, name))}"
+        for name in sorted(changed | {"nll_reduction"})
     ]
     return [*ONE_CHANGE, *method, *(["actor_rollout_ref.actor.ppo_epochs=2"] if clipped else [])]
 
