@@ -94,8 +94,8 @@ def split_countdown() -> Sides:
 GEOGRAPHY = Task(prompt=geography.prompt, verify=geography.verify)
 REASONED = Sizes(updates=120, prompts=24, max_new_tokens=96, taught=(200, 64), save_every=1000)
 QUESTIONS = {
-    "name-one": Question(GEOGRAPHY, partial(split_geography, "name-one"), geography.read_name, by_mode=True),
-    "capitals": Question(GEOGRAPHY, partial(split_geography, "capitals"), geography.read_name, by_mode=True),
+    "name-one": Question(GEOGRAPHY, partial(split_geography, "name-one"), geography.fold, by_mode=True),
+    "capitals": Question(GEOGRAPHY, partial(split_geography, "capitals"), geography.fold, by_mode=True),
     "countdown": Question(
         Task(prompt=thoughts.prompt, verify=thoughts.verify),
         split_countdown,

@@ -70,7 +70,7 @@ def graph_coloring_mode(
 def geography_mode(
     completions: Sequence[Completion], answers: Sequence[Sequence[Mapping[str, Any]]], **_: Any
 ) -> list[str | None]:
-    """Return the place that a right answer names, and of a wrong one its first line without case and accents.
+    """Return the place that a right answer names, and the text of a wrong one without case and accents.
 
     >>> geography_mode(["Polen", "poland.", "Mars "], [[{"name": "Poland", "spellings": ["poland", "polen"]}]] * 3)
     ['right: Poland', 'right: Poland', 'mars']
@@ -79,7 +79,7 @@ def geography_mode(
     verdicts = [
         geography_task.verify(p, text) for p, text in zip(build_geography_problems(answers), texts, strict=True)
     ]
-    return name_modes(verdicts, [geography_task.read_name(text) for text in texts])
+    return name_modes(verdicts, [geography_task.fold(text) for text in texts])
 
 
 def equation_skeleton(completions: Sequence[Completion], **_: Any) -> list[str | None]:

@@ -149,7 +149,7 @@ def build_coloring_problems(edges: Sequence[Any], partial: Sequence[str]) -> lis
 def geography(
     completions: Sequence[Completion], answers: Sequence[Sequence[Mapping[str, Any]]], **_: Any
 ) -> list[float]:
-    """Return 1.0 where the first line is one of the right names and nothing else.
+    """Return 1.0 where a text is one of the right names and nothing else.
 
     >>> geography(["Poland.", "Poland, I think"], [[{"name": "Poland", "spellings": ["poland"]}]] * 2)
     [1.0, 0.0]

@@ -52,7 +52,7 @@ def test_the_measures_are_means_over_all_subsets_of_k_samples() -> None:
 
 
 def test_an_answer_is_the_same_in_all_its_spellings() -> None:
-    texts = [" Czechia", " the Czech Republic\nQ:", " Poland", " poland."]
+    texts = [" Czechia", " the Czech Republic\n", " Poland", " poland."]
     right = Verdict(correct=True, mode="Czechia")
     samples = Samples(torch.empty(4, 1), torch.empty(4, 1), torch.empty(4, 1), texts, [right, right, WRONG, WRONG])
     keys = QUESTIONS["name-one"].name_answers(samples).tolist()

@@ -113,18 +113,21 @@ def prompt(problem: Problem, *, boxed: bool = False) -> str:
 
 
 def verify(problem: Problem, text: object, *, boxed: bool = False) -> Verdict:
-    r"""Return whether the first line names a right answer and nothing else, and which.
+    r"""Return whether a text names a right answer and nothing else, and which.
 
     Case, accents, punctuation and a leading "the" do not matter.
 
-    >>> verify(Problem("", (("Cote d'Ivoire", ("cote d ivoire", "ivory coast")),)), "The Ivory Coast.\n").mode
+    >>> problem = Problem("", (("Cote d'Ivoire", ("cote d ivoire", "ivory coast")),))
+    >>> verify(problem, "The Ivory Coast.\n").mode
     "Cote d'Ivoire"
+    >>> verify(problem, "Ivory Coast\nIt lies in Africa.").correct
+    False
     """
     try:
         answer = read_answer(text, boxed=boxed)
     except ValueError:
         return WRONG
-    folded = read_name(answer)
+    folded = fold(answer)
     mode = next((mode for mode, spellings in problem.answers if folded in spellings), None)
     return Verdict(correct=mode is not None, mode=mode)
 
@@ -142,11 +145,6 @@ def solutions(problem: Problem) -> dict[str, tuple[str, ...]]:
 def random_answer(problem: Problem, rng: random.Random) -> str:
     """Return a uniform draw from the countries: a guess of someone who knows no geography."""
     return rng.choice(sorted(names[0] for names in _name_countries().values()))
-
-
-def read_name(text: str) -> str:
-    """Return the name that a text gives, its first line, folded."""
-    return fold(text.strip().split("\n", maxsplit=1)[0])
 
 
 def fold(text: str) -> str:
