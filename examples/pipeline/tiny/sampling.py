@@ -43,6 +43,21 @@ class Samples:
         return torch.tensor([float(verdict.correct) for verdict in self.verdicts])
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What a model made of prompts, a row each.
+
+    Attributes:
+        cache: their keys and values.
+        seen: [B, P] integers, 1 where the cache holds a token of the prompt and 0 where it holds padding.
+        states: [B, R, D] states before the head, those of the prompts' last tokens last.
+    """
+
+    cache: DynamicCache
+    seen: Tensor
+    states: Tensor
+
+
 @torch.no_grad()
 def sample(
     model: PreTrainedModel,
@@ -57,14 +72,13 @@ def sample(
 ) -> Samples:
     """Return `num_samples` completions of each problem; temperature 0 is greedy.
 
-    A prompt is read once for all of its completions, and one that has ended is not computed any further. With a
-    static cache both are done by transformers' `generate`, for every row to the end: on a GPU it compiles the step
-    that makes a token, which then costs a fraction.
+    A prompt is read once for all of its completions, the beginning that all prompts share once for all of them, and
+    a completion that has ended is not computed any further. With a static cache transformers' `generate` does the
+    work, for every row to the end: on a GPU it compiles the step that makes a token, which then costs a fraction.
     """
     texts = [task.prompt(problem) for problem in problems]
     encoded = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
     prompts = encoded["input_ids"].repeat_interleave(num_samples, dim=0)
-    seen = encoded["attention_mask"].repeat_interleave(num_samples, dim=0)
     model.eval()
     if static_cache:
         choice = (
@@ -72,7 +86,7 @@ def sample(
         )
         generated = model.generate(
             input_ids=prompts,
-            attention_mask=seen,
+            attention_mask=encoded["attention_mask"].repeat_interleave(num_samples, dim=0),
             cache_implementation="static",
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
@@ -80,9 +94,13 @@ def sample(
         )
         ids = generated[:, prompts.shape[1] :]
     else:
-        cache = _read_prompts(model, encoded["input_ids"], encoded["attention_mask"], copies=num_samples)
         ids = _complete(
-            model, prompts[:, -1:], seen, cache, tokenizer, max_new_tokens=max_new_tokens, temperature=temperature
+            model,
+            _read_prompts(model, encoded["input_ids"]),
+            tokenizer,
+            num_samples=num_samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
         )
     mask = ((ids == tokenizer.eos_token_id).cumsum(-1) - (ids == tokenizer.eos_token_id).long()) == 0
     texts = tokenizer.batch_decode(ids.masked_fill(~mask, tokenizer.pad_token_id), skip_special_tokens=True)
@@ -93,32 +111,33 @@ def sample(
 
 def _complete(
     model: PreTrainedModel,
-    tokens: Tensor,
-    seen: Tensor,
-    cache: DynamicCache,
+    read: _Read,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    num_samples: int,
     max_new_tokens: int,
     temperature: float,
 ) -> Tensor:
-    """Return completions [N, T] of prompts whose last tokens [N, 1] the cache lacks; rows that end drop out."""
-    ids = tokens.new_full((len(tokens), max_new_tokens), tokenizer.pad_token_id)
-    rows = torch.arange(len(tokens), device=tokens.device)
+    """Return completions [N, T] of prompts that were read; rows that end drop out."""
+    head = model.get_output_embeddings()
+    logits, seen = (each.repeat_interleave(num_samples, dim=0) for each in (head(read.states[:, -1]), read.seen))
+    read.cache.batch_repeat_interleave(num_samples)
+    rows = torch.arange(len(seen), device=seen.device)
+    ids = rows.new_full((len(rows), max_new_tokens), tokenizer.pad_token_id)
     for place in range(max_new_tokens):
-        positions = seen.sum(-1, keepdim=True) - 1
-        output = model(
-            input_ids=tokens, attention_mask=seen, position_ids=positions, past_key_values=cache, logits_to_keep=1
-        )
-        tokens = _choose(output.logits[:, -1].float(), temperature)
+        tokens = _choose(logits.float(), temperature)
         ids[rows, place] = tokens.squeeze(-1)
         going = (tokens != tokenizer.eos_token_id).squeeze(-1).nonzero().squeeze(-1)
-        if len(going) == 0:
-            return ids[:, : place + 1]
+        if len(going) == 0 or place == max_new_tokens - 1:
+            break
         if len(going) < len(rows):
             rows, tokens, seen = rows[going], tokens[going], seen[going]
-            cache.batch_select_indices(going)
+            read.cache.batch_select_indices(going)
         seen = torch.cat([seen, torch.ones_like(tokens)], dim=1)
-    return ids
+        positions = seen.sum(-1, keepdim=True) - 1
+        output = model(input_ids=tokens, attention_mask=seen, position_ids=positions, past_key_values=read.cache)
+        logits = output.logits[:, -1]
+    return ids[:, : place + 1]
 
 
 def _choose(logits: Tensor, temperature: float) -> Tensor:
@@ -128,21 +147,34 @@ def _choose(logits: Tensor, temperature: float) -> Tensor:
     return torch.multinomial((logits / temperature).softmax(-1), 1)
 
 
-def _read_prompts(model: PreTrainedModel, prompts: Tensor, seen: Tensor, *, copies: int) -> DynamicCache:
-    """Return keys and values of left-padded prompts [B, P] but their last token, `copies` rows for each."""
+def _read_prompts(model: PreTrainedModel, prompts: Tensor) -> _Read:
+    """Read left-padded prompts [B, P], what all of them begin with only once."""
+    shared, rest = _split_prompts(prompts, model.config.pad_token_id)
     cache = DynamicCache(config=model.config)
-    if prompts.shape[1] < 2:
-        return cache
-    positions = (seen.cumsum(-1) - 1).clamp(min=0)
-    model(
-        input_ids=prompts[:, :-1],
-        attention_mask=seen[:, :-1],
-        position_ids=positions[:, :-1],
-        past_key_values=cache,
-        logits_to_keep=1,
+    if len(shared):
+        model.base_model(input_ids=shared.unsqueeze(0), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(rest))
+    seen = torch.cat([shared.expand(len(rest), -1), rest], dim=1) != model.config.pad_token_id
+    positions = (seen.long().cumsum(-1) - 1).clamp(min=0)[:, len(shared) :]
+    output = model.base_model(
+        input_ids=rest, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
     )
-    cache.batch_repeat_interleave(copies)
-    return cache
+    return _Read(cache, seen.long(), output.last_hidden_state)
+
+
+def _split_prompts(prompts: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """Return the tokens [S] that left-padded prompts [B, P] begin with, never a last one, and the rest [B, P − S].
+
+    >>> shared, rest = _split_prompts(torch.tensor([[0, 5, 6, 7], [5, 6, 8, 9]]), pad=0)
+    >>> shared.tolist(), rest.tolist()
+    ([5, 6], [[0, 7], [8, 9]])
+    """
+    starts = (prompts == pad).sum(-1, keepdim=True)
+    most = prompts.shape[1] - int(starts.max()) - 1
+    heads = prompts.gather(1, starts + torch.arange(most, device=prompts.device))
+    shared = heads[0, : int((heads == heads[0]).all(0).cumprod(0).sum())]
+    rest = prompts[:, len(shared) :]
+    return shared, rest.masked_fill(torch.arange(rest.shape[1], device=prompts.device) < starts, pad)
 
 
 def token_logps(model: PreTrainedModel, prompts: Tensor, ids: Tensor) -> Tensor:
@@ -175,22 +207,17 @@ def shared_prompt_states(model: PreTrainedModel, prompts: Tensor, ids: Tensor, o
         ids: [N, T] completion tokens.
         owners: [N] the prompt of each completion.
     """
-    seen = prompts != model.config.pad_token_id
-    positions = (seen.long().cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    read = model.base_model(
-        input_ids=prompts, attention_mask=seen.long(), position_ids=positions, past_key_values=cache, use_cache=True
-    )
-    first: Tensor = read.last_hidden_state[:, -1:][owners]
+    read = _read_prompts(model, prompts)
+    first, seen = read.states[:, -1:][owners], read.seen[owners]
     inputs = ids[:, :-1]
     if not inputs.shape[1]:
         return first
-    cache.batch_select_indices(owners)
+    read.cache.batch_select_indices(owners)
     rest = model.base_model(
         input_ids=inputs,
-        attention_mask=torch.cat([seen[owners], torch.ones_like(inputs, dtype=torch.bool)], dim=1).long(),
-        position_ids=positions[owners, -1:] + 1 + torch.arange(inputs.shape[1], device=ids.device),
-        past_key_values=cache,
+        attention_mask=torch.cat([seen, torch.ones_like(inputs)], dim=1),
+        position_ids=seen.sum(-1, keepdim=True) + torch.arange(inputs.shape[1], device=ids.device),
+        past_key_values=read.cache,
         use_cache=True,
     )
     return torch.cat([first, rest.last_hidden_state], dim=1)
