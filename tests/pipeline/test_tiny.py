@@ -185,10 +185,11 @@ def test_the_policy_in_training_is_the_model_at_the_sampling_temperature() -> No
     evaluate(by_hand)[0].assert_near(loss)
 
 
+@pytest.mark.parametrize("shorter", ["7+1=", "2 3 8 ="])
 @pytest.mark.parametrize("width", [1, 3])
-def test_a_prompt_that_is_read_once_gives_the_same_logits_and_gradients(width: int) -> None:
+def test_a_prompt_that_is_read_once_gives_the_same_logits_and_gradients(shorter: str, width: int) -> None:
     model = build_model(TOKENIZER, seed=1).double().train()
-    prompts = TOKENIZER.pad({"input_ids": [tokens("2 3 14 = 15 :"), tokens("7+1=")]}, return_tensors="pt")[
+    prompts = TOKENIZER.pad({"input_ids": [tokens("2 3 14 = 15 :"), tokens(shorter)]}, return_tensors="pt")[
         "input_ids"
     ]
     owners, ids = torch.tensor([0, 1, 0]), torch.tensor([tokens("1+2"), tokens("8-0"), tokens("4*5")])[:, :width]
