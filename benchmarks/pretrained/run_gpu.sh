@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The study of a pretrained model on a machine with one NVIDIA GPU and no network: Countdown behind a chain of thought.
+# The study of a pretrained model on a machine with one NVIDIA GPU and no network: Countdown behind a chain of thought,
+# then Countdown as ModeBench judges it.
 # Ends within $LIMIT seconds, 540 by default; a second call goes on with the runs that the first did not make.
 #
 #   benchmarks/pretrained/run_gpu.sh FOLDER
 #
-# The folder has wheels that the machine lacks (gguf), and the weights, a GGUF file or a half of it. A machine that takes
-# no more than 64 MiB at a time gets them in two calls; the first ends where only a half is there:
+# The folder has wheels that the machine lacks (gguf, modebench), and the weights, a GGUF file or a half of it. A machine
+# that takes no more than 64 MiB at a time gets them in two calls; the first ends where only a half is there:
 #
 #   split --number 2 --numeric-suffixes=1 --suffix-length 1 SmolLM2-135M-Instruct.Q4_1.gguf FOLDER/weights.
 #
@@ -35,17 +36,18 @@ python3 -c 'import torch; assert torch.cuda.is_available(), "No GPU."; print(tor
 keep() { # what is there of this study, for the next call and for whoever called
   for folder in "$kept" ${OUT:+"$OUT"}; do
     mkdir -p "$folder"
-    cp "$results"/countdown.jsonl "$results"/speed-cuda.json "$folder/" 2> /dev/null || true
+    cp "$results"/countdown*.jsonl "$results"/speed-cuda.json "$folder/" 2> /dev/null || true
   done
 }
 trap keep EXIT
-[ ! -e "$kept/countdown.jsonl" ] || cp "$kept/countdown.jsonl" "$results/"
+cp "$kept"/countdown*.jsonl "$results/" 2> /dev/null || true
 left() { echo $((${LIMIT:-540} - SECONDS)); }
 study() { timeout --signal INT --kill-after 20 "$(($(left) - 25))" python3 -m benchmarks.pretrained --root "$kept" "$@"; }
 study --tasks countdown --arms || true # the start is taught once, before runs share it
 # Four at once: by count, not by measurement, a run may hold 33 GB.
 study --tasks countdown --arms dr_grpo kappa kappa_text --workers 4 || true
 [ "$(left)" -lt 90 ] || study --tasks countdown --workers 4 || true
+[ "$(left)" -lt 90 ] || study --tasks countdown-boxed --workers 4 || true
 [ "$(left)" -lt 60 ] || timeout "$(left)" python3 -m benchmarks.pretrained.speed --root "$kept" || true
 python3 -m benchmarks.pretrained --report
 cat benchmarks/pretrained/RESULTS.md

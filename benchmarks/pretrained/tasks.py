@@ -1,7 +1,8 @@
 """What SmolLM2-135M-Instruct is asked, how large the runs are, and what counts as the same answer."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.pretrained import thoughts
+from benchmarks.pretrained import boxed, thoughts
 from benchmarks.study.tasks import load_problems as load_toy_problems
 from maxent_grpo import answer_keys
 from maxent_grpo.pipeline.key_functions import name_modes
@@ -60,6 +61,7 @@ class Question:
         list_sides: returns the problems to train on, to choose rates by and to test on.
         read_answer: returns the part of a text that is judged.
         by_mode: whether a right answer has several spellings, which the verifier knows to be the same.
+        write: makes a whole completion of a right answer, where the model is taught the form.
     """
 
     task: Task
@@ -67,6 +69,7 @@ class Question:
     read_answer: Callable[[str], str]
     by_mode: bool
     sizes: Sizes = Sizes()
+    write: Callable[[str, random.Random], str] = lambda answer, rng: answer
 
     def name_answers(self, samples: Samples) -> Tensor:
         """Return integers [N], equal for the same answer, whatever stands before it."""
@@ -75,8 +78,8 @@ class Question:
 
 
 @cache
-def split_geography(name: str) -> Sides:
-    """Return the questions of a task of geography by their use; those on a country have one use."""
+def split_known(name: str) -> Sides:
+    """Return the problems of a task of the catalog by their use; those on a country have one use."""
     sides = split_problems(name)
     return {"train": sides.train, "validation": sides.held_out[:VALIDATED], "test": sides.held_out[VALIDATED:]}
 
@@ -94,18 +97,27 @@ def split_countdown() -> Sides:
 GEOGRAPHY = Task(prompt=geography.prompt, verify=geography.verify)
 REASONED = Sizes(updates=120, prompts=24, max_new_tokens=96, taught=(200, 64), save_every=1000)
 QUESTIONS = {
-    "name-one": Question(GEOGRAPHY, partial(split_geography, "name-one"), geography.fold, by_mode=True),
-    "capitals": Question(GEOGRAPHY, partial(split_geography, "capitals"), geography.fold, by_mode=True),
+    "name-one": Question(GEOGRAPHY, partial(split_known, "name-one"), geography.fold, by_mode=True),
+    "capitals": Question(GEOGRAPHY, partial(split_known, "capitals"), geography.fold, by_mode=True),
     "countdown": Question(
         Task(prompt=thoughts.prompt, verify=thoughts.verify),
         split_countdown,
         thoughts.read_answer,
         by_mode=False,
         sizes=REASONED,
+        write=thoughts.think,
+    ),
+    "countdown-boxed": Question(
+        Task(prompt=boxed.prompt, verify=boxed.verify),
+        partial(split_known, "countdown"),
+        str.strip,
+        by_mode=True,
+        sizes=replace(REASONED, max_new_tokens=16),
+        write=boxed.write,
     ),
 }
 ON_CPU = ("name-one", "capitals")
-"""What two cores can run; Countdown with a chain of thought takes a GPU."""
+"""What two cores can run; teaching the model a form takes a GPU."""
 
 
 def load_start(root: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -119,7 +131,7 @@ def load_start(root: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokeni
 def teach(question: Question, start: Path, folder: Path) -> None:
     """Save in a folder what a model is after it was taught the form of an answer, and a skewed choice of modes."""
     model, tokenizer = load_checkpoint(start).to(DEVICE), _load_tokenizer(start)
-    pairs = build_skewed_sampler(question.task, question.list_sides()["train"], complete=thoughts.think)
+    pairs = build_skewed_sampler(question.task, question.list_sides()["train"], complete=question.write)
     steps, batch = question.sizes.taught
     torch.manual_seed(0)
     for _ in warm_start(model, tokenizer, pairs, steps=steps, batch_size=batch, learning_rate=1e-4):

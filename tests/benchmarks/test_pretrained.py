@@ -4,6 +4,7 @@ import doctest
 import json
 import random
 import re
+import sys
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.pretrained import by_trl, measures, plan, report, runs, speed, tasks, thoughts
+from benchmarks.pretrained import boxed, by_trl, measures, plan, report, runs, speed, tasks, thoughts
 from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL
 from benchmarks.pretrained.measures import measure_difference, measure_verdicts
 from benchmarks.pretrained.plan import RATES, RESULTS, list_runs
@@ -23,10 +24,14 @@ from benchmarks.study.runs import read_lines
 from maxent_grpo.pipeline.run import Run as PipelineRun
 from maxent_grpo.pipeline.run import parse_run
 from maxent_grpo.pipeline.starts import make_start
+from maxent_grpo.pipeline.tasks import countdown
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny.model import build_model, build_tokenizer
 from maxent_grpo.pipeline.tiny.sampling import Samples
 from maxent_grpo.pipeline.tiny.storage import Log, load_checkpoint, save_checkpoint
+
+ONLY_BEFORE_3_13 = pytest.mark.skipif(sys.version_info >= (3, 13), reason="ModeBench is for Python before 3.13")
+BOXED = pytest.param("countdown-boxed", marks=ONLY_BEFORE_3_13)
 
 SMALL = Sizes(
     updates=2, prompts=2, samples=4, max_new_tokens=4, measured_at=(0.5, 1.0), drawn=8, drawn_most=16, save_every=1
@@ -68,6 +73,22 @@ def test_what_is_tested_on_is_never_trained_on_nor_chosen_by(task: str) -> None:
     for use in ("validation", "test"):
         assert entities.isdisjoint(getattr(problem, "entity", problem.id) for problem in sides[use])
     assert all(len(side) >= tasks.VALIDATED for side in sides.values())
+
+
+@ONLY_BEFORE_3_13
+def test_modebench_poses_and_judges_its_own_problems() -> None:
+    question, rng = QUESTIONS["countdown-boxed"], random.Random(0)
+    sides = question.list_sides()
+    assert sum(map(len, sides.values())) == 787
+    for problem in rng.sample(list(sides["train"]), 30):
+        texts = [question.write(rng.choice(ways), rng) for ways in countdown.solutions(problem).values()]
+        verdicts = [question.task.verify(problem, text) for text in texts]
+        assert all(verdict.correct for verdict in verdicts)
+        assert len({verdict.mode for verdict in verdicts}) == len(problem.modes)  # its modes are ours
+        assert question.task.verify(problem, question.write("2+2", rng)) == WRONG
+    prompt = question.task.prompt(problem)
+    assert prompt.startswith("<|im_start|>system\nReturn only the final answer inside \\boxed{}.")
+    assert f"to make {problem.target}.<|im_end|>\n<|im_start|>assistant\n" in prompt
 
 
 def test_thoughts_end_in_a_right_answer_after_tries_that_fail() -> None:
@@ -115,7 +136,7 @@ def few(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sides = question.list_sides()
         few = {"train": sides["train"], "validation": sides["validation"][:2], "test": sides["test"][:3]}
         changes = (
-            {"sizes": replace(SMALL, taught=(2, 2))} if name == "countdown" else {"sizes": SMALL, "task": geography}
+            {"sizes": replace(SMALL, taught=(2, 2))} if "countdown" in name else {"sizes": SMALL, "task": geography}
         )
         monkeypatch.setitem(QUESTIONS, name, replace(question, list_sides=lambda few=few: few, **changes))
     return root
@@ -163,11 +184,12 @@ def test_every_way_to_sample_and_to_learn_is_timed(few: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_behind_a_chain_of_thought_starts_from_what_was_taught(few: Path) -> None:
-    line = make_line(Run("countdown", "kappa", 100, 1e-3), few)
+@pytest.mark.parametrize("task", ["countdown", BOXED])
+def test_a_run_of_a_form_that_is_taught_starts_from_what_was_taught(task: str, few: Path) -> None:
+    line = make_line(Run(task, "kappa", 100, 1e-3), few)
     assert line["validation"]["mean@8"] == [0.0, 0.0]  # four tokens are no answer
     assert len(line["rewards"]) == 2
-    taught = (few / "smollm2-135m-countdown" / "model.safetensors").read_bytes()
+    taught = (few / f"smollm2-135m-{task}" / "model.safetensors").read_bytes()
     assert taught != (few / "smollm2-135m" / "model.safetensors").read_bytes()
 
 
@@ -264,6 +286,8 @@ def test_methods_differ_in_what_is_the_same_answer() -> None:
     assert (ARMS["kappa"].keys, ARMS["kappa_text"].keys) == ("answer", "tokens")
 
 
-@pytest.mark.parametrize(("module", "number"), [(measures, 2), (thoughts, 3)], ids=["measures", "thoughts"])
+@pytest.mark.parametrize(
+    ("module", "number"), [(measures, 2), (thoughts, 3), (boxed, 1)], ids=["measures", "thoughts", "boxed"]
+)
 def test_examples(module: ModuleType, number: int) -> None:
     assert doctest.testmod(module) == (0, number)
