@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL, TRL_TASK
 from benchmarks.pretrained.plan import RESULTS, SEEDS
 from benchmarks.pretrained.runs import TUNED_WITH, Line
-from benchmarks.pretrained.tasks import QUESTIONS
+from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS
 from benchmarks.study.analysis import pair_seeds, read_at_level
 from benchmarks.study.report import format_difference, format_number
 from benchmarks.study.runs import read_lines
@@ -124,7 +124,20 @@ def format_speed(results: Path = RESULTS) -> str:
         where = f"{measured['machine']['hardware']}, a batch of {measured['tokens of a batch']} tokens:"
         table = format_table(["step", "time, of the first way's", "tokens per second", "MiB at the peak"], rows)
         tables.append(f"{where}\n\n{table}")
-    return "\n\n".join(tables)
+    lines = [line for task in ON_CPU for line in read_lines(results / f"{task}.jsonl")]
+    return "\n\n".join([*tables, *format_pace(lines)])
+
+
+def format_pace(lines: Sequence[Line]) -> list[str]:
+    """Return how many updates a minute the runs of the plain loop made; nothing where there are none."""
+    timed = [line for line in lines if "seconds per update" in line]
+    if not timed:
+        return []
+    pace, share = (np.median([line[name] for line in timed]) for name in ("seconds per update", "share of sampling"))
+    return [
+        f"The {len(timed)} training runs, two at once, made {60 / pace:.1f} updates a minute each in the median; "
+        f"sampling took {share:.2f} of the time."
+    ]
 
 
 def _name(arm: str) -> str:

@@ -244,7 +244,10 @@ def test_the_page_says_what_the_committed_lines_say(tmp_path: Path) -> None:
     page.write_text(report.PAGE.read_text())
     report.write_report(page)
     assert page.read_text() == report.PAGE.read_text()
-    assert "On a CPU: not measured yet." in report.format_speed(tmp_path)
+    assert report.format_speed(tmp_path) == "On a CPU: not measured yet.\n\nOn a GPU: not measured yet."
+    for seconds in (5.0, 10.0, 20.0):
+        Log(tmp_path / "capitals.jsonl").append({"seconds per update": seconds, "share of sampling": 0.25})
+    assert "3 training runs, two at once, made 6.0 updates a minute" in report.format_speed(tmp_path)
 
 
 def test_committed_lines_are_those_of_the_methods_as_they_are_now() -> None:
