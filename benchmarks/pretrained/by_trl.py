@@ -15,7 +15,7 @@ RECIPE = "examples/recipes/SmolLM2-135M-Instruct/maxent/config_geography.yaml"
 
 
 def train(
-    start: Path, folder: Path, *, task: str, seed: int, rate: float, updates: int
+    start: Path, folder: Path, *, task: str, seed: int, rate: float, updates: int, completions: int
 ) -> tuple[PreTrainedModel, list[float]]:
     """Return the trained model and the mean reward of each update.
 
@@ -23,6 +23,7 @@ def train(
         start: the checkpoint to begin with.
         folder: begun anew, and gone at the end.
         task: of the catalog.
+        completions: of an update.
     """
     shutil.rmtree(folder, ignore_errors=True)
     settings = {
@@ -30,6 +31,7 @@ def train(
         "dataset_name": f"task:{task}",
         "learning_rate": rate,
         "seed": seed,
+        "per_device_train_batch_size": completions,
         "max_steps": updates,
         "save_steps": updates,
         "output_dir": folder,

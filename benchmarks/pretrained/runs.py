@@ -58,8 +58,16 @@ def make_line(run: Run, root: Path, stopped: Stopped = lambda: False) -> Line | 
     model, tokenizer = load_start(root, run.task)
     line = run.describe()
     if run.arm == BY_TRL:
-        chosen = {"task": run.task, "seed": run.seed, "rate": run.rate, "updates": run.question.sizes.updates}
-        model, rewards = by_trl.train(root.resolve() / START, root.resolve() / "by_trl", **chosen)
+        sizes = run.question.sizes
+        model, rewards = by_trl.train(
+            root.resolve() / START,
+            root.resolve() / f"by_trl-{run.seed}",  # runs at once have folders of their own
+            task=run.task,
+            seed=run.seed,
+            rate=run.rate,
+            updates=sizes.updates,
+            completions=sizes.prompts * sizes.samples,
+        )
         line["rewards"] = [round(reward, DIGITS) for reward in rewards]
     elif run.arm != BASE:
         trained = _train(run, model, tokenizer, root, stopped)

@@ -271,7 +271,7 @@ def test_the_run_through_trl_is_the_recipe_with_the_same_sizes(
 
     monkeypatch.setattr(by_trl.subprocess, "run", train)
     monkeypatch.chdir(by_trl.ROOT)
-    chosen = {"task": "name-one", "seed": 2, "rate": 3e-5, "updates": 60}
+    chosen = {"task": "name-one", "seed": 2, "rate": 3e-5, "updates": 60, "completions": 64}
     _, rewards = by_trl.train(tmp_path / "start", tmp_path / "trained", **chosen)
     assert rewards == [0.25, 0.5]
     assert not (tmp_path / "trained").exists()
