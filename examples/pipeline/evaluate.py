@@ -40,6 +40,7 @@ from maxent_grpo.pipeline.files import describe_full_disk, expect_writable
 from maxent_grpo.pipeline.key_functions import find_key_function
 from maxent_grpo.pipeline.recipes import parse_flags
 from maxent_grpo.pipeline.rewards import find_reward
+from maxent_grpo.pipeline.starts import make_start
 from maxent_grpo.pipeline.tasks.answers import Verdict
 
 
@@ -103,12 +104,13 @@ def run_evaluation(options: argparse.Namespace, console: Console) -> None:
     """
     expect_writable(options.output)
     engine = choose_engine(options.engine)
-    for model in options.models:
+    models = [make_start(name, options.output.parent) for name in options.models]
+    for model in models:
         load_tokenizer(model, options.revision)  # raises where there is no such model
     results = []
-    for model in options.models:
+    for name, model in zip(options.models, models, strict=True):
         subject, curve, figures = evaluate_model(model, options, engine)
-        results.append((model, curve, figures))
+        results.append((name, curve, figures))
         rows = save_report(options.output, describe_settings(options, subject, engine), results, subject.metrics)
     console.print(build_table(rows))
     console.print(f"evaluation.json, .md and .png are in {options.output}/.")

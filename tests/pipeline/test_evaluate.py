@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from maxent_grpo.pipeline import evaluate
 from maxent_grpo.pipeline.evaluation.curves import measure_curve
 from maxent_grpo.pipeline.evaluation.generation import Sampling, Transformers, choose_engine, render_prompts
 from maxent_grpo.pipeline.launch.options import parse_options as parse_launch
+from maxent_grpo.pipeline.starts import STARTS, Start
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tasks.metrics import hit_probability
 from maxent_grpo.pipeline.tiny import evaluation
@@ -80,6 +82,17 @@ def test_64_samples_give_every_k_to_64_with_an_interval_and_three_files(demo: Jo
     assert (tmp_path / "evaluation.png").stat().st_size > 10_000
     table = (tmp_path / "evaluation.md").read_text().splitlines()
     assert [line.split("|")[2].strip() for line in table[2:]] == ["1", "2", "4", "8", "16", "32", "64"]
+
+
+def test_a_model_that_is_made_on_the_spot_is_made_beside_the_results(
+    demo: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = Start(lambda folder: shutil.copytree(demo.folder, folder), lambda: None)
+    monkeypatch.setitem(STARTS, "tiny-countdown", copied)
+    evaluate.main(["tiny-countdown", *ASKED, "--samples", "4", "--output", str(tmp_path / "evaluation")])
+    (result,) = report(tmp_path / "evaluation")["results"]
+    assert result["model"] == "tiny-countdown"
+    assert (tmp_path / "tiny-countdown" / "config.json").exists()
 
 
 def test_a_model_that_is_missing_is_named_before_another_is_sampled(demo: Job, tmp_path: Path) -> None:

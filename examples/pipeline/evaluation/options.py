@@ -25,7 +25,12 @@ def parse_options(arguments: Sequence[str] | None, description: str | None = Non
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("models", nargs="+", metavar="MODEL", help="checkpoints: folders, or names on the Hub")
+    add(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="checkpoints: folders, names on the Hub, or models made on the spot such as smollm2-135m",
+    )
     add("--revision", help="of the models on the Hub")
     add("--dtype", default="auto", help="of the weights (%(default)s)")
     add("--output", type=Path, default=Path("runs/evaluation"), help="where results go (%(default)s)")
