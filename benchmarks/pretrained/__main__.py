@@ -56,9 +56,8 @@ def run_missing(options: argparse.Namespace, console: Console) -> None:
         Log(RESULTS / f"{line['task']}.jsonl").append(line)
 
     while runs := list_runs(options.tasks, options.arms):
-        now = runs[: options.workers]
-        console.log(f"{', '.join(map(str, now))}; {len(runs)} are missing")
-        run_jobs(work, [(run, options.root) for run in now], on_news=keep, workers=options.workers)
+        console.log(f"{len(runs)} are missing, so far as rates are chosen; first {', '.join(map(str, runs[:2]))}")
+        run_jobs(work, [(run, options.root) for run in runs], on_news=keep, workers=options.workers)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def list_steps(
 
     sampling = {
         "sampling by generate": lambda: model.generate(**encoded, **limits, **choice),
-        "sampling, prompts read once, no row after its end": lambda: draw(static_cache=False),
+        "sampling, what begins alike computed once": lambda: draw(static_cache=False),
         "sampling, static cache": lambda: draw(static_cache=True),
     }
     loops = {name: build_loop(model, tokenizer, sizes, **settings) for name, settings in LEARNING.items()}

@@ -72,9 +72,9 @@ def sample(
 ) -> Samples:
     """Return `num_samples` completions of each problem; temperature 0 is greedy.
 
-    A prompt is read once for all of its completions, the beginning that all prompts share once for all of them, and
-    a completion that has ended is not computed any further. With a static cache transformers' `generate` does the
-    work, for every row to the end: on a GPU it compiles the step that makes a token, which then costs a fraction.
+    What several prompts, or completions of one, begin with is computed once, and nothing behind the end of one. With
+    a static cache transformers' `generate` does the work, for every row to the end: on a GPU it compiles the step
+    that makes a token, which then costs a fraction.
     """
     texts = [task.prompt(problem) for problem in problems]
     encoded = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
@@ -118,33 +118,36 @@ def _complete(
     max_new_tokens: int,
     temperature: float,
 ) -> Tensor:
-    """Return completions [N, T] of prompts that were read; rows that end drop out."""
-    head = model.get_output_embeddings()
-    logits, seen = (each.repeat_interleave(num_samples, dim=0) for each in (head(read.states[:, -1]), read.seen))
-    read.cache.batch_repeat_interleave(num_samples)
-    rows = torch.arange(len(seen), device=seen.device)
+    """Return completions [N, T] of prompts that were read; those that are equal so far are computed once.
+
+    `branches` are the rows of the cache that hold what the completions that go on, `rows`, are so far.
+    """
+    logits, seen = model.get_output_embeddings()(read.states[:, -1]), read.seen
+    branches = torch.arange(len(seen), device=seen.device).repeat_interleave(num_samples)
+    rows = torch.arange(len(branches), device=seen.device)
     ids = rows.new_full((len(rows), max_new_tokens), tokenizer.pad_token_id)
     for place in range(max_new_tokens):
-        tokens = _choose(logits.float(), temperature)
-        ids[rows, place] = tokens.squeeze(-1)
-        going = (tokens != tokenizer.eos_token_id).squeeze(-1).nonzero().squeeze(-1)
-        if len(going) == 0 or place == max_new_tokens - 1:
+        ids[rows, place] = tokens = _choose(logits.float()[branches], temperature)
+        going = tokens != tokenizer.eos_token_id
+        if not going.any() or place == max_new_tokens - 1:
             break
-        if len(going) < len(rows):
-            rows, tokens, seen = rows[going], tokens[going], seen[going]
-            read.cache.batch_select_indices(going)
-        seen = torch.cat([seen, torch.ones_like(tokens)], dim=1)
+        rows = rows[going]
+        longer, branches = torch.stack([branches[going], tokens[going]], dim=1).unique(dim=0, return_inverse=True)
+        read.cache.batch_select_indices(longer[:, 0])
+        seen = torch.cat([seen[longer[:, 0]], torch.ones_like(longer[:, 1:])], dim=1)
         positions = seen.sum(-1, keepdim=True) - 1
-        output = model(input_ids=tokens, attention_mask=seen, position_ids=positions, past_key_values=read.cache)
+        output = model(
+            input_ids=longer[:, 1:], attention_mask=seen, position_ids=positions, past_key_values=read.cache
+        )
         logits = output.logits[:, -1]
     return ids[:, : place + 1]
 
 
 def _choose(logits: Tensor, temperature: float) -> Tensor:
-    """Return a token for each row of logits [n, V], [n, 1]."""
+    """Return a token for each row of logits [n, V], [n]."""
     if temperature == 0:
-        return logits.argmax(-1, keepdim=True)
-    return torch.multinomial((logits / temperature).softmax(-1), 1)
+        return logits.argmax(-1)
+    return torch.multinomial((logits / temperature).softmax(-1), 1).squeeze(-1)
 
 
 def _read_prompts(model: PreTrainedModel, prompts: Tensor) -> _Read:
