@@ -72,9 +72,9 @@ def sample(
 ) -> Samples:
     """Return `num_samples` completions of each problem; temperature 0 is greedy.
 
-    What several prompts, or completions of one, begin with is computed once, and nothing behind the end of one. With
-    a static cache transformers' `generate` does the work, for every row to the end: on a GPU it compiles the step
-    that makes a token, which then costs a fraction.
+    A beginning that prompts or completions share is computed once, and nothing after a completion's end token. With a
+    static cache transformers' `generate` does the work, for every row to the end: on a GPU it compiles the step that
+    makes a token, which then costs a fraction.
     """
     texts = [task.prompt(problem) for problem in problems]
     encoded = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
@@ -120,20 +120,21 @@ def _complete(
 ) -> Tensor:
     """Return completions [N, T] of prompts that were read; those that are equal so far are computed once.
 
-    `branches` are the rows of the cache that hold what the completions that go on, `rows`, are so far.
+    `rows` are the completions still open, `branches` for each the row of the cache that holds its text so far.
     """
     logits, seen = model.get_output_embeddings()(read.states[:, -1]), read.seen
     branches = torch.arange(len(seen), device=seen.device).repeat_interleave(num_samples)
     rows = torch.arange(len(branches), device=seen.device)
     ids = rows.new_full((len(rows), max_new_tokens), tokenizer.pad_token_id)
     for place in range(max_new_tokens):
-        ids[rows, place] = tokens = _choose(logits.float()[branches], temperature)
+        ids[rows, place] = tokens = _choose(logits.float(), branches, temperature)
         going = tokens != tokenizer.eos_token_id
         if not going.any() or place == max_new_tokens - 1:
             break
         rows = rows[going]
         longer, branches = torch.stack([branches[going], tokens[going]], dim=1).unique(dim=0, return_inverse=True)
-        read.cache.batch_select_indices(longer[:, 0])
+        if not torch.equal(longer[:, 0], torch.arange(len(seen), device=seen.device)):  # some end, split or move
+            read.cache.batch_select_indices(longer[:, 0])
         seen = torch.cat([seen[longer[:, 0]], torch.ones_like(longer[:, 1:])], dim=1)
         positions = seen.sum(-1, keepdim=True) - 1
         output = model(
@@ -143,11 +144,11 @@ def _complete(
     return ids[:, : place + 1]
 
 
-def _choose(logits: Tensor, temperature: float) -> Tensor:
-    """Return a token for each row of logits [n, V], [n]."""
+def _choose(logits: Tensor, branches: Tensor, temperature: float) -> Tensor:
+    """Return a token for each completion, [n], from the logits [b, V] of its branch [n]."""
     if temperature == 0:
-        return logits.argmax(-1)
-    return torch.multinomial((logits / temperature).softmax(-1), 1).squeeze(-1)
+        return logits.argmax(-1)[branches]
+    return torch.multinomial((logits / temperature).softmax(-1)[branches], 1).squeeze(-1)
 
 
 def _read_prompts(model: PreTrainedModel, prompts: Tensor) -> _Read:
