@@ -17,7 +17,7 @@ from benchmarks.pretrained.arms import ARMS
 from benchmarks.pretrained.plan import RESULTS, list_runs
 from benchmarks.pretrained.report import write_report
 from benchmarks.pretrained.runs import Line, work
-from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS
+from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS, make_task_start
 from benchmarks.study.schedule import expect_limits, run_for
 from maxent_grpo.pipeline.tiny.jobs import run_jobs
 from maxent_grpo.pipeline.tiny.storage import Log
@@ -56,7 +56,9 @@ def run_missing(options: argparse.Namespace, console: Console) -> None:
         Log(RESULTS / f"{line['task']}.jsonl").append(line)
 
     while runs := list_runs(options.tasks, options.arms):
-        console.log(f"{len(runs)} are missing, so far as rates are chosen; first {', '.join(map(str, runs[:2]))}")
+        console.log(f"{len(runs)} runs are next: {'; '.join(map(str, runs))}")
+        for task in {run.task for run in runs}:
+            make_task_start(options.root, task)  # before runs share it
         run_jobs(work, [(run, options.root) for run in runs], on_news=keep, workers=options.workers)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,8 +40,14 @@ class Run:
         """What is asked."""
         return QUESTIONS[self.task]
 
+    def __str__(self) -> str:
+        return f"{self.arm} on {self.task}, seed {self.seed}, rate {self.rate:g}"
+
     def describe(self) -> Line:
-        """Return what its line begins with: a line that differs in any of it is of another run."""
+        """Return what its line begins with: a line that differs in any of it is of another run.
+
+        Settings are those of the method and the sizes. Who changes prompts, verdicts or splits removes lines by hand.
+        """
         settings = repr((ARMS.get(self.arm), asdict(self.question.sizes)))
         return asdict(self) | {"settings": hashlib.sha256(settings.encode()).hexdigest()[:10]}
 
@@ -57,31 +64,40 @@ def make_line(run: Run, root: Path, stopped: Stopped = lambda: False) -> Line | 
     """Make a run and return its line, None if it was stopped; one that was cut off goes on from its last state."""
     model, tokenizer = load_start(root, run.task)
     line = run.describe()
+    state = root.resolve() / "states" / f"{run.task}-{run.arm}-{run.seed}-{run.rate:g}-{line['settings']}"
     if run.arm == BY_TRL:
         sizes = run.question.sizes
-        model, rewards = by_trl.train(
+        trained = by_trl.train(
             root.resolve() / START,
-            root.resolve() / f"by_trl-{run.seed}",  # runs at once have folders of their own
+            state,
+            stopped,
             task=run.task,
             seed=run.seed,
             rate=run.rate,
             updates=sizes.updates,
             completions=sizes.prompts * sizes.samples,
         )
-        line["rewards"] = [round(reward, DIGITS) for reward in rewards]
-    elif run.arm != BASE:
-        trained = _train(run, model, tokenizer, root, stopped)
         if trained is None:
             return None
-        line |= trained
+        model = trained[0]
+        line["rewards"] = [round(reward, DIGITS) for reward in trained[1]]
+    elif run.arm != BASE:
+        seen = _train(run, model, tokenizer, state, stopped)
+        if seen is None:
+            return None
+        line |= seen
     use = "validation" if run.seed == TUNED_WITH else "test"
-    return line | measure_model(run.question, model, tokenizer, use)
+    line |= measure_model(run.question, model, tokenizer, use)
+    if state.is_dir():
+        shutil.rmtree(state)
+    state.unlink(missing_ok=True)
+    return line
 
 
 def _train(
-    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, root: Path, stopped: Stopped
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path, stopped: Stopped
 ) -> dict[str, Any] | None:
-    """Train a model in place and return what the updates were like, None if it was stopped."""
+    """Train a model in place, with its state in a file, and return what the updates were like, None if stopped."""
     arm, question, sizes = ARMS[run.arm], run.question, run.question.sizes
     settings = LoopSettings(
         learning_rate=run.rate,
@@ -104,8 +120,6 @@ def _train(
         keys=question.name_answers if arm.keys == "answer" else None,
         bank=arm.build_bank(),
     )
-    described = run.describe()
-    file = root / "states" / f"{run.task}-{run.arm}-{run.seed}-{run.rate:g}-{described['settings']}.pt"
     rewards: list[float] = []
     seconds: list[tuple[float, float]] = []
     if (state := load_state(file)) is not None:
@@ -120,12 +134,11 @@ def _train(
         seconds.append((drawn - began, time.perf_counter() - began))
         rewards.append(samples.rewards.mean().item())
         last = stopped()
-        if (last or loop.step % sizes.save_every == 0) and loop.step < sizes.updates:
+        if last or loop.step % sizes.save_every == 0 or loop.step == sizes.updates:
             file.parent.mkdir(parents=True, exist_ok=True)
             save_state({"loop": loop.state_dict(), "rewards": rewards, "seconds": seconds}, file)
-            if last:
-                return None
-    file.unlink(missing_ok=True)
+        if last:
+            return None
     return {
         "rewards": [round(reward, DIGITS) for reward in rewards],
         "seconds per update": round(median(whole for _, whole in seconds), 3),

@@ -122,10 +122,16 @@ ON_CPU = ("name-one", "capitals")
 
 def load_start(root: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model that a task's runs start from and its tokenizer, made in a folder if they are not there."""
+    folder = make_task_start(root, name)
+    return load_checkpoint(folder).to(DEVICE), _load_tokenizer(folder)
+
+
+def make_task_start(root: Path, name: str) -> Path:
+    """Return the folder of the model that a task's runs start from, made now if it is not there."""
     folder, question = Path(make_start(START, root)), QUESTIONS[name]
     if question.sizes.taught[0]:
         folder = Path(make_once(partial(teach, question, folder), root / f"{START}-{name}"))
-    return load_checkpoint(folder).to(DEVICE), _load_tokenizer(folder)
+    return folder
 
 
 def teach(question: Question, start: Path, folder: Path) -> None:
