@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy as np
 from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL, TRL_TASK
 from benchmarks.pretrained.plan import RESULTS, SEEDS
 from benchmarks.pretrained.runs import TUNED_WITH, Line
-from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS
-from benchmarks.study.analysis import pair_seeds, read_at_level
+from benchmarks.pretrained.tasks import QUESTIONS
+from benchmarks.study.analysis import estimate_difference, pair_seeds, read_at_level
 from benchmarks.study.report import format_difference, format_number
 from benchmarks.study.runs import read_lines
 from maxent_grpo.pipeline.markdown import format_table, replace_section
@@ -61,16 +62,33 @@ def group_lines(lines: Sequence[Line]) -> Runs:
 
 
 def format_means(runs: Runs) -> str:
-    """Return the table at temperature 1: means over seeds."""
+    """Return the table at temperature 1: means over seeds, some with half of their 95 % interval."""
     rows = []
     for name, seeds in runs.items():
         each = [_read_at_one(line) for line in seeds.values()]
-        means = [float(np.mean([row[measure] for row in each])) for measure in each[0]]
+        values = {measure: [row[measure] for row in each] for measure in each[0]}
         rows.append(
-            [_name(name), str(len(seeds)), *map(format_number, means[:-2]), *(f"{x:.1f}" for x in means[-2:])]
+            [
+                _name(name),
+                str(len(seeds)),
+                *(_format_mean(values[measure]) for measure in AT_ONE),
+                *(format_number(float(np.mean(values[measure]))) for measure in ("pass@64", "greedy")),
+                *(f"{np.mean(values[measure]):.1f}" for measure in ("entropy", "tokens")),
+            ]
         )
     head = ["method", "seeds", *AT_ONE, "pass@64", "greedy", "entropy in nats", "tokens"]
     return format_table(head, rows)
+
+
+def _format_mean(values: Sequence[float]) -> str:
+    """Return a mean over seeds with half of Student's 95 % interval, where there are two seeds.
+
+    >>> _format_mean([0.41, 0.43])
+    '0.420 ± 0.127'
+    """
+    interval = estimate_difference(values)
+    reach = "" if interval is None else f" ± {interval.high - interval.mean:.3f}"
+    return format_number(float(np.mean(values))) + reach
 
 
 def _read_at_one(line: Line) -> dict[str, float]:
@@ -116,28 +134,23 @@ def format_speed(results: Path = RESULTS) -> str:
             tables.append(f"On {name}: not measured yet.")
             continue
         measured = json.loads(file.read_text())
+        hardware = measured.pop("machine")["hardware"]
         rows = [
             [name, f"{row['ratio']:.2f}", f"{row['tokens per second']:.0f}", f"{row['peak_mib']:.0f}"]
             for name, row in measured.items()
-            if isinstance(row, dict) and "ratio" in row
         ]
-        where = f"{measured['machine']['hardware']}, a batch of {measured['tokens of a batch']} tokens:"
         table = format_table(["step", "time, of the first way's", "tokens per second", "MiB at the peak"], rows)
-        tables.append(f"{where}\n\n{table}")
-    lines = [line for task in ON_CPU for line in read_lines(results / f"{task}.jsonl")]
-    return "\n\n".join([*tables, *format_pace(lines)])
+        tables.append(f"{hardware}:\n\n{table}\n\n{format_pace(measured)}")
+    return "\n\n".join(tables)
 
 
-def format_pace(lines: Sequence[Line]) -> list[str]:
-    """Return how many updates a minute the runs of the plain loop made; nothing where there are none."""
-    timed = [line for line in lines if "seconds per update" in line]
-    if not timed:
-        return []
-    pace, share = (np.median([line[name] for line in timed]) for name in ("seconds per update", "share of sampling"))
-    return [
-        f"The {len(timed)} training runs, two at once, made {60 / pace:.1f} updates a minute each in the median; "
-        f"sampling took {share:.2f} of the time."
+def format_pace(rows: Mapping[str, Line]) -> str:
+    """Return how many updates a minute the first ways to sample and to learn make, and the fastest."""
+    times = [
+        [row["median_ms"] for name, row in rows.items() if name.startswith(step)] for step in ("sampling", "learning")
     ]
+    first, fastest = (60e3 / sum(map(choose, times)) for choose in (itemgetter(0), min))
+    return f"Updates a minute: {first:.1f} by the first ways to sample and to learn, {fastest:.1f} by the fastest."
 
 
 def _name(arm: str) -> str:

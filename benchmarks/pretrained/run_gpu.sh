@@ -40,14 +40,16 @@ keep() { # what is there of this study, for the next call and for whoever called
   done
 }
 trap keep EXIT
-cp "$kept"/countdown*.jsonl "$results/" 2> /dev/null || true
+cp "$kept"/countdown*.jsonl "$kept"/speed-cuda.json "$results/" 2> /dev/null || true
 left() { echo $((${LIMIT:-540} - SECONDS)); }
 study() { timeout --signal INT --kill-after 20 "$(($(left) - 25))" python3 -m benchmarks.pretrained --root "$kept" "$@"; }
 study --tasks countdown --arms || true # the start is taught once, before runs share it
+if [ ! -e "$results/speed-cuda.json" ] && [ "$(left)" -ge 180 ]; then
+  timeout 120 python3 -m benchmarks.pretrained.speed --root "$kept" || true
+fi
 # Four at once: by count, not by measurement, a run may hold 33 GB.
 study --tasks countdown --arms dr_grpo kappa kappa_text --workers 4 || true
 [ "$(left)" -lt 90 ] || study --tasks countdown --workers 4 || true
 [ "$(left)" -lt 90 ] || study --tasks countdown-boxed --workers 4 || true
-[ "$(left)" -lt 60 ] || timeout "$(left)" python3 -m benchmarks.pretrained.speed --root "$kept" || true
 python3 -m benchmarks.pretrained --report
 cat benchmarks/pretrained/RESULTS.md

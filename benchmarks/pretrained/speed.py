@@ -3,16 +3,18 @@
 python -m benchmarks.pretrained.speed                # benchmarks/pretrained/results/speed-cpu.json or speed-cuda.json
 python -m benchmarks.pretrained.speed --rounds 9
 
-Every step is timed once per round, in turns, so that figures are ratios within one process. Tokens are those of
-answers up to their end: what a batch computes after it is not counted.
+Every step is timed once per round, in turns, so that figures are ratios within one process. Every round samples the
+same answers. Tokens are those of answers up to their end: what a batch computes after it is not counted.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -61,8 +63,8 @@ def draw_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, siz
 
 def list_steps(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sizes: Sizes, samples: Samples
-) -> tuple[dict[str, Callable[[], object]], dict[str, Callable[[], object]]]:
-    """Return what is timed: ways to sample a batch, and ways to learn from one."""
+) -> tuple[dict[str, Callable[[], int]], dict[str, Callable[[], int]]]:
+    """Return what is timed, which returns how many tokens it was: ways to sample a batch, ways to learn from one."""
     problems = ASKED.list_sides()["train"][: sizes.prompts]
     encoded = tokenizer([ASKED.task.prompt(each) for each in problems], return_tensors="pt", padding=True).to(
         model.device
@@ -70,8 +72,14 @@ def list_steps(
     choice = {"do_sample": True, "top_k": 0, "num_return_sequences": sizes.samples}
     limits = {"max_new_tokens": sizes.max_new_tokens}
 
-    def draw(*, static_cache: bool) -> Samples:
-        return sample(
+    def generate() -> int:
+        torch.manual_seed(0)
+        ids = model.generate(**encoded, **limits, **choice)[:, encoded["input_ids"].shape[1] :]
+        return int((ids != tokenizer.pad_token_id).sum())
+
+    def draw(*, static_cache: bool) -> int:
+        torch.manual_seed(0)
+        drawn = sample(
             model,
             tokenizer,
             ASKED.task,
@@ -80,14 +88,19 @@ def list_steps(
             max_new_tokens=sizes.max_new_tokens,
             static_cache=static_cache,
         )
+        return int(drawn.mask.sum())
+
+    def learn(loop: Reinforcement) -> int:
+        loop.learn(samples)
+        return int(samples.mask.sum())
 
     sampling = {
-        "sampling by generate": lambda: model.generate(**encoded, **limits, **choice),
+        "sampling by generate": generate,
         "sampling, what begins alike computed once": lambda: draw(static_cache=False),
         "sampling, static cache": lambda: draw(static_cache=True),
     }
     loops = {name: build_loop(model, tokenizer, sizes, **settings) for name, settings in LEARNING.items()}
-    return sampling, {name: lambda loop=loop: loop.learn(samples) for name, loop in loops.items()}
+    return sampling, {name: partial(learn, loop) for name, loop in loops.items()}
 
 
 def measure(
@@ -95,14 +108,13 @@ def measure(
 ) -> dict[str, object]:
     """Return timings of sampling and of learning, each as multiples of its first way."""
     samples = draw_samples(model, tokenizer, sizes)
-    tokens = int(samples.mask.sum())
-    result: dict[str, object] = {"machine": describe_machine(model.device.type), "tokens of a batch": tokens}
+    result: dict[str, object] = {"machine": describe_machine(model.device.type)}
     for steps in list_steps(model, tokenizer, sizes, samples):
-        for step in steps.values():
-            step()
+        tokens = {name: step() for name, step in steps.items()}
         timings = time_in_turns(steps, rounds, model.device.type)
         for name, row in format_timings(timings).items():
-            result[name] = row | {"tokens per second": round(tokens / timings[name].median_ms * 1e3, 1)}
+            pace = round(tokens[name] / timings[name].median_ms * 1e3, 1)
+            result[name] = row | {"tokens": tokens[name], "tokens per second": pace}
     return result
 
 
