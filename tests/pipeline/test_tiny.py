@@ -17,6 +17,7 @@ from maxent_grpo import MaxEntConfig
 from maxent_grpo.adapters.torch_loop import Rollout
 from maxent_grpo.bank import ExemplarBank
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
+from maxent_grpo.pipeline.tiny import sampling
 from maxent_grpo.pipeline.tiny.evaluation import interpolate_coverage
 from maxent_grpo.pipeline.tiny.groups import describe_groups
 from maxent_grpo.pipeline.tiny.model import build_model, build_tokenizer
@@ -43,6 +44,9 @@ SUM = Task(  # a problem is a pair of numbers, whose sum is asked for
     prompt=lambda problem: f"{problem[0]}+{problem[1]}=",
     verify=lambda problem, text: Verdict(True, text) if text == str(sum(problem)) else WRONG,
 )
+LONG_SUM = Task(prompt=lambda problem: "+".join(map(str, problem)) + "=", verify=SUM.verify)
+ALIKE = [(2, 3), (2, 3, 4), (2, 10)]
+"""Problems whose prompts begin alike and are not equally long."""
 
 
 def tokens(text: str) -> list[int]:
@@ -99,10 +103,9 @@ def test_sampling_is_from_the_whole_distribution_at_the_temperature_and_greedy_a
 
 
 def test_prompts_that_are_read_once_are_answered_as_if_read_for_each_completion() -> None:
-    problems = [(2, 3), (11, 2), (1, 10)]  # the first is padded
     for seed in range(4):  # some completions end before others do
         model = build_model(TOKENIZER, seed=seed)
-        samples = sample(model, TOKENIZER, SUM, problems, num_samples=2, max_new_tokens=6, temperature=0.0)
+        samples = sample(model, TOKENIZER, LONG_SUM, ALIKE, num_samples=2, max_new_tokens=6, temperature=0.0)
         expected = model.generate(
             input_ids=samples.prompts,
             attention_mask=(samples.prompts != PAD).long(),
@@ -111,6 +114,27 @@ def test_prompts_that_are_read_once_are_answered_as_if_read_for_each_completion(
             pad_token_id=PAD,
         )
         assert samples.ids.tolist() == expected[:, samples.prompts.shape[1] :].tolist()
+
+
+def test_every_token_is_drawn_from_the_logits_after_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of completions that part, meet no more, and end at different places."""
+    model, generator, offered = build_model(TOKENIZER, seed=0), torch.Generator().manual_seed(0), []
+    drawn = torch.tensor([END, *tokens("12 + 7")])
+
+    def choose(logits: torch.Tensor, branches: torch.Tensor, temperature: float) -> torch.Tensor:
+        offered.append((len(logits), logits[branches]))
+        return drawn[torch.randint(len(drawn), (len(branches),), generator=generator)]
+
+    monkeypatch.setattr(sampling, "_choose", choose)
+    samples = sample(model, TOKENIZER, LONG_SUM, ALIKE, num_samples=16, max_new_tokens=4)
+    assert (samples.prompts == PAD).any()
+    with torch.no_grad():
+        expected = completion_logits(model, samples.prompts, samples.ids)
+    for place, (computed, logits) in enumerate(offered):
+        still = samples.mask[:, place]
+        assert computed < still.sum()  # fewer beginnings than completions
+        torch.testing.assert_close(logits, expected[still, place], rtol=1e-4, atol=1e-5)
+    assert len(offered) == 4
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])

@@ -29,7 +29,7 @@ def parse_options(arguments: Sequence[str] | None, description: str | None = Non
         "models",
         nargs="+",
         metavar="MODEL",
-        help="checkpoints: folders, names on the Hub, or models made on the spot such as smollm2-135m",
+        help="checkpoints: folders, names on the Hub, or, without --lighteval, models made on the spot: smollm2-135m",
     )
     add("--revision", help="of the models on the Hub")
     add("--dtype", default="auto", help="of the weights (%(default)s)")
