@@ -132,7 +132,8 @@ def _complete(
         if not going.any() or place == max_new_tokens - 1:
             break
         rows = rows[going]
-        longer, branches = torch.stack([branches[going], tokens[going]], dim=1).unique(dim=0, return_inverse=True)
+        texts = torch.stack([branches[going], tokens[going]], dim=1)
+        longer, branches = torch.unique(texts, dim=0, return_inverse=True)
         if not torch.equal(longer[:, 0], torch.arange(len(seen), device=seen.device)):  # some end, split or move
             read.cache.batch_select_indices(longer[:, 0])
         seen = torch.cat([seen[longer[:, 0]], torch.ones_like(longer[:, 1:])], dim=1)
