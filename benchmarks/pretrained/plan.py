@@ -19,13 +19,17 @@ def list_runs(tasks: Sequence[str], arms: Sequence[str]) -> list[Run]:
     """Return the runs that are missing, up to the first method whose rates are not chosen: its seeds come next."""
     wanted = [Run(task, BASE, 0) for task in tasks]
     for arm in arms:
-        asked = [task for task in tasks if arm != BY_TRL or task == TRL_TASK]
-        for task in asked:
+        chosen = True
+        for task in tasks:
+            if arm == BY_TRL and task != TRL_TASK:
+                continue
             tuned = list_tuning_runs(task, arm)
             wanted += tuned
             if all(map(find_line, tuned)):
                 wanted += [Run(task, arm, seed, choose_rate(task, arm)) for seed in SEEDS]
-        if not all(find_line(run) for task in asked for run in list_tuning_runs(task, arm)):
+            else:
+                chosen = False
+        if not chosen:
             break
     return [run for run in dict.fromkeys(wanted) if find_line(run) is None]
 
