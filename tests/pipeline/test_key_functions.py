@@ -66,8 +66,9 @@ def test_a_right_coloring_is_its_mode() -> None:
 
 def test_a_place_is_the_same_in_all_its_spellings() -> None:
     neighbors = [{"name": "Czechia", "spellings": ["czechia", "czech republic"]}]
-    keys = geography_mode(["The Czech Republic", "czechia.\nI think", "Pôland", "poland!"], [neighbors] * 4)
+    keys = geography_mode(["The Czech Republic", "czechia.\n", "Pôland", "poland!"], [neighbors] * 4)
     assert keys == ["right: Czechia", "right: Czechia", "poland", "poland"]
+    assert geography_mode(["Czechia.\nI think"], [neighbors]) == ["czechia i think"]  # the whole answer is judged
 
 
 def test_questions_of_geography_reach_their_reward_and_key_function(tmp_path: Path) -> None:
