@@ -8,24 +8,16 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from benchmarks.pretrained.tasks import Sizes
 from maxent_grpo.pipeline.tiny.jobs import Stopped
 from maxent_grpo.pipeline.tiny.storage import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "examples/recipes/SmolLM2-135M-Instruct/maxent/config_geography.yaml"
-SAVE_EVERY = 20
 
 
 def train(
-    start: Path,
-    folder: Path,
-    stopped: Stopped,
-    *,
-    task: str,
-    seed: int,
-    rate: float,
-    updates: int,
-    completions: int,
+    start: Path, folder: Path, stopped: Stopped, *, task: str, sizes: Sizes, seed: int, rate: float
 ) -> tuple[PreTrainedModel, list[float]] | None:
     """Return the trained model and the mean reward of each update; None if it was stopped, with its checkpoint kept.
 
@@ -34,16 +26,16 @@ def train(
         folder: where it goes; a run whose checkpoint is there goes on.
         stopped: asked every second.
         task: of the catalog.
-        completions: of an update.
+        sizes: how many updates of how many completions, and how often the run is saved.
     """
     settings = {
         "model_name_or_path": start,
         "dataset_name": f"task:{task}",
         "learning_rate": rate,
         "seed": seed,
-        "per_device_train_batch_size": completions,
-        "max_steps": updates,
-        "save_steps": SAVE_EVERY,
+        "per_device_train_batch_size": sizes.prompts * sizes.samples,
+        "max_steps": sizes.updates,
+        "save_steps": sizes.save_every,
         "output_dir": folder,
     }
     if any(folder.glob("checkpoint-*")):

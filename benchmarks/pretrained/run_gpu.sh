@@ -43,7 +43,7 @@ trap keep EXIT
 cp "$kept"/countdown*.jsonl "$kept"/speed-cuda.json "$results/" 2> /dev/null || true
 left() { echo $((${LIMIT:-540} - SECONDS)); }
 study() { timeout --signal INT --kill-after 20 "$(($(left) - 25))" python3 -m benchmarks.pretrained --root "$kept" "$@"; }
-study --tasks countdown --arms || true # the start is taught once, before runs share it
+study --tasks countdown --arms || true # the start, which the speed test needs too
 if [ ! -e "$results/speed-cuda.json" ] && [ "$(left)" -ge 180 ]; then
   timeout 120 python3 -m benchmarks.pretrained.speed --root "$kept" || true
 fi

@@ -66,17 +66,8 @@ def make_line(run: Run, root: Path, stopped: Stopped = lambda: False) -> Line | 
     line = run.describe()
     state = root.resolve() / "states" / f"{run.task}-{run.arm}-{run.seed}-{run.rate:g}-{line['settings']}"
     if run.arm == BY_TRL:
-        sizes = run.question.sizes
-        trained = by_trl.train(
-            root.resolve() / START,
-            state,
-            stopped,
-            task=run.task,
-            seed=run.seed,
-            rate=run.rate,
-            updates=sizes.updates,
-            completions=sizes.prompts * sizes.samples,
-        )
+        chosen = {"task": run.task, "sizes": run.question.sizes, "seed": run.seed, "rate": run.rate}
+        trained = by_trl.train(root.resolve() / START, state, stopped, **chosen)
         if trained is None:
             return None
         model = trained[0]

@@ -296,14 +296,15 @@ def test_the_run_through_trl_is_the_recipe_with_the_same_sizes(
 
     monkeypatch.setattr(by_trl.subprocess, "Popen", Training)
     monkeypatch.chdir(by_trl.ROOT)
-    chosen = {"task": "name-one", "seed": 2, "rate": 3e-5, "updates": 60, "completions": 64}
+    chosen = {"task": "name-one", "seed": 2, "rate": 3e-5, "sizes": Sizes()}
     assert by_trl.train(tmp_path / "start", tmp_path / "trained", lambda: True, **chosen) is None
     _, rewards = by_trl.train(tmp_path / "start", tmp_path / "trained", lambda: False, **chosen)
     assert rewards == [0.25, 0.5]
     begun, resumed = (run.training for run in seen)
     assert (begun.resume_from_checkpoint, resumed.resume_from_checkpoint) == (None, "last")
     arguments, sizes = resumed, Sizes()
-    assert (arguments.max_steps, arguments.seed, arguments.learning_rate) == (sizes.updates, 2, 3e-5)
+    assert (arguments.max_steps, arguments.save_steps) == (sizes.updates, sizes.save_every)
+    assert (arguments.seed, arguments.learning_rate) == (2, 3e-5)
     assert arguments.per_device_train_batch_size == sizes.prompts * sizes.samples
     assert (arguments.num_generations, arguments.max_completion_length) == (sizes.samples, sizes.max_new_tokens)
     ours = ARMS[BY_TRL].build_objective(sizes.max_new_tokens).config
