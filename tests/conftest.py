@@ -1,5 +1,6 @@
 """Settings of all tests: hypothesis profiles, one thread per worker, Triton's interpreter where there is no GPU."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -57,6 +58,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         interpreted = getattr(item, "callspec", None) and item.callspec.params.get("backend") == "triton"
         if item.get_closest_marker("slow") or interpreted:
             item.add_marker("no_cover")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> None:
+    """Every run of a trainer collects garbage, as measurements of memory do; imports need not be looked through."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 def pytest_report_header() -> str:

@@ -4,7 +4,7 @@ The blocks are made small beside the logits, so that one tensor of logits too ma
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,15 +25,6 @@ N, D, V = 8, 64, 32768  # few rows: Triton's interpreter pays for each, hardly f
 CHUNK_ROWS = 2
 BLOCK = 1 << 17  # an eighth of the logits in float32: one row
 ROW_BYTES = 64 * N + (1 << 16)  # per-row results, masks and indices; constants
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections() -> Iterator[None]:
-    """Every measurement collects garbage; what is loaded for good need not be looked through each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
