@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from maxent_grpo.adapters._head import gather_head
 from maxent_grpo.kernels import linear_token_logps, linear_weighted_nll
 from support.precision import Bounded, evaluate
-from support.ranks import RANKS, on_ranks
+from support.ranks import RANKS, on_ranks, spare_deepspeed_compiling
 
 ROWS, WIDTH, VOCABULARY = 6, 8, 20
 
@@ -102,10 +102,9 @@ def fsdp2(rank: int) -> None:
 
 def zero3(rank: int) -> None:
     import deepspeed
-    from deepspeed.comm import torch as communication
     from deepspeed.utils import safe_get_full_grad
 
-    communication.build_shm_op = lambda: None  # a shared memory all-reduce that it would compile for minutes
+    spare_deepspeed_compiling()
     configuration = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},

@@ -8,6 +8,7 @@ stays on, so layouts with "zero" come last. A layout that is "resumed" gives los
 its logits what the trainer says to it.
 """
 
+import gc
 import json
 import os
 import sys
@@ -18,13 +19,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
-from deepspeed.comm import torch as communication
 from torch import Tensor
 
-from support.ranks import leave_together
+from support.ranks import leave_together, spare_deepspeed_compiling
 from support.trl_tiny import Gradients, add_adapter, build_model, build_trainer
 
 torch.set_num_threads(1)
+gc.freeze()  # every run of a trainer collects garbage; imports need not be looked through
 
 
 def zero(stage: int, accumulation: int) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def measure_layout(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     else:
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
-        communication.build_shm_op = lambda: None  # a shared memory all-reduce that it would compile for minutes
+        spare_deepspeed_compiling()
         deepspeed = zero(stage, settings.get("gradient_accumulation_steps", 1))
         run = build_trainer(path, policy=policy, deepspeed=deepspeed, learning_rate=1.0, **settings)
     rows = record_forwards(run)
