@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from support.figures import Figures, count_cases
@@ -65,6 +66,17 @@ def quick_collections() -> None:
     """Every run of a trainer collects garbage, as measurements of memory do; imports need not be looked through."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real pretrained model, dequantized once for all workers."""
+    from maxent_grpo.pipeline.starts import make_start  # which environments of other libraries lack
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with FileLock(folder / "smollm2.lock"):
+        return Path(make_start("smollm2-135m", folder))
 
 
 def pytest_sessionfinish() -> None:

