@@ -51,8 +51,9 @@ def write_study_section() -> str:
 Differences in points, with 95 % intervals over {seeds} fresh seeds. Each method is read at the sampling temperature
 where *mean@8*, the chance that one sample is right, is {levels} (n: seeds that reach it).
 *coverage@8* is the share of a problem's right answers that 8 samples find, *pass@8* the chance that they hold one,
-*best mean@8* the highest accuracy at any sampling temperature. Models of 0.3 million parameters, none pretrained.
-[All results](benchmarks/study/RESULTS.md), [the demo](docs/measured.md), [kernels and their peers](docs/kernels.md).
+*best mean@8* the highest accuracy at any sampling temperature. Models of 0.3 million parameters.
+[All results](benchmarks/study/RESULTS.md), [a pretrained model](benchmarks/pretrained/RESULTS.md), \
+[the demo](docs/measured.md), [kernels and their peers](docs/kernels.md).
 
 {format_table(head, rows, text_columns=(0, 1))}
 """
