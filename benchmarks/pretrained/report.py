@@ -23,6 +23,7 @@ FIRST = "dr_grpo"
 """What the others are compared with."""
 STEP = 0.05
 AT_ONE = ("mean@8", "pass@8", "coverage@8", "PCMD@8")
+FOUND = ("mean@k", "pass@k", "coverage@k")
 BY_ANSWERS = "κ = 1 by answers"  # the toy study calls κ by text so
 TITLES = {BASE: BASE, **{name: arm.name for name, arm in ARMS.items()}}
 TITLES |= {"kappa": BY_ANSWERS, BY_TRL: f"{BY_ANSWERS}, through TRL"}
@@ -34,6 +35,7 @@ def write_report(page: Path = PAGE) -> None:
     text = page.read_text()
     for task in QUESTIONS:
         text = replace_section(text, task, f"\n{write_section(task)}\n")
+    text = replace_section(text, "recipe", f"\n{format_recipe()}\n")
     page.write_text(replace_section(text, "speed", f"\n{format_speed()}\n"))
 
 
@@ -126,6 +128,26 @@ def format_matched(runs: Runs, level: float) -> str:
 
 def _read_test(line: Line, level: float, measure: str) -> float:
     return read_at_level(line["test"], level, measure)
+
+
+def format_recipe(results: Path = RESULTS) -> str:
+    """Return what the recipe's short run gained, from its trainer's state and its evaluation."""
+    log = json.loads((results / "recipe-trainer_state.json").read_text())["log_history"]
+    rewards = [entry["reward"] for entry in log if "reward" in entry]
+    third = len(rewards) // 3
+    first, last = rewards[:third], rewards[-third:]
+    error = math.sqrt((np.var(first, ddof=1) + np.var(last, ddof=1)) / third)
+    minutes = sum(entry.get("train_runtime", 0.0) for entry in log) / 60
+    evaluation = json.loads((results / "recipe-evaluation.json").read_text())
+    before, after = ({name: each[name]["value"][-1] for name in FOUND} for each in evaluation["results"])
+    gains = ", ".join(
+        f"{name.replace('@k', '@8')} goes from {before[name]:.2f} to {after[name]:.2f}" for name in FOUND
+    )
+    return (
+        f"{minutes:.0f} minutes of training: the reward of the last third of {len(rewards)} updates lies "
+        f"{np.mean(last) - np.mean(first):.2f} above that of the first (s.e. {error:.2f}). "
+        f"On {evaluation['prompts']} questions {gains}."
+    )
 
 
 def format_speed(results: Path = RESULTS) -> str:
