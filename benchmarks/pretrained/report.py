@@ -13,6 +13,7 @@ from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL, TRL_TASK
 from benchmarks.pretrained.plan import RESULTS, SEEDS
 from benchmarks.pretrained.runs import TUNED_WITH, Line
 from benchmarks.pretrained.tasks import QUESTIONS
+from benchmarks.study import analysis
 from benchmarks.study.analysis import estimate_difference, pair_seeds, read_at_level
 from benchmarks.study.report import format_difference, format_number
 from benchmarks.study.runs import read_lines
@@ -24,9 +25,11 @@ FIRST = "dr_grpo"
 STEP = 0.05
 AT_ONE = ("mean@8", "pass@8", "coverage@8", "PCMD@8")
 FOUND = ("mean@k", "pass@k", "coverage@k")
-BY_ANSWERS = "κ = 1 by answers"  # the toy study calls κ by text so
 TITLES = {BASE: BASE, **{name: arm.name for name, arm in ARMS.items()}}
-TITLES |= {"kappa": BY_ANSWERS, BY_TRL: f"{BY_ANSWERS}, through TRL"}
+TITLES |= {
+    name: f"{ARMS[name].name} by answers" for name in ("kappa", "remax", "ips")
+}  # the toy study has them by text
+TITLES[BY_TRL] = f"{TITLES['kappa']}, through TRL"
 Runs = Mapping[str, Mapping[int, Line]]
 
 
@@ -58,11 +61,12 @@ At equal accuracy, mean@8 = {level:.2f}, by choice of the temperature:
 
 
 def group_lines(lines: Sequence[Line]) -> Runs:
-    """Return the lines by method and seed, without those that chose rates."""
-    runs: dict[str, dict[int, Line]] = {}
-    for line in lines:
-        if line["seed"] != TUNED_WITH:
-            runs.setdefault(line["arm"], {})[line["seed"]] = line
+    """Return the lines by method and seed, without those that chose rates.
+
+    Raises:
+        ValueError: if a method has two runs with a seed.
+    """
+    runs = analysis.group_lines([line for line in lines if line["seed"] != TUNED_WITH])
     return {name: runs[name] for name in (BASE, *ARMS) if name in runs}
 
 
@@ -76,12 +80,13 @@ def format_means(runs: Runs) -> str:
             [
                 TITLES[name],
                 str(len(seeds)),
+                ", ".join(sorted({f"{line['rate']:g}" for line in seeds.values() if line["rate"]})) or "–",
                 *(_format_mean(values[measure]) for measure in AT_ONE),
                 *(format_number(float(np.mean(values[measure]))) for measure in ("pass@64", "greedy")),
                 *(f"{np.mean(values[measure]):.1f}" for measure in ("entropy", "tokens")),
             ]
         )
-    head = ["method", "seeds", *AT_ONE, "pass@64", "greedy", "entropy in nats", "tokens"]
+    head = ["method", "seeds", "learning rate", *AT_ONE, "pass@64", "greedy", "entropy in nats", "tokens"]
     return format_table(head, rows)
 
 
@@ -117,12 +122,12 @@ def format_matched(runs: Runs, level: float) -> str:
         for measure in ("coverage@8", "pass@8"):
             values = [read_at_level(line["test"], level, measure) for line in seeds.values()]
             cells.append(format_number(float(np.mean(values))))
-        for measure in ("coverage@8", "pass@8", "ceiling"):
+        for measure in ("coverage@8", "pass@8", "PCMD@8", "ceiling"):
             read = partial(_read_test, level=level, measure=measure)
             pair = None if name in (FIRST, BASE) else pair_seeds(seeds, runs[FIRST], read)
             cells.append(format_difference(pair, len(SEEDS)))
         rows.append([TITLES[name], *cells])
-    head = ["method", "coverage@8", "pass@8", "Δ coverage@8", "Δ pass@8", "Δ best mean@8"]
+    head = ["method", "coverage@8", "pass@8", "Δ coverage@8", "Δ pass@8", "Δ PCMD@8", "Δ best mean@8"]
     return format_table(head, rows)
 
 
@@ -132,14 +137,19 @@ def _read_test(line: Line, level: float, measure: str) -> float:
 
 def format_recipe(results: Path = RESULTS) -> str:
     """Return what the recipe's short run gained, from its trainer's state and its evaluation."""
-    log = json.loads((results / "recipe-trainer_state.json").read_text())["log_history"]
+    state, evaluated = (results / f"recipe-{name}.json" for name in ("trainer_state", "evaluation"))
+    if not (state.exists() and evaluated.exists()):
+        return "Not measured yet."
+    log = json.loads(state.read_text())["log_history"]
     rewards = [entry["reward"] for entry in log if "reward" in entry]
     third = len(rewards) // 3
     first, last = rewards[:third], rewards[-third:]
     error = math.sqrt((np.var(first, ddof=1) + np.var(last, ddof=1)) / third)
     minutes = sum(entry.get("train_runtime", 0.0) for entry in log) / 60
-    evaluation = json.loads((results / "recipe-evaluation.json").read_text())
-    before, after = ({name: each[name]["value"][-1] for name in FOUND} for each in evaluation["results"])
+    evaluation = json.loads(evaluated.read_text())
+    before, after = (
+        {name: each[name]["value"][each["k"].index(8)] for name in FOUND} for each in evaluation["results"]
+    )
     gains = ", ".join(
         f"{name.replace('@k', '@8')} goes from {before[name]:.2f} to {after[name]:.2f}" for name in FOUND
     )

@@ -223,7 +223,14 @@ def write_line(arm: str, seed: int, coverage: float) -> dict:
     """Return a line with a mean@8 of .5 and .3 at temperatures .5 and 1, and this coverage@8 at both."""
     test = {"mean@8": [0.5, 0.3], "pass@8": [0.6, 0.6], "coverage@8": [coverage] * 2, "PCMD@8": [None, 0.4]}
     rest = {"pass@k": [0.3, 0.8], "greedy": 0.5, "entropy": 2.0, "tokens": 3.5}
-    return {"task": "name-one", "arm": arm, "seed": seed, "temperatures": [0.5, 1.0], "test": test} | rest
+    return {
+        "task": "name-one",
+        "arm": arm,
+        "seed": seed,
+        "rate": 3e-5,
+        "temperatures": [0.5, 1.0],
+        "test": test,
+    } | rest
 
 
 def test_tables_pair_methods_by_seed_and_say_what_is_missing(tmp_path: Path) -> None:
@@ -237,12 +244,15 @@ def test_tables_pair_methods_by_seed_and_say_what_is_missing(tmp_path: Path) -> 
     section = report.write_section("name-one", tmp_path)
     assert "mean@8 = 0.50" in section
     nothing = "+0.0 [+0.0, +0.0]"
-    assert f"| κ = 1 by answers | 0.250 | 0.600 | +5.0 [+2.5, +7.5] | {nothing} | {nothing} |" in section
+    assert f"| κ = 1 by answers | 0.250 | 0.600 | +5.0 [+2.5, +7.5] | {nothing} | – | {nothing} |" in section
     still = " ± 0.000"  # all seeds alike
     cells = [*(f"{mean}{still}" for mean in ("0.300", "0.600", "0.200", "0.400")), "0.800", "0.500", "2.0", "3.5"]
-    assert f"| Dr.GRPO | 3 | {' | '.join(cells)} |" in section
-    assert "not with all seeds: κ = 1 by text; Re:Max" in section
+    assert f"| Dr.GRPO | 3 | 3e-05 | {' | '.join(cells)} |" in section
+    assert "not with all seeds: κ = 1 by text; Re:Max by answers; IPS" in section
     assert "before training | 1 |" in section
+    log.append(write_line("kappa", 0, 0.9))
+    with pytest.raises(ValueError, match="Expected one run of kappa with seed 0, got two"):
+        report.write_section("name-one", tmp_path)
 
 
 def test_the_page_says_what_the_committed_lines_say(tmp_path: Path) -> None:
@@ -250,6 +260,7 @@ def test_the_page_says_what_the_committed_lines_say(tmp_path: Path) -> None:
     page.write_text(report.PAGE.read_text())
     report.write_report(page)
     assert page.read_text() == report.PAGE.read_text()
+    assert report.format_recipe(tmp_path) == "Not measured yet."
     assert report.format_speed(tmp_path) == "On a CPU: not measured yet.\n\nOn a GPU: not measured yet."
     timed = {"sampling a": 4e3, "sampling b": 1e3, "learning a": 16e3, "learning b": 5e3}
     rows = {name: {"median_ms": time} for name, time in timed.items()}

@@ -5,9 +5,12 @@ The blocks are made small beside the logits, so that one tensor of logits too ma
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from maxent_grpo.kernels import (
     linear_sequence_logps,
@@ -51,6 +54,18 @@ def workspace(rows: int, width: int, vocabulary: int, dtype: torch.dtype, *, bac
             torch.addmm(weight, logits.t(), hidden, out=weight)
 
     return peak_bytes(multiply)
+
+
+class WidestFloat32(TorchDispatchMode):
+    """Keeps the bytes of the largest float32 tensor that any of torch's operations returns."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.bytes = max(self.bytes, *(leaf.nbytes for leaf in tensors if leaf.dtype == torch.float32), 0)
+        return result
 
 
 @pytest.fixture(scope="module")
@@ -201,13 +216,18 @@ def test_one_chunk_of_bfloat16_takes_the_place_of_the_float32_sum(
     monkeypatch.setitem(CHUNK_BYTES, DEVICE, logits // 4)
     assert logits // 4 < logits < logits // 4 + sums  # what the sum would take makes room for one chunk
 
-    def step() -> object:
-        loss = linear_weighted_nll(hidden, weight, ids, weights, backend=backend).loss
+    def step(**options: int) -> object:
+        loss = linear_weighted_nll(hidden, weight, ids, weights, backend=backend, **options).loss
         return torch.autograd.grad(loss, (hidden, weight))
 
-    own = logits + 3 * N * 4 * D * 4 + blocks(backend) + leaves * 2 + ROW_BYTES
-    assert own < logits + sums  # where torch multiplies bfloat16 in place, a sum in float32 would show
-    assert peak_bytes(step) <= own + workspace(N, 4 * D, V, torch.bfloat16)
+    products = 3 * N * 4 * D * 4 + workspace(N, 4 * D, V, torch.bfloat16)
+    assert peak_bytes(step) <= logits + products + blocks(backend) + leaves * 2 + ROW_BYTES
+    # The bytes alone do not show a sum where torch's own matmul holds as much.
+    with WidestFloat32() as at_once:
+        step()
+    with WidestFloat32() as in_chunks:
+        step(chunk_bytes=logits // 4)
+    assert at_once.bytes < in_chunks.bytes == sums
     with torch.no_grad():  # without dW there is no sum to spare
         scored = peak_bytes(lambda: linear_weighted_nll(hidden, weight, ids, weights, backend=backend))
     chunk = logits // 4 + blocks(backend) + ROW_BYTES
