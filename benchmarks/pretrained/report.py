@@ -13,8 +13,7 @@ from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL, TRL_TASK
 from benchmarks.pretrained.plan import RESULTS, SEEDS
 from benchmarks.pretrained.runs import TUNED_WITH, Line
 from benchmarks.pretrained.tasks import QUESTIONS
-from benchmarks.study import analysis
-from benchmarks.study.analysis import estimate_difference, pair_seeds, read_at_level
+from benchmarks.study.analysis import estimate_difference, group_lines, pair_seeds, read_at_level
 from benchmarks.study.report import format_difference, format_number
 from benchmarks.study.runs import read_lines
 from maxent_grpo.pipeline.markdown import format_table, replace_section
@@ -44,7 +43,7 @@ def write_report(page: Path = PAGE) -> None:
 
 def write_section(task: str, results: Path = RESULTS) -> str:
     """Return the tables of a task: at temperature 1, and at equal accuracy."""
-    runs = group_lines(read_lines(results / f"{task}.jsonl"))
+    runs = group_tested(read_lines(results / f"{task}.jsonl"))
     if FIRST not in runs:
         return "Not measured yet."
     asked = [name for name in ARMS if name != BY_TRL or task == TRL_TASK]
@@ -60,13 +59,13 @@ At equal accuracy, mean@8 = {level:.2f}, by choice of the temperature:
 {format_matched(runs, level)}{notes}"""
 
 
-def group_lines(lines: Sequence[Line]) -> Runs:
+def group_tested(lines: Sequence[Line]) -> Runs:
     """Return the lines by method and seed, without those that chose rates.
 
     Raises:
         ValueError: if a method has two runs with a seed.
     """
-    runs = analysis.group_lines([line for line in lines if line["seed"] != TUNED_WITH])
+    runs = group_lines([line for line in lines if line["seed"] != TUNED_WITH])
     return {name: runs[name] for name in (BASE, *ARMS) if name in runs}
 
 

@@ -222,15 +222,8 @@ def test_rates_come_first_and_the_seeds_run_at_the_best(tmp_path: Path, monkeypa
 def write_line(arm: str, seed: int, coverage: float) -> dict:
     """Return a line with a mean@8 of .5 and .3 at temperatures .5 and 1, and this coverage@8 at both."""
     test = {"mean@8": [0.5, 0.3], "pass@8": [0.6, 0.6], "coverage@8": [coverage] * 2, "PCMD@8": [None, 0.4]}
-    rest = {"pass@k": [0.3, 0.8], "greedy": 0.5, "entropy": 2.0, "tokens": 3.5}
-    return {
-        "task": "name-one",
-        "arm": arm,
-        "seed": seed,
-        "rate": 3e-5,
-        "temperatures": [0.5, 1.0],
-        "test": test,
-    } | rest
+    rest = {"rate": 3e-5, "pass@k": [0.3, 0.8], "greedy": 0.5, "entropy": 2.0, "tokens": 3.5}
+    return {"task": "name-one", "arm": arm, "seed": seed, "temperatures": [0.5, 1.0], "test": test} | rest
 
 
 def test_tables_pair_methods_by_seed_and_say_what_is_missing(tmp_path: Path) -> None:
