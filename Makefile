@@ -10,7 +10,8 @@ TYPES := build/types
 WHEEL := tests/package/test_install.py
 TIMED := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time
 PYTEST := $(TIMED) $(BIN)/python -m pytest
-NIGHTLY := nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-lighteval nightly-jobs nightly-openrlhf nightly-verl
+NIGHTLY := nightly-tests nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-lighteval nightly-pythons \
+	nightly-jobs nightly-openrlhf nightly-verl
 
 .PHONY: help setup docs demo test test-fast test-numerical fuzz test-openrlhf test-verl agreement wheel rehearse \
 	venv-local conda-local nightly $(NIGHTLY) newest-trl newest-transformers newest-openrlhf newest-verl bench study \
@@ -42,15 +43,14 @@ demo: $(INSTALLED)  ## train a small model on Countdown with Dr.GRPO and MaxEnt-
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(INSTALLED)  ## the test suite; coverage is that of the tests that are not slow
-	$(PYTEST) -q -n 2 --dist worksteal --ignore $(WHEEL) --cov --cov-fail-under=95 $(ARGS)
+	$(PYTEST) -q -n 2 --dist worksteal -m "not nightly" --ignore $(WHEEL) --cov --cov-fail-under=95 $(ARGS)
 
 test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each
 	$(PYTEST) -q -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-# What an old processor computes, beside what this one does with two threads: sums in other orders, nothing fused.
-test-numerical: $(INSTALLED)  ## the tests of rounding errors, natively and as on an old processor
-	export $(call settings,native native 2); $(PYTEST) -m numerical $(ARGS)
-	export $(call settings,default old 1); $(PYTEST) -m numerical $(ARGS)
+# What an old processor computes, with two threads: nothing fused, sums in other orders than those of `make test`.
+test-numerical: $(INSTALLED)  ## the tests of rounding errors, as on an old processor with two threads
+	export $(call settings,default old 2) OMP_WAIT_POLICY=PASSIVE; $(PYTEST) -q -n 2 --dist worksteal -m numerical $(ARGS)
 
 # What excludes the packages of .venv has an environment of its own. What its lock file names lies in the cache under
 # that file's hash, for all checkouts; a layer over it in build/ knows this one, and stands in for GPUs where there is a
@@ -131,6 +131,11 @@ PROPERTIES := $(shell grep --files-with-matches --recursive @given tests)
 
 nightly: $(NIGHTLY) $(STAGES:%=nightly-study-%)  ## what a change need not wait for
 
+nightly-tests: $(NIGHT)/tests  ## the tests that `make test` leaves out
+$(NIGHT)/tests: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m nightly --figures $@.json
+	@touch $@
+
 nightly-properties: $(PROPERTIES:%=$(NIGHT)/%)  ## properties with 2,000 examples
 $(PROPERTIES:%=$(NIGHT)/%): $(NIGHT)/%: $(INSTALLED)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 --dist worksteal $* --figures $@.json
@@ -157,7 +162,12 @@ $(NIGHT)/compiled.json: $(INSTALLED)
 	@mkdir -p $(@D)
 	$(BIN)/python benchmarks/compiled_kernels.py $@
 
-nightly-jobs: $(NIGHT)/jobs-chaos.json $(NIGHT)/jobs-vllm.json  ## jobs on Slurm under kills; needs root
+nightly-pythons: $(NIGHT)/pythons  ## the wheel in an empty environment of every Python that it is for and that is here
+$(NIGHT)/pythons: $(INSTALLED)
+	EVERY_PYTHON=1 $(BIN)/python -m pytest -q $(WHEEL) -k empty_environment --figures $@.json
+	@touch $@
+
+nightly-jobs: $(NIGHT)/jobs-drills.json $(NIGHT)/jobs-chaos.json $(NIGHT)/jobs-vllm.json  ## jobs on Slurm in which things go wrong; needs root
 $(NIGHT)/jobs-%.json: $(INSTALLED)
 	$(BIN)/python examples/rehearsal/nightly.py --part $* --output $@
 	cp $@ benchmarks/results/jobs-$*.json

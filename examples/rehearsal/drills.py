@@ -32,6 +32,7 @@ class Drill:
         sbatch: flags of sbatch.
         act: what is done to the job while it runs.
         state: of the job in the end.
+        nightly: whether it differs little from another one, so that a change need not wait for it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Drill:
     sbatch: tuple[str, ...] = ()
     act: Callable[[Site, str], None] | None = None
     state: str = "FAILED"
+    nightly: bool = False
 
 
 def kill_trainer(site: Site, job: str) -> None:
@@ -105,6 +107,7 @@ DRILLS = (
         ("the server answers no request",),
         {"STUB_SERVER": "deaf", "STUB_TRAINER": "stalls", "STUB_SECONDS": "12"},
         ("--stall-minutes", "0.3"),
+        nightly=True,
     ),
     Drill(
         "server dies",
@@ -117,6 +120,7 @@ DRILLS = (
         1,
         ("The trainer failed with exit code 1", "stub trainer: failed, as it was told to"),
         {"STUB_TRAINER": "fails"},
+        nightly=True,
     ),
     Drill("trainer killed", 1, ("The trainer failed with exit code 137",), LONG, act=kill_trainer),
     Drill(
@@ -143,14 +147,28 @@ DRILLS = (
         ask_to_stop,
         "COMPLETED",
     ),
-    Drill("stopped for good", 17, ("not started again: restart 0 of at most --requeue 0",), LONG, act=ask_to_stop),
-    Drill("restarts that Slurm would refuse", 2, ("submit it with sbatch --requeue",), flags=("--requeue", "2")),
+    Drill(
+        "stopped for good",
+        17,
+        ("not started again: restart 0 of at most --requeue 0",),
+        LONG,
+        act=ask_to_stop,
+        nightly=True,
+    ),
+    Drill(
+        "restarts that Slurm would refuse",
+        2,
+        ("submit it with sbatch --requeue",),
+        flags=("--requeue", "2"),
+        nightly=True,
+    ),
     Drill(
         "an environment of a few variables",
         0,
         ("stub trainer done",),
         sbatch=(f"--export={EXPORTED}",),
         state="COMPLETED",
+        nightly=True,
     ),
     Drill(
         "slices of one node's GPUs",
@@ -167,6 +185,7 @@ DRILLS = (
         flags=ON_GPUS,
         sbatch=("--nodes=2", f"--gpus={2 * GPUS}"),
         state="COMPLETED",
+        nightly=True,
     ),
     Drill(
         "restarts used up",
@@ -175,6 +194,7 @@ DRILLS = (
         LONG,
         sbatch=("--requeue",),
         act=requeue_by_hand,
+        nightly=True,
     ),
 )
 
@@ -204,17 +224,24 @@ def expect_end(end: JobEnd, code: int, state: str, texts: tuple[str, ...]) -> No
     assert not end.left, f"job {end.job} left {end.left}"
 
 
-def run_drills(site: Site) -> dict[str, JobEnd]:
-    """Run the drills, four at a time, then those that want a node for themselves."""
+def run_drills(site: Site, *, nightly: bool = False) -> dict[str, JobEnd]:
+    """Run the drills, four at a time, then those that want a node for themselves.
+
+    Args:
+        site: where jobs run.
+        nightly: whether to run those as well that differ little from another one.
+    """
     shutil.rmtree(ROOT / "runs/rehearsal/maxent", ignore_errors=True)  # checkpoints there would be refused
     with ThreadPoolExecutor(4) as executor:
-        running = {drill.name: executor.submit(run_drill, site, drill) for drill in DRILLS}
+        chosen = [drill for drill in DRILLS if nightly or not drill.nightly]
+        running = {drill.name: executor.submit(run_drill, site, drill) for drill in chosen}
         ends = {name: future.result() for name, future in running.items()}
     ends["port taken"] = take_port(site)
     ends["node down"] = take_node_down(site)
     ends["preempted"] = preempt(site)
-    first, second = share_node(site)
-    return ends | {"two jobs on a node, first": first, "two jobs on a node, second": second}
+    if nightly:
+        ends["two jobs on a node, first"], ends["two jobs on a node, second"] = share_node(site)
+    return ends
 
 
 def take_port(site: Site) -> JobEnd:

@@ -1,5 +1,6 @@
-"""Drills that take long: vLLM's API server killed in mid-run, and jobs under random kills.
+"""Drills that take long: every one there is, vLLM's API server killed in mid-run, and jobs under random kills.
 
+python examples/rehearsal/nightly.py --part drills --output build/nightly/drills.json
 python examples/rehearsal/nightly.py --part chaos --output build/nightly/chaos.json
 python examples/rehearsal/nightly.py --part vllm --output build/nightly/vllm.json
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import install_slurm, start_cluster, wait_for
-from drills import STUB_PROGRAMS, expect_end
+from drills import GPUS, STUB_PROGRAMS, expect_end, run_drills
 from environment import make_environment
 from jobs import ENDED, ROOT, TINY, Site, find_marked, read_logs, wait_for_end, wait_for_log
 from run import make_site
@@ -115,10 +116,22 @@ def run_vllm(site: Site) -> dict[str, Any]:
     return outcomes
 
 
+def run_every_drill(site: Site) -> dict[str, Any]:
+    """Run all drills, those of `make rehearse` among them, and return how each one's job ended."""
+    ends = run_drills(site, nightly=True)
+    return {
+        name: {"job": end.job, "state": end.state, "code": end.code, "restarts": end.restarts}
+        for name, end in ends.items()
+    }
+
+
+PARTS = {"drills": run_every_drill, "chaos": run_chaos, "vllm": run_vllm}
+
+
 def main() -> None:
     """Run a part and write its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("chaos", "vllm"), required=True)
+    parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     started = time.time()
@@ -128,10 +141,9 @@ def main() -> None:
     environment = make_environment()
     folder = Path(tempfile.mkdtemp(prefix="maxent-slurm-"))
     folder.chmod(0o755)
-    cluster = start_cluster(folder / "cluster")
+    cluster = start_cluster(folder / "cluster", gpus=GPUS)
     try:
-        site = make_site(cluster, environment, folder)
-        report = run_chaos(site) if options.part == "chaos" else run_vllm(site)
+        report = PARTS[options.part](make_site(cluster, environment, folder))
     except (AssertionError, TimeoutError, RuntimeError) as error:
         sys.exit(f"nightly drill failed: {error}")
     finally:

@@ -145,6 +145,7 @@ def few(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("name-one", "kappa", 0, 1e-3)
     whole = make_line(run, few)

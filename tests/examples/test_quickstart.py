@@ -212,6 +212,7 @@ def test_updates_after_the_last_saved_state_are_made_and_logged_again(warm: Path
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_ctrl_c_keeps_what_is_there_and_resume_ends_with_table_and_picture(tmp_path: Path) -> None:
     command = [
         sys.executable,

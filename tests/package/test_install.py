@@ -1,5 +1,6 @@
 """Every kind of install gives the whole of `maxent_grpo`, in environments of their own and away from the clone."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -63,7 +64,9 @@ def wheel(archives: Path) -> Path:
 
 
 def list_pythons() -> list[str]:
-    """Return one interpreter of each version that the metadata name and this machine has."""
+    """Return this interpreter; if EVERY_PYTHON is set, one of each version that the metadata name and is here."""
+    if not os.environ.get("EVERY_PYTHON"):
+        return [sys.executable]
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
     versions = [name.rsplit(" ", 1)[-1] for name in metadata if re.search(r"Python :: 3\.", name)]
     pythons = {}

@@ -318,7 +318,7 @@ def test_a_run_that_is_over_takes_no_further_step(start: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["cpu_ddp.yaml", "cpu_zero3.yaml"])
+@pytest.mark.parametrize("launcher", ["cpu_ddp.yaml", pytest.param("cpu_zero3.yaml", marks=pytest.mark.nightly)])
 def test_two_processes_train_under_accelerate(launcher: str, start: Path, own_rewards: list[str]) -> None:
     done = subprocess.run(
         build_command(start, "--max_steps", "2", launcher=launcher, reward_funcs=own_rewards),

@@ -117,6 +117,7 @@ def measure_norms(folder: Path, updates: int, *flags: str) -> Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_gradients_have_the_size_of_dr_grpo_over_the_first_updates_of_the_tiny_recipe(tmp_path: Path) -> None:
     """Within a factor of 3, the two trainers side by side on one seed.
