@@ -7,6 +7,8 @@ from benchmarks.study.arms import Arm
 
 BASE = "before training"
 BY_TRL = "kappa_trl"
+SLOW = "dr_grpo_slow"
+"""Dr.GRPO at the rate that was chosen for κ, to tell the loss from the rate."""
 TRL_TASK = "name-one"
 """κ by answers once more on one task, with TRL's trainer and our recipe instead of the plain loop."""
 
@@ -20,6 +22,7 @@ ARMS = {
     "dr_grpo": KNOWN["dr_grpo"],
     "kappa": _key("kappa"),
     "kappa_text": replace(KNOWN["kappa"], name="κ = 1 by text"),
+    SLOW: replace(KNOWN["dr_grpo"], name="Dr.GRPO at κ's rate"),
     "remax": _key("remax"),
     "ips": _key("ips"),
     "soft": KNOWN["soft_quarter"],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.pretrained.arms import BASE, BY_TRL, TRL_TASK
+from benchmarks.pretrained.arms import BASE, BY_TRL, SLOW, TRL_TASK
 from benchmarks.pretrained.runs import TUNED_WITH, Line, Run
 from benchmarks.study.runs import belongs_to, read_lines
 
@@ -11,7 +11,7 @@ RESULTS = Path(__file__).parent / "results"
 RATES = (1e-5, 3e-5)
 """The grid of learning rates, the same for every method."""
 SEEDS = (0, 1, 2)
-TUNED_ON, TUNED_AS = {"capitals": "name-one"}, {BY_TRL: "kappa"}
+TUNED_ON, TUNED_AS = {"capitals": "name-one"}, {BY_TRL: "kappa", SLOW: "kappa"}
 """Each method's rate is chosen with one seed, for the control on the task that it is the control of."""
 
 
