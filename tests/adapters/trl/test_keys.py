@@ -26,7 +26,7 @@ def train_with(path: Path, key_func: Any) -> tuple[torch.Tensor, dict[str, float
     )
     run.train()
     table = pd.read_parquet(next((path / "completions").glob("*.parquet")))
-    coefficients = torch.as_tensor(table["coefficient"].to_numpy()).view(compute_utilities().shape)
+    coefficients = torch.as_tensor(table["coefficient"].to_numpy(copy=True)).view(compute_utilities().shape)
     return coefficients, run.state.log_history[0]
 
 
