@@ -77,7 +77,7 @@ def expect_limits(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 def run_for(minutes: float | None, console: Console, work_through: Callable[[], None]) -> int:
     """Call a function for so long at most, say in a line what ended it, and return the exit code."""
     try:
-        with limit_time(minutes):
+        with interruptible(), limit_time(minutes):
             work_through()
     except ValueError as error:
         console.print(str(error))
@@ -89,13 +89,22 @@ def run_for(minutes: float | None, console: Console, work_through: Callable[[], 
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM do inside what Ctrl-C does, and Ctrl-C under nohup as well, so that runs save what they have."""
+    kept = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def limit_time(minutes: float | None) -> Iterator[None]:
     """Interrupt what is inside after so long, as Ctrl-C would, and nothing that comes after it."""
     if minutes is None:
         yield
         return
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup, where an interrupt would be lost
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(60 * minutes, _thread.interrupt_main)
     timer.daemon = True
     timer.start()

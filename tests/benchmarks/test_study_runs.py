@@ -1,7 +1,10 @@
 """The study's runs: methods that are what they are called, and stages that go on after a stop."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -226,3 +229,18 @@ def test_few_problems_to_train_on_come_back(tmp_path: Path, monkeypatch: pytest.
     limited = run.hash_settings()
     monkeypatch.setitem(SIZES, "graph", TINY)
     assert run.hash_settings() != limited
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_however_it_is_asked_to_end_a_stage_is_interrupted(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    assert schedule.run_for(None, Console(), work) == 130
+    assert "the same call goes on" in capsys.readouterr().out
+    assert signal.getsignal(number) is before
