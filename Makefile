@@ -42,7 +42,7 @@ $(SPHINX): docs/requirements.txt $(INSTALLED)
 demo: $(INSTALLED)  ## train a small model on Countdown with Dr.GRPO and MaxEnt-GRPO, on a CPU; results in runs/demo
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
-test: $(INSTALLED)  ## the test suite; coverage is that of the tests that are not slow
+test: $(INSTALLED)  ## the test suite; coverage is that of the core by its own quick tests
 	$(PYTEST) -q -n 2 --dist worksteal -m "not nightly" --ignore $(WHEEL) --cov --cov-fail-under=95 $(ARGS)
 
 test-fast: $(INSTALLED)  ## the tests that take no more than a few seconds each

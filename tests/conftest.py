@@ -52,7 +52,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Measure the coverage of the core by its own quick tests: what only a slow one or a trainer's reaches lacks one.
+    """Measure the coverage of the core by its own quick tests: a line that only others reach counts as not tested.
 
     Watching lines takes half as long as running them, and for kernels in Triton's interpreter longer.
     """

@@ -7,10 +7,9 @@ from benchmarks.study.arms import Arm
 
 BASE = "before training"
 BY_TRL = "kappa_trl"
+"""κ by answers once more, with TRL's trainer and our recipe instead of the plain loop."""
 SLOW = "dr_grpo_slow"
 """Dr.GRPO at the rate that was chosen for κ, to tell the loss from the rate."""
-TRL_TASK = "name-one"
-"""κ by answers once more on one task, with TRL's trainer and our recipe instead of the plain loop."""
 
 
 def _key(name: str) -> Arm:

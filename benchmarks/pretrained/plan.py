@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.pretrained.arms import BASE, BY_TRL, SLOW, TRL_TASK
+from benchmarks.pretrained.arms import BASE, BY_TRL, SLOW
 from benchmarks.pretrained.runs import TUNED_WITH, Line, Run
+from benchmarks.pretrained.tasks import ON_CPU, QUESTIONS
 from benchmarks.study.runs import belongs_to, read_lines
 
 RESULTS = Path(__file__).parent / "results"
@@ -12,7 +13,8 @@ RATES = (1e-5, 3e-5)
 """The grid of learning rates, the same for every method."""
 SEEDS = (0, 1, 2)
 TUNED_ON, TUNED_AS = {"capitals": "name-one"}, {BY_TRL: "kappa", SLOW: "kappa"}
-"""Each method's rate is chosen with one seed, for the control on the task that it is the control of."""
+"""A rate is chosen with one seed: for the control on the task that it is the control of, for some methods as κ's."""
+ONLY_ON = {BY_TRL: ("name-one",), SLOW: ON_CPU}
 
 
 def list_runs(tasks: Sequence[str], arms: Sequence[str]) -> list[Run]:
@@ -21,7 +23,7 @@ def list_runs(tasks: Sequence[str], arms: Sequence[str]) -> list[Run]:
     for arm in arms:
         chosen = True
         for task in tasks:
-            if arm == BY_TRL and task != TRL_TASK:
+            if not is_asked(task, arm):
                 continue
             tuned = list_tuning_runs(task, arm)
             wanted += tuned
@@ -32,6 +34,11 @@ def list_runs(tasks: Sequence[str], arms: Sequence[str]) -> list[Run]:
         if not chosen:
             break
     return [run for run in dict.fromkeys(wanted) if find_line(run) is None]
+
+
+def is_asked(task: str, arm: str) -> bool:
+    """Return whether a method runs on a task."""
+    return task in ONLY_ON.get(arm, QUESTIONS)
 
 
 def list_tuning_runs(task: str, arm: str) -> list[Run]:

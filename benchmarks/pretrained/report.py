@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL, TRL_TASK
-from benchmarks.pretrained.plan import RESULTS, SEEDS
+from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL, SLOW
+from benchmarks.pretrained.plan import RESULTS, SEEDS, is_asked
 from benchmarks.pretrained.runs import TUNED_WITH, Line
 from benchmarks.pretrained.tasks import QUESTIONS
 from benchmarks.study.analysis import estimate_difference, group_lines, pair_seeds, read_at_level
@@ -46,8 +46,7 @@ def write_section(task: str, results: Path = RESULTS) -> str:
     runs = group_tested(read_lines(results / f"{task}.jsonl"))
     if FIRST not in runs:
         return "Not measured yet."
-    asked = [name for name in ARMS if name != BY_TRL or task == TRL_TASK]
-    missing = [TITLES[name] for name in asked if len(runs.get(name, {})) < len(SEEDS)]
+    missing = [TITLES[name] for name in ARMS if is_asked(task, name) and len(runs.get(name, {})) < len(SEEDS)]
     notes = f"\n\nNot measured yet, or not with all seeds: {'; '.join(missing)}." if missing else ""
     level = find_level(runs)
     return f"""At a sampling temperature of 1:
@@ -56,7 +55,7 @@ def write_section(task: str, results: Path = RESULTS) -> str:
 
 At equal accuracy, mean@8 = {level:.2f}, by choice of the temperature:
 
-{format_matched(runs, level)}{notes}"""
+{format_matched(runs, level)}{format_at_one_rate(runs, level)}{notes}"""
 
 
 def group_tested(lines: Sequence[Line]) -> Runs:
@@ -130,6 +129,17 @@ def format_matched(runs: Runs, level: float) -> str:
     return format_table(head, rows)
 
 
+def format_at_one_rate(runs: Runs, level: float) -> str:
+    """Return κ's differences from Dr.GRPO at κ's learning rate, nothing where that did not run."""
+    if SLOW not in runs or "kappa" not in runs:
+        return ""
+    differences = []
+    for measure in ("coverage@8", "pass@8"):
+        pair = pair_seeds(runs["kappa"], runs[SLOW], partial(_read_test, level=level, measure=measure))
+        differences.append(f"{measure} {format_difference(pair, len(SEEDS))}")
+    return f"\n\n{TITLES['kappa']} minus {TITLES[SLOW]}: {', '.join(differences)}."
+
+
 def _read_test(line: Line, level: float, measure: str) -> float:
     return read_at_level(line["test"], level, measure)
 
@@ -168,13 +178,17 @@ def format_speed(results: Path = RESULTS) -> str:
             tables.append(f"On {name}: not measured yet.")
             continue
         measured = json.loads(file.read_text())
-        hardware = measured.pop("machine")["hardware"]
+        machine = measured.pop("machine")
+        rounds = next(iter(measured.values()))["rounds"]
+        conditions = (
+            f"{machine['hardware']}, {rounds:.0f} rounds at a load average of {machine['load_average'][0]:.1f}"
+        )
         rows = [
             [name, f"{row['ratio']:.2f}", f"{row['tokens per second']:.0f}", f"{row['peak_mib']:.0f}"]
             for name, row in measured.items()
         ]
         table = format_table(["step", "time, of the first way's", "tokens per second", "MiB at the peak"], rows)
-        tables.append(f"{hardware}:\n\n{table}\n\n{format_pace(measured)}")
+        tables.append(f"{conditions}:\n\n{table}\n\n{format_pace(measured)}")
     return "\n\n".join(tables)
 
 

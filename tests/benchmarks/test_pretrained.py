@@ -17,7 +17,7 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks.pretrained import boxed, by_trl, measures, plan, report, runs, speed, tasks, thoughts
-from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL
+from benchmarks.pretrained.arms import ARMS, BASE, BY_TRL, SLOW
 from benchmarks.pretrained.measures import measure_difference, measure_verdicts
 from benchmarks.pretrained.plan import RATES, RESULTS, list_runs
 from benchmarks.pretrained.runs import Run, make_line
@@ -211,6 +211,10 @@ def test_rates_come_first_and_the_seeds_run_at_the_best(tmp_path: Path, monkeypa
     seeds = list_runs(ON_CPU, ["kappa"])
     assert {run.rate for run in seeds} == {max(RATES)}
     assert [(run.task, run.seed) for run in seeds] == [(task, seed) for task in ON_CPU for seed in (0, 1, 2)]
+    # At κ's rate, whatever its own would be, and where they run at all; through TRL likewise.
+    assert list_runs(ON_CPU, [SLOW]) == [replace(run, arm=SLOW) for run in seeds]
+    assert list_runs(ON_CPU, [BY_TRL]) == [replace(run, arm=BY_TRL) for run in seeds if run.task == "name-one"]
+    assert list_runs(["countdown"], [SLOW]) == [Run("countdown", BASE, 0)]
     assert list_runs(["countdown"], ["kappa"]) == [
         Run("countdown", BASE, 0), *(Run("countdown", "kappa", 100, rate) for rate in RATES)
     ]  # fmt: skip
@@ -242,8 +246,13 @@ def test_tables_pair_methods_by_seed_and_say_what_is_missing(tmp_path: Path) -> 
     still = " ± 0.000"  # all seeds alike
     cells = [*(f"{mean}{still}" for mean in ("0.300", "0.600", "0.200", "0.400")), "0.800", "0.500", "2.0", "3.5"]
     assert f"| Dr.GRPO | 3 | 3e-05 | {' | '.join(cells)} |" in section
-    assert "not with all seeds: κ = 1 by text; Re:Max by answers; IPS" in section
+    assert "not with all seeds: κ = 1 by text; Dr.GRPO at κ's rate; Re:Max by answers; IPS" in section
     assert "before training | 1 |" in section
+    assert "minus Dr.GRPO at κ's rate" not in section
+    for seed in range(3):
+        log.append(write_line("dr_grpo_slow", seed, 0.2))
+    found = "κ = 1 by answers minus Dr.GRPO at κ's rate: coverage@8 +5.0 [+2.5, +7.5], pass@8 +0.0 [+0.0, +0.0]."
+    assert found in report.write_section("name-one", tmp_path)
     log.append(write_line("kappa", 0, 0.9))
     with pytest.raises(ValueError, match="Expected one run of kappa with seed 0, got two"):
         report.write_section("name-one", tmp_path)
