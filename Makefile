@@ -10,8 +10,8 @@ TYPES := build/types
 WHEEL := tests/package/test_install.py
 TIMED := export TIMEFORMAT='%lR on the clock, %lU of CPU'; time
 PYTEST := $(TIMED) $(BIN)/python -m pytest
-NIGHTLY := nightly-tests nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders nightly-lighteval nightly-pythons \
-	nightly-jobs nightly-openrlhf nightly-verl
+NIGHTLY := nightly-tests nightly-properties nightly-kills nightly-sets nightly-compiled nightly-graders \
+	nightly-lighteval nightly-pythons nightly-jobs nightly-openrlhf nightly-verl
 
 .PHONY: help setup docs demo test test-fast test-numerical fuzz test-openrlhf test-verl agreement wheel rehearse \
 	venv-local conda-local nightly $(NIGHTLY) newest-trl newest-transformers newest-openrlhf newest-verl bench study \

@@ -15,6 +15,7 @@ SEEDS = (0, 1, 2)
 TUNED_ON, TUNED_AS = {"capitals": "name-one"}, {BY_TRL: "kappa", SLOW: "kappa"}
 """A rate is chosen with one seed: for the control on the task that it is the control of, for some methods as κ's."""
 ONLY_ON = {BY_TRL: ("name-one",), SLOW: ON_CPU}
+"""The tasks of methods that do not run on all of them."""
 
 
 def list_runs(tasks: Sequence[str], arms: Sequence[str]) -> list[Run]:
